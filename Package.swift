@@ -1,0 +1,66 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+/// Flags of every target of ours: language mode 6, warnings are errors.
+let strict: [SwiftSetting] = [
+    .swiftLanguageMode(.v6),
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .treatAllWarnings(as: .error),
+]
+
+/// Flags of the rooms on the data path: their borders are inlined in release, and exclusivity is proven by
+/// the tests (which run in debug, where it is enforced) instead of being checked at every access.
+let hot: [SwiftSetting] =
+    strict + [
+        .unsafeFlags(
+            ["-cross-module-optimization", "-enforce-exclusivity=unchecked"], .when(configuration: .release))
+    ]
+
+let package = Package(
+    name: "apus",
+    platforms: [.macOS(.v26)],
+    products: [
+        .executable(name: "apus", targets: ["apus"]),
+        .executable(name: "apus-bench", targets: ["apus-bench"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+        .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
+    ],
+    targets: [
+        // System libraries: a module map and a header each, nothing else.
+        .systemLibrary(name: "CLinux", path: "Sources/C/CLinux"),
+        .systemLibrary(name: "COpenSSL", path: "Sources/C/COpenSSL", pkgConfig: "openssl", providers: [.apt(["libssl-dev"])]),
+        .systemLibrary(
+            name: "CMosquitto", path: "Sources/C/CMosquitto", pkgConfig: "libmosquitto",
+            providers: [.apt(["libmosquitto-dev"])]),
+
+        .target(name: "Core", swiftSettings: hot),
+        .target(name: "Reactor", dependencies: ["Core", "CLinux", .product(name: "Logging", package: "swift-log")], swiftSettings: hot),
+        .target(name: "MQTT", dependencies: ["Core"], swiftSettings: hot),
+        .target(name: "Security", dependencies: ["Core", "COpenSSL"], swiftSettings: strict),
+        .target(
+            name: "Node",
+            dependencies: [
+                "Core", "Reactor", "MQTT", "Security", "CLinux", "Yams", .product(name: "Logging", package: "swift-log"),
+            ], swiftSettings: strict),
+        .executableTarget(
+            name: "apus",
+            dependencies: [
+                "Node", "CMosquitto", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ], swiftSettings: strict),
+        .executableTarget(
+            name: "apus-bench",
+            dependencies: ["CLinux", .product(name: "ArgumentParser", package: "swift-argument-parser")], swiftSettings: hot),
+
+        .testTarget(name: "CoreTests", dependencies: ["Core"], swiftSettings: strict),
+        .testTarget(name: "ReactorTests", dependencies: ["Reactor", "MQTT", "Core"], swiftSettings: strict),
+        .testTarget(name: "MQTTTests", dependencies: ["MQTT", "Core"], swiftSettings: strict),
+        .testTarget(name: "SecurityTests", dependencies: ["Security", "Core"], swiftSettings: strict),
+        .testTarget(name: "NodeTests", dependencies: ["Node", "Core"], swiftSettings: strict),
+        .testTarget(name: "Tidy", swiftSettings: strict),
+    ]
+)

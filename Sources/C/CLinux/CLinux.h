@@ -1,0 +1,51 @@
+// What Linux offers and Swift's Glibc module does not show: epoll, eventfd, accept4 and a few macros.
+// Only declarations and static inline shims; nothing is compiled on its own.
+#ifndef APUS_CLINUX_H
+#define APUS_CLINUX_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE 1
+#endif
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <signal.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+// glibc declares this only under _GNU_SOURCE, which Swift's importer has already decided about.
+extern int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags);
+
+/// One descriptor of interest; `token` comes back with every event.
+static inline int apus_epoll_set(int epoll, int operation, int fd, uint32_t events, uint64_t token) {
+    struct epoll_event event;
+    event.events = events;
+    event.data.u64 = token;
+    return epoll_ctl(epoll, operation, fd, &event);
+}
+static inline uint64_t apus_epoll_token(const struct epoll_event *event) { return event->data.u64; }
+static inline uint32_t apus_epoll_events(const struct epoll_event *event) { return event->events; }
+
+/// Monotonic time in nanoseconds.
+static inline uint64_t apus_monotonic_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
+}
+
+#endif
