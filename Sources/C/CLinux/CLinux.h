@@ -21,6 +21,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/timerfd.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <sys/un.h>
@@ -28,7 +29,8 @@
 #include <time.h>
 #include <unistd.h>
 
-// glibc declares this only under _GNU_SOURCE, which Swift's importer has already decided about.
+// glibc declares these only under _GNU_SOURCE, which Swift's importer has already decided about.
+extern char **environ;
 extern int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags);
 
 /// One descriptor of interest; `token` comes back with every event.
@@ -40,6 +42,9 @@ static inline int apus_epoll_set(int epoll, int operation, int fd, uint32_t even
 }
 static inline uint64_t apus_epoll_token(const struct epoll_event *event) { return event->data.u64; }
 static inline uint32_t apus_epoll_events(const struct epoll_event *event) { return event->events; }
+
+/// What a child process inherits; Swift 6 refuses the mutable global itself.
+static inline char **apus_environment(void) { return environ; }
 
 /// Monotonic time in nanoseconds.
 static inline uint64_t apus_monotonic_ns(void) {

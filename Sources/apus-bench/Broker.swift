@@ -1,0 +1,174 @@
+internal import CLinux
+internal import FoundationEssentials
+internal import Glibc
+
+/// Who is measured.
+enum BrokerKind: String, CaseIterable {
+    case relay
+    case apus
+    case mosquitto
+}
+
+/// How to start the brokers.
+struct BrokerOptions {
+    var apus: String
+    var mosquitto: String
+    var lanes = 1
+    /// Wraps the broker's command line, for example in valgrind.
+    var wrapper: [String] = []
+    /// Peers differ in their default; latency is compared with Nagle's algorithm off everywhere.
+    var noDelay = false
+    var tag = ""
+}
+
+/// A broker running as a child process, and what the kernel says about it.
+final class Broker {
+    let kind: BrokerKind
+    let process: Child
+    let port: UInt16
+    /// From the start of the process until it accepted connections.
+    let readyMilliseconds: Double
+
+    private init(kind: BrokerKind, process: Child, port: UInt16, readyMilliseconds: Double) {
+        self.kind = kind
+        self.process = process
+        self.port = port
+        self.readyMilliseconds = readyMilliseconds
+    }
+
+    /// A broker that somebody else started.
+    convenience init(attachedTo port: UInt16, pid: Int32) {
+        self.init(kind: .apus, process: Child(attachedTo: pid), port: port, readyMilliseconds: 0)
+    }
+
+    /// Starts a broker on a free port of 127.0.0.1 and waits until it accepts connections.
+    static func start(_ kind: BrokerKind, _ options: BrokerOptions) throws -> Broker {
+        switch kind {
+        case .relay: try startRelay()
+        case .apus: try startApus(options)
+        case .mosquitto: try startMosquitto(options)
+        }
+    }
+
+    func stop() {
+        process.kill()
+    }
+
+    private static func startRelay() throws -> Broker {
+        let begin = now()
+        let port = try Socket.freePort()
+        let child = try Child.spawn([Child.ownPath, "relay", "--listen", "127.0.0.1:\(port)"])
+        try awaitPort(port, child)
+        return Broker(kind: .relay, process: child, port: port, readyMilliseconds: Double(now() - begin) / 1e6)
+    }
+
+    private static func startMosquitto(_ options: BrokerOptions) throws -> Broker {
+        let port = try Socket.freePort()
+        // Nothing may be dropped: no limit of queued messages, and room for every window the scenarios use.
+        let configuration = """
+            listener \(port) 127.0.0.1
+            allow_anonymous true
+            persistence false
+            max_queued_messages 0
+            max_inflight_messages 2000
+            max_connections -1
+            log_type none
+            sys_interval 0
+            set_tcp_nodelay \(options.noDelay)
+
+            """
+        let file = try Scratch.write(configuration, name: "mosquitto-\(port).conf")
+        let begin = now()
+        let child = try Child.spawn(options.wrapper + [options.mosquitto, "-c", file])
+        try awaitPort(port, child)
+        return Broker(kind: .mosquitto, process: child, port: port, readyMilliseconds: Double(now() - begin) / 1e6)
+    }
+
+    private static func startApus(_ options: BrokerOptions) throws -> Broker {
+        let configuration = """
+            node: { name: bench, lanes: \(options.lanes) }
+            listeners: [ { protocol: mqtt, listen: "127.0.0.1:0" } ]
+
+            """
+        let file = try Scratch.write(configuration, name: "apus-\(options.lanes).yaml")
+        let begin = now()
+        let command = [options.apus, "run", "--config", file, "--log-format", "json"]
+        let child = try Child.spawn(options.wrapper + command)
+        let patience: UInt64 = options.wrapper.isEmpty ? 10_000_000_000 : 60_000_000_000
+        while now() - begin < patience {
+            if let port = readyPort(in: child.output()) {
+                let milliseconds = Double(now() - begin) / 1e6
+                return Broker(kind: .apus, process: child, port: port, readyMilliseconds: milliseconds)
+            }
+            guard child.isRunning else { break }
+            usleep(500)
+        }
+        throw Failure("apus did not become ready; it said:\n\(child.output())")
+    }
+
+    /// One line of the node's log, as far as the bench needs it.
+    private struct ReadyLine: Decodable {
+        struct Listener: Decodable {
+            let `protocol`: String
+            let address: String
+        }
+        let event: String?
+        let listeners: [Listener]?
+    }
+
+    private static func readyPort(in log: String) -> UInt16? {
+        for line in log.split(separator: "\n") where line.contains("ready") && line.hasPrefix("{") {
+            guard let ready = try? JSONDecoder().decode(ReadyLine.self, from: Data(line.utf8)),
+                ready.event == "ready",
+                let address = ready.listeners?.first(where: { $0.protocol == "mqtt" })?.address,
+                let port = address.split(separator: ":").last.flatMap({ UInt16($0) })
+            else { continue }
+            return port
+        }
+        return nil
+    }
+
+    private static func awaitPort(_ port: UInt16, _ child: Child) throws {
+        let begin = now()
+        while now() - begin < 30_000_000_000 {
+            if let fd = try? Socket.connect(port: port) {
+                close(fd)
+                return
+            }
+            guard child.isRunning else { break }
+            usleep(1000)
+        }
+        throw Failure("\(child.command.joined(separator: " ")) does not listen on port \(port):\n\(child.output())")
+    }
+}
+
+/// What `/proc` says about a process.
+extension Broker {
+    /// Processor time of all its threads so far, user and system, in nanoseconds.
+    func processorTime() -> UInt64 {
+        let base = "/proc/\(process.pid)/task"
+        var sum: UInt64 = 0
+        for thread in Scratch.entries(of: base) {
+            guard let text = Scratch.read("\(base)/\(thread)/schedstat"),
+                let first = text.split(separator: " ").first, let value = UInt64(first)
+            else { continue }
+            sum += value
+        }
+        return sum
+    }
+
+    /// A field of `smaps_rollup` in kB, for example `Rss` or `Anonymous`.
+    func memory(_ field: String) -> Int {
+        guard let text = Scratch.read("/proc/\(process.pid)/smaps_rollup") else { return 0 }
+        for line in text.split(separator: "\n") where line.hasPrefix(field + ":") {
+            let words = line.split(separator: " ")
+            if words.count > 1, let value = Int(words[1]) { return value }
+        }
+        return 0
+    }
+
+    /// The number of its open descriptors.
+    func descriptors() -> Int {
+        Scratch.entries(of: "/proc/\(process.pid)/fd").count
+    }
+}

@@ -1,0 +1,123 @@
+internal import Glibc
+
+/// What to run, and how long.
+struct CampaignOptions {
+    var scenarios: [String]
+    var brokers: [BrokerKind]
+    var pairs: Int
+    /// Length of one measured window.
+    var seconds: Double
+    var start: BrokerOptions
+    var quick = false
+    var realTime = false
+}
+
+/// A whole run: every scenario in turn, the brokers interleaved within each.
+final class Campaign {
+    let options: CampaignOptions
+    let report = Report()
+    /// Figures for the second table, in order of measurement.
+    var limits: [Limit] = []
+
+    init(_ options: CampaignOptions) {
+        self.options = options
+    }
+
+    /// Scenarios with a method of their own.
+    static let specialNames: [String] = []
+
+    static var scenarioNames: [String] { Plans.names + specialNames }
+
+    func run() {
+        for scenario in options.scenarios {
+            if Self.specialNames.contains(scenario) {
+                runSpecial(scenario)
+            } else if let plan = Plans.named(scenario) {
+                closedLoop(plan)
+            }
+        }
+    }
+
+    private func runSpecial(_ scenario: String) {
+    }
+
+    /// One broker in one scenario.
+    final class Entry {
+        let kind: BrokerKind
+        let session: Session
+        /// Messages per publisher in a measured window.
+        var count = 0
+
+        init(_ kind: BrokerKind, _ session: Session) {
+            self.kind = kind
+            self.session = session
+        }
+
+        func stop() {
+            session.broker.stop()
+        }
+    }
+
+    /// Publishers that wait for their subscribers: what a message costs when the broker is the bottleneck.
+    private func closedLoop(_ plan: Plan) {
+        var entries: [Entry] = []
+        for kind in options.brokers where plan.relayable || kind != .relay {
+            attempt(plan.name, kind) { entries.append(try begin(plan, kind)) }
+        }
+        for round in 0..<options.pairs {
+            for entry in entries {
+                let fine = attempt(plan.name, entry.kind) { try measure(plan.name, entry, round: round) }
+                if !fine {
+                    entry.stop()
+                    entries.removeAll { $0 === entry }
+                }
+            }
+        }
+        for entry in entries { entry.stop() }
+    }
+
+    /// Starts a broker, connects, and finds out how many messages fill a window.
+    func begin(_ plan: Plan, _ kind: BrokerKind, _ start: BrokerOptions? = nil) throws -> Entry {
+        var how = start ?? options.start
+        how.noDelay = plan.window == 1
+        let entry = Entry(kind, try Session(plan, try Broker.start(kind, how)))
+        var count = max(20, plan.window)
+        while true {
+            let window = try entry.session.run(count: count)
+            let seconds = Double(window.wallNanoseconds) / 1e9
+            let needed = Double(count) * options.seconds / max(seconds, 1e-6)
+            if seconds > options.seconds / 2 {
+                entry.count = max(20, Int(needed))
+                return entry
+            }
+            count = max(20, min(Int(needed), count * 10))
+        }
+    }
+
+    private func measure(_ scenario: String, _ entry: Entry, round: Int) throws {
+        _ = try entry.session.run(count: max(20, entry.count / 10))
+        let window = try entry.session.run(count: entry.count)
+        let broker = entry.kind.rawValue
+        report.add(scenario, broker, Table.cpuMetric, "us", round: round, window.microsecondsPerDelivery)
+        report.add(scenario, broker, Table.rateMetric, "k/s", round: round, window.thousandDeliveriesPerSecond)
+        report.add(scenario, broker, "client_cpu_per_delivery", "us", round: round, window.clientMicroseconds)
+        report.add(scenario, broker, "deliveries", "", round: round, Double(window.deliveries))
+        progress(
+            "\(scenario) round \(round + 1)/\(options.pairs) \(broker): "
+                + "\(Text.number(window.microsecondsPerDelivery)) us/delivery, "
+                + "\(Text.fixed(window.thousandDeliveriesPerSecond, 0)) k/s, client "
+                + "\(Text.number(window.clientMicroseconds)) us, \(window.deliveries) deliveries")
+    }
+
+    /// Runs a step; a failure is recorded and does not end the campaign.
+    @discardableResult
+    func attempt(_ scenario: String, _ kind: BrokerKind, _ step: () throws -> Void) -> Bool {
+        do {
+            try step()
+            return true
+        } catch {
+            report.fail(scenario, kind.rawValue, "\(error)")
+            return false
+        }
+    }
+}

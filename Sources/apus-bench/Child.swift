@@ -1,0 +1,190 @@
+internal import CLinux
+internal import Glibc
+
+/// Child processes that a signal handler may have to end: plain memory, because a handler may not allocate.
+private enum Living {
+    static let capacity = 64
+    // SAFETY: written by the only thread before handlers run or between spawns; a handler only reads.
+    nonisolated(unsafe) static let pids: UnsafeMutablePointer<pid_t> = {
+        let memory = UnsafeMutablePointer<pid_t>.allocate(capacity: capacity)
+        memory.initialize(repeating: 0, count: capacity)
+        return memory
+    }()
+
+    static func killAll() {
+        for index in 0..<capacity where pids[index] > 0 {
+            Glibc.kill(pids[index], SIGKILL)
+            pids[index] = 0
+        }
+    }
+}
+
+/// A started program. It is killed when the bench ends, however that happens.
+final class Child {
+    let pid: pid_t
+    let command: [String]
+    private let log: String
+    private var ended = false
+
+    private init(pid: pid_t, command: [String], log: String) {
+        self.pid = pid
+        self.command = command
+        self.log = log
+    }
+
+    /// A process that is not ours: it is looked at, never ended.
+    init(attachedTo pid: pid_t) {
+        self.pid = pid
+        command = []
+        log = ""
+        ended = true
+    }
+
+    /// The path of this executable.
+    static let ownPath: String = {
+        var buffer = [CChar](repeating: 0, count: 4096)
+        let count = readlink("/proc/self/exe", &buffer, buffer.count - 1)
+        return count > 0 ? String(decoding: buffer[..<count].map(UInt8.init(bitPattern:)), as: UTF8.self) : "apus-bench"
+    }()
+
+    /// Ends all children and removes temporary files at exit and on SIGINT, SIGTERM and SIGHUP.
+    static func killAllAtExit() {
+        _ = Living.pids
+        signal(SIGPIPE, SIG_IGN)
+        for number in [SIGINT, SIGTERM, SIGHUP] {
+            signal(number) { number in
+                Living.killAll()
+                _exit(128 + number)
+            }
+        }
+        atexit {
+            Living.killAll()
+            Scratch.removeAll()
+        }
+    }
+
+    /// Starts a program; what it prints goes to a file that `output()` reads.
+    static func spawn(_ command: [String]) throws -> Child {
+        guard let program = command.first, let slot = (0..<Living.capacity).first(where: { Living.pids[$0] == 0 })
+        else { throw Failure("too many child processes") }
+        let log = Scratch.path("output-\(now())")
+        var actions = posix_spawn_file_actions_t()
+        posix_spawn_file_actions_init(&actions)
+        defer { posix_spawn_file_actions_destroy(&actions) }
+        posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
+        posix_spawn_file_actions_addopen(&actions, 1, log, O_WRONLY | O_CREAT | O_APPEND, 0o600)
+        posix_spawn_file_actions_adddup2(&actions, 1, 2)
+        var arguments: [UnsafeMutablePointer<CChar>?] = command.map { strdup($0) } + [nil]
+        defer { for argument in arguments { free(argument) } }
+        var pid: pid_t = 0
+        let result = posix_spawnp(&pid, program, &actions, nil, &arguments, apus_environment())
+        guard result == 0 else { throw Failure("\(program): \(String(cString: strerror(result)))") }
+        Living.pids[slot] = pid
+        return Child(pid: pid, command: command, log: log)
+    }
+
+    /// All it has printed so far.
+    func output() -> String {
+        Scratch.read(log) ?? ""
+    }
+
+    var isRunning: Bool {
+        if ended { return false }
+        var status: Int32 = 0
+        if waitpid(pid, &status, WNOHANG) == pid { forget() }
+        return !ended
+    }
+
+    /// Ends it at once.
+    func kill() {
+        end(SIGKILL, patienceMilliseconds: 5000)
+    }
+
+    /// Asks it to end and waits; kills it when it does not.
+    func terminate(patienceMilliseconds: Int) {
+        end(SIGTERM, patienceMilliseconds: patienceMilliseconds)
+        if !ended { end(SIGKILL, patienceMilliseconds: 5000) }
+    }
+
+    private func end(_ signal: Int32, patienceMilliseconds: Int) {
+        guard isRunning else { return }
+        Glibc.kill(pid, signal)
+        let begin = now()
+        while isRunning, now() - begin < UInt64(patienceMilliseconds) * 1_000_000 { usleep(1000) }
+    }
+
+    private func forget() {
+        ended = true
+        for index in 0..<Living.capacity where Living.pids[index] == pid { Living.pids[index] = 0 }
+        unlink(log)
+    }
+
+    deinit {
+        kill()
+    }
+}
+
+/// The bench's temporary directory, and small files.
+enum Scratch {
+    private static let directory: String = {
+        let parent = getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp"
+        var template = Array("\(parent)/apus-bench-XXXXXX".utf8CString)
+        guard let made = mkdtemp(&template) else { return parent }
+        let path = String(cString: made)
+        // A broker started by root may give up its rights before it reads its configuration.
+        chmod(path, 0o755)
+        return path
+    }()
+
+    static func path(_ name: String) -> String {
+        "\(directory)/\(name)"
+    }
+
+    /// Writes a file into the temporary directory and returns its path.
+    static func write(_ text: String, name: String) throws -> String {
+        let path = path(name)
+        try write(text, to: path)
+        return path
+    }
+
+    static func write(_ text: String, to path: String) throws {
+        guard let file = fopen(path, "w") else { throw Failure.system(path) }
+        fputs(text, file)
+        fclose(file)
+    }
+
+    /// The text of a file; works for `/proc`, whose files have no size.
+    static func read(_ path: String) -> String? {
+        let fd = open(path, O_RDONLY | O_CLOEXEC)
+        guard fd >= 0 else { return nil }
+        defer { close(fd) }
+        var text: [UInt8] = []
+        var chunk = [UInt8](repeating: 0, count: 16384)
+        while true {
+            let count = Glibc.read(fd, &chunk, chunk.count)
+            guard count > 0 else { break }
+            text.append(contentsOf: chunk[..<count])
+        }
+        return String(decoding: text, as: UTF8.self)
+    }
+
+    /// The names in a directory, without the dotted ones.
+    static func entries(of path: String) -> [String] {
+        guard let stream = opendir(path) else { return [] }
+        defer { closedir(stream) }
+        var names: [String] = []
+        while let entry = Glibc.readdir(stream) {
+            let name = withUnsafePointer(to: &entry.pointee.d_name) {
+                $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+            }
+            if !name.hasPrefix(".") { names.append(name) }
+        }
+        return names
+    }
+
+    static func removeAll() {
+        guard directory.contains("apus-bench-") else { return }
+        for name in entries(of: directory) { unlink(path(name)) }
+        rmdir(directory)
+    }
+}

@@ -1,0 +1,105 @@
+internal import Glibc
+
+/// MQTT 3.1.1 packets, as far as a load generator needs them.
+enum Frames {
+    static func connect(client: String) -> [UInt8] {
+        // Protocol name and level 4, clean session, no keep-alive.
+        var body: [UInt8] = [0, 4, 0x4d, 0x51, 0x54, 0x54, 4, 2, 0, 0]
+        append(client, to: &body)
+        return packet(0x10, body)
+    }
+
+    static func subscribe(_ filters: [String], qos: Int, packetID: UInt16 = 1) -> [UInt8] {
+        var body: [UInt8] = [UInt8(packetID >> 8), UInt8(packetID & 0xff)]
+        for filter in filters {
+            append(filter, to: &body)
+            body.append(UInt8(qos))
+        }
+        return packet(0x82, body)
+    }
+
+    static func unsubscribe(_ filters: [String], packetID: UInt16) -> [UInt8] {
+        var body: [UInt8] = [UInt8(packetID >> 8), UInt8(packetID & 0xff)]
+        for filter in filters { append(filter, to: &body) }
+        return packet(0xa2, body)
+    }
+
+    static func publish(_ topic: String, payload: [UInt8], packetID: UInt16? = nil) -> [UInt8] {
+        var body: [UInt8] = []
+        append(topic, to: &body)
+        if let packetID { body += [UInt8(packetID >> 8), UInt8(packetID & 0xff)] }
+        body += payload
+        return packet(packetID == nil ? 0x30 : 0x32, body)
+    }
+
+    static let pingRequest: [UInt8] = [0xc0, 0]
+    static let disconnect: [UInt8] = [0xe0, 0]
+
+    private static func append(_ text: String, to body: inout [UInt8]) {
+        let bytes = Array(text.utf8)
+        body += [UInt8(bytes.count >> 8), UInt8(bytes.count & 0xff)] + bytes
+    }
+
+    private static func packet(_ first: UInt8, _ body: [UInt8]) -> [UInt8] {
+        var packet: [UInt8] = [first]
+        var rest = body.count
+        repeat {
+            packet.append(UInt8(rest & 0x7f) | (rest > 0x7f ? 0x80 : 0))
+            rest >>= 7
+        } while rest > 0
+        return packet + body
+    }
+}
+
+/// The payload of every measured event: which publisher, which number. The rest is filler.
+enum Stamp {
+    /// Sequence number (4), publisher (4), time (8), all little-endian.
+    static let size = 16
+
+    static func payload(sequence: Int, source: Int, size: Int, filler: inout Seeded) -> [UInt8] {
+        var payload = [UInt8](repeating: 0, count: max(size, Stamp.size))
+        for byte in 0..<4 {
+            payload[byte] = UInt8(truncatingIfNeeded: sequence >> (8 * byte))
+            payload[4 + byte] = UInt8(truncatingIfNeeded: source >> (8 * byte))
+        }
+        for index in Stamp.size..<max(size, Stamp.size) {
+            payload[index] = UInt8(truncatingIfNeeded: filler.next())
+        }
+        return payload
+    }
+}
+
+/// Pre-encoded publishes, all of one length, sent again and again in a circle.
+struct Block {
+    let bytes: UnsafeMutablePointer<UInt8>
+    let frames: Int
+    let frameSize: Int
+    /// Where the payload starts in a frame.
+    let payloadOffset: Int
+    /// The fixed header as a little-endian word, and which of its bits belong to it.
+    let header: UInt32
+    let headerMask: UInt32
+
+    /// Encodes `topics.count` messages; `qos` 1 numbers them from 1.
+    init(topics: [String], payload: Int, source: Int, qos: Int) {
+        var filler = Seeded(UInt64(source) &+ 77)
+        var all: [UInt8] = []
+        var size = 0
+        for (index, topic) in topics.enumerated() {
+            let body = Stamp.payload(sequence: index, source: source, size: payload, filler: &filler)
+            let frame = Frames.publish(topic, payload: body, packetID: qos == 0 ? nil : UInt16(index + 1))
+            precondition(index == 0 || frame.count == size, "topics of one block have one length")
+            size = frame.count
+            if index == 0 { all.reserveCapacity(size * topics.count) }
+            all += frame
+        }
+        frames = topics.count
+        frameSize = size
+        payloadOffset = size - max(payload, Stamp.size)
+        bytes = .allocate(capacity: all.count)
+        bytes.initialize(from: all, count: all.count)
+        let headerSize = all[1] < 0x80 ? 2 : 3
+        header = all[..<headerSize].enumerated().reduce(0) { $0 | UInt32($1.element) << (8 * UInt32($1.offset)) }
+        headerMask = headerSize == 2 ? 0xffff : 0xff_ffff
+    }
+}

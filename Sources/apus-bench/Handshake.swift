@@ -1,0 +1,97 @@
+internal import CLinux
+internal import Glibc
+
+/// Opening connections, one at a time and waiting for every answer: speed does not matter here.
+enum Handshake {
+    /// An MQTT connection that has its CONNACK.
+    static func open(port: UInt16, client: String, source: UInt32 = 1) throws -> Int32 {
+        let fd = try Socket.connect(port: port, source: source)
+        try sendAll(fd, Frames.connect(client: client))
+        let answer = try packet(fd)
+        guard answer.first == 0x20, answer.count == 4, answer[3] == 0 else {
+            throw Failure("connection refused: \(answer)")
+        }
+        return fd
+    }
+
+    /// Subscribes and checks every return code.
+    static func subscribe(_ fd: Int32, _ filters: [String], qos: Int) throws {
+        var start = 0
+        while start < filters.count {
+            let part = Array(filters[start..<min(start + 500, filters.count)])
+            try sendAll(fd, Frames.subscribe(part, qos: qos))
+            let answer = try packet(fd)
+            let codes = answer.suffix(part.count)
+            guard answer.first == 0x90, answer.count >= part.count + 4, codes.allSatisfy({ $0 == UInt8(qos) }) else {
+                throw Failure("subscription refused, the first filter was \(part.first ?? "")")
+            }
+            start += part.count
+        }
+    }
+
+    /// A connection to the relay that takes part in a group.
+    static func join(port: UInt16, publisher: Bool, group: Int) throws -> Int32 {
+        let fd = try Socket.connect(port: port)
+        try sendAll(fd, Relay.Hello.encode(publisher: publisher, group: group))
+        guard try bytes(fd, 1) == [Relay.Hello.acknowledgement] else { throw Failure("the relay refused") }
+        return fd
+    }
+
+    /// Sends all, waiting for room when the socket is full.
+    static func sendAll(_ fd: Int32, _ bytes: [UInt8]) throws {
+        var start = 0
+        while start < bytes.count {
+            let sent = bytes.withUnsafeBytes { raw in
+                raw.baseAddress.map {
+                    Glibc.send(fd, $0 + start, bytes.count - start, Int32(MSG_NOSIGNAL))
+                } ?? 0
+            }
+            if sent > 0 {
+                start += sent
+            } else if errno == EAGAIN {
+                try wait(fd, Int16(POLLOUT))
+            } else if errno != EINTR {
+                throw Failure.system("send")
+            }
+        }
+    }
+
+    /// The next whole packet.
+    static func packet(_ fd: Int32) throws -> [UInt8] {
+        var packet = try bytes(fd, 2)
+        var length = Int(packet[1] & 0x7f)
+        var shift = 7
+        while let last = packet.last, last & 0x80 != 0, packet.count < 5 {
+            let more = try bytes(fd, 1)
+            length |= Int(more[0] & 0x7f) << shift
+            shift += 7
+            packet += more
+        }
+        return length == 0 ? packet : packet + (try bytes(fd, length))
+    }
+
+    private static func bytes(_ fd: Int32, _ count: Int) throws -> [UInt8] {
+        var all = [UInt8](repeating: 0, count: count)
+        var filled = 0
+        while filled < count {
+            let got = all.withUnsafeMutableBytes { raw in
+                raw.baseAddress.map { recv(fd, $0 + filled, count - filled, 0) } ?? 0
+            }
+            if got > 0 {
+                filled += got
+            } else if got == 0 {
+                throw Failure("the broker closed a connection while it was set up")
+            } else if errno == EAGAIN {
+                try wait(fd, Int16(POLLIN))
+            } else if errno != EINTR {
+                throw Failure.system("recv")
+            }
+        }
+        return all
+    }
+
+    private static func wait(_ fd: Int32, _ events: Int16) throws {
+        var entry = pollfd(fd: fd, events: events, revents: 0)
+        guard Glibc.poll(&entry, 1, 60_000) > 0 else { throw Failure("no answer from the broker for 60 s") }
+    }
+}

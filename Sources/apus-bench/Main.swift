@@ -1,0 +1,152 @@
+internal import ArgumentParser
+internal import Glibc
+
+/// The load generator of Apus.
+@main
+struct ApusBench: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "apus-bench",
+        abstract: "Measures the Apus node beside mosquitto and beside the bare price of the kernel.",
+        discussion: """
+            Examples:
+              apus-bench run --quick                          the main table in about two minutes
+              apus-bench run                                  all scenarios, nine interleaved rounds
+              apus-bench run --scenarios a64,d64,di64         some of them
+              apus-bench run --brokers relay,mosquitto        without the node
+              apus-bench run --apus .build/release/apus --json figures.json
+            """,
+        subcommands: [Run.self, RelayCommand.self, Load.self])
+}
+
+/// Measures.
+struct Run: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Starts the brokers, drives them, checks every delivery and prints a table.",
+        discussion: """
+            Scenarios: \(Campaign.scenarioNames.joined(separator: ", ")).
+            A lost, doubled or reordered event is a failure: it is printed and the exit code is 1.
+            """)
+
+    @Option(help: "Comma-separated scenarios; default: all.")
+    var scenarios: String?
+
+    @Option(help: "Comma-separated brokers: relay, apus, mosquitto.")
+    var brokers = "relay,apus,mosquitto"
+
+    @Option(help: "Interleaved rounds per scenario (default: 9, quick: 3).")
+    var pairs: Int?
+
+    @Option(help: "Seconds of one measured window (default: 0.5, quick: 0.25).")
+    var seconds: Double?
+
+    @Option(help: "The node's executable; default: apus beside this one.")
+    var apus: String?
+
+    @Option(help: "The peer's executable.")
+    var mosquitto = "/usr/sbin/mosquitto"
+
+    @Option(help: "Lanes of the node.")
+    var lanes = 1
+
+    @Option(help: "Write all raw figures to this file.")
+    var json: String?
+
+    @Flag(help: "Three short rounds of the main table only.")
+    var quick = false
+
+    @Flag(help: "Run loader and broker with real-time priority in the latency scenario; needs the right to.")
+    var fifo = false
+
+    mutating func run() throws {
+        Child.killAllAtExit()
+        raiseDescriptorLimit()
+        let campaign = Campaign(try options())
+        campaign.run()
+        let table = Table(report: campaign.report, scenarios: campaign.options.scenarios, rounds: campaign.options.pairs)
+        for line in table.cpu() { say(line) }
+        let others = Table.limits(campaign.limits)
+        if !others.isEmpty { say("") }
+        for line in others { say(line) }
+        if let json { try Scratch.write(try campaign.report.json() + "\n", to: json) }
+        if !campaign.report.failures.isEmpty {
+            say("\nFAILURES")
+            for failure in campaign.report.failures { say("  " + failure) }
+            throw ExitCode(1)
+        }
+    }
+
+    private func options() throws -> CampaignOptions {
+        var chosen: [BrokerKind] = []
+        for name in brokers.split(separator: ",") {
+            guard let kind = BrokerKind(rawValue: String(name)) else { throw ValidationError("unknown broker \(name)") }
+            chosen.append(kind)
+        }
+        let names = scenarios?.split(separator: ",").map(String.init) ?? (quick ? Plans.names : Campaign.scenarioNames)
+        for name in names where !Campaign.scenarioNames.contains(name) {
+            throw ValidationError("unknown scenario \(name); there are: \(Campaign.scenarioNames.joined(separator: ", "))")
+        }
+        let beside = Child.ownPath.split(separator: "/").dropLast().map { "/" + $0 }.joined() + "/apus"
+        let node = apus ?? beside
+        if chosen.contains(.apus), access(node, X_OK) != 0 {
+            throw ValidationError("no executable \(node): build the node, or give --apus, or leave it out of --brokers")
+        }
+        return CampaignOptions(
+            scenarios: names, brokers: chosen, pairs: pairs ?? (quick ? 3 : 9),
+            seconds: seconds ?? (quick ? 0.25 : 0.5),
+            start: BrokerOptions(apus: node, mosquitto: mosquitto, lanes: lanes), quick: quick, realTime: fifo)
+    }
+}
+
+/// The kernel's price, as a process of its own.
+struct RelayCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "relay", abstract: "Copies bytes between sockets, as cheaply as possible; the anchor of the table.")
+
+    @Option(help: "Address on 127.0.0.1 to listen on; port 0 takes a free one.")
+    var listen = "127.0.0.1:0"
+
+    mutating func run() throws {
+        guard let text = listen.split(separator: ":").last, let port = UInt16(text) else {
+            throw ValidationError("--listen wants 127.0.0.1:PORT")
+        }
+        signal(SIGPIPE, SIG_IGN)
+        raiseDescriptorLimit()
+        let relay = try Relay(port: port)
+        say("listening on 127.0.0.1:\(relay.port)")
+        try relay.run()
+    }
+}
+
+/// One scenario against a broker that runs already.
+struct Load: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Drives a broker that somebody else started on 127.0.0.1; for profiling.")
+
+    @Option(help: "Scenario.")
+    var scenario = "a64"
+
+    @Option(help: "Port of the broker on 127.0.0.1.")
+    var port: UInt16
+
+    @Option(help: "Process whose CPU time is charged.")
+    var pid: Int32 = 0
+
+    @Option(help: "Messages per publisher and round.")
+    var count = 100_000
+
+    @Option(help: "Rounds.")
+    var rounds = 1
+
+    mutating func run() throws {
+        guard let plan = Plans.named(scenario) else { throw ValidationError("unknown scenario \(scenario)") }
+        Child.killAllAtExit()
+        let session = try Session(plan, Broker(attachedTo: port, pid: pid))
+        for _ in 0..<rounds {
+            let window = try session.run(count: count)
+            say(
+                "\(window.deliveries) deliveries, \(Text.number(window.microsecondsPerDelivery)) us each, "
+                    + "\(Text.fixed(window.thousandDeliveriesPerSecond, 0)) k/s, client "
+                    + "\(Text.number(window.clientMicroseconds)) us")
+        }
+    }
+}

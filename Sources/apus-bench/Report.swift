@@ -1,0 +1,90 @@
+internal import FoundationEssentials
+
+/// One raw figure.
+struct Sample: Encodable {
+    let scenario: String
+    let broker: String
+    let metric: String
+    let unit: String
+    let round: Int
+    let value: Double
+}
+
+/// All figures of a run and everything that went wrong.
+final class Report {
+    private(set) var samples: [Sample] = []
+    private(set) var failures: [String] = []
+
+    func add(_ scenario: String, _ broker: String, _ metric: String, _ unit: String, round: Int = 0, _ value: Double) {
+        samples.append(
+            Sample(scenario: scenario, broker: broker, metric: metric, unit: unit, round: round, value: value))
+    }
+
+    /// Records a failure. What the broker measured in that scenario is withdrawn: a wrong run is never averaged.
+    func fail(_ scenario: String, _ broker: String, _ reason: String) {
+        failures.append("\(scenario) \(broker): \(reason)")
+        progress("FAILURE \(scenario) \(broker): \(reason)")
+        samples.removeAll { $0.scenario == scenario && $0.broker == broker }
+    }
+
+    func values(_ scenario: String, _ broker: String, _ metric: String) -> [Double] {
+        samples.filter { $0.scenario == scenario && $0.broker == broker && $0.metric == metric }.map(\.value)
+    }
+
+    func median(_ scenario: String, _ broker: String, _ metric: String) -> Double? {
+        let sorted = values(scenario, broker, metric).sorted()
+        guard !sorted.isEmpty else { return nil }
+        let middle = sorted.count / 2
+        return sorted.count % 2 == 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2
+    }
+
+    private struct Document: Encodable {
+        let failures: [String]
+        let samples: [Sample]
+    }
+
+    func json() throws -> String {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.prettyPrinted, .sortedKeys]
+        return String(decoding: try encoder.encode(Document(failures: failures, samples: samples)), as: UTF8.self)
+    }
+}
+
+/// Numbers and columns for people.
+enum Text {
+    /// Three significant digits or so.
+    static func number(_ value: Double) -> String {
+        let size = abs(value)
+        return fixed(value, size >= 100 ? 0 : size >= 10 ? 1 : size >= 1 ? 2 : 3)
+    }
+
+    static func fixed(_ value: Double, _ digits: Int) -> String {
+        guard value.isFinite, abs(value) < 1e15 else { return "-" }
+        var scale = 1.0
+        for _ in 0..<digits { scale *= 10 }
+        let rounded = Int((abs(value) * scale).rounded())
+        let sign = value < 0 && rounded > 0 ? "-" : ""
+        guard digits > 0 else { return "\(sign)\(rounded)" }
+        let fraction = String(rounded % Int(scale))
+        return "\(sign)\(rounded / Int(scale))." + String(repeating: "0", count: digits - fraction.count) + fraction
+    }
+
+    /// Rows as columns of equal width, two spaces apart.
+    static func columns(_ rows: [[String]]) -> [String] {
+        var widths: [Int] = []
+        for row in rows {
+            for (index, cell) in row.enumerated() {
+                if index == widths.count { widths.append(0) }
+                widths[index] = max(widths[index], cell.count)
+            }
+        }
+        return rows.map { row in
+            var line = ""
+            for (index, cell) in row.enumerated() {
+                line += cell
+                if index + 1 < row.count { line += String(repeating: " ", count: widths[index] - cell.count + 2) }
+            }
+            return line
+        }
+    }
+}

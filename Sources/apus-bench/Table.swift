@@ -1,0 +1,106 @@
+/// The tables at the end of a run.
+struct Table {
+    let report: Report
+    let scenarios: [String]
+    let rounds: Int
+
+    static let cpuMetric = "cpu_per_delivery"
+    static let rateMetric = "rate"
+
+    /// CPU per delivered message, the figure to steer by.
+    func cpu() -> [String] {
+        var rows = [
+            [
+                "scenario", "relay", "apus", "mosquitto", "apus k/s", "apus/relay", "(must, aim)", "mosq/apus",
+                "(must, aim)", "verdict",
+            ]
+        ]
+        for scenario in scenarios where hasCPU(scenario) { rows.append(row(scenario)) }
+        guard rows.count > 1 else { return [] }
+        return ["CPU us per delivered message: median (min..max) of \(rounds) interleaved rounds"]
+            + Text.columns(rows)
+    }
+
+    private func hasCPU(_ scenario: String) -> Bool {
+        BrokerKind.allCases.contains { report.median(scenario, $0.rawValue, Self.cpuMetric) != nil }
+    }
+
+    private func row(_ scenario: String) -> [String] {
+        let target = Target.cpu[scenario] ?? Target()
+        let relay = report.median(scenario, "relay", Self.cpuMetric)
+        let apus = report.median(scenario, "apus", Self.cpuMetric)
+        let mosquitto = report.median(scenario, "mosquitto", Self.cpuMetric)
+        let toRelay = zip(apus, relay).map { $0 / $1 }
+        let toMosquitto = zip(mosquitto, apus).map { $0 / $1 }
+        var verdict = "-"
+        if failed(scenario) {
+            verdict = "FAILED"
+        } else if apus != nil, target.relayMust != nil || target.mosquittoMust != nil {
+            verdict = Self.verdict(target, toRelay: toRelay, toMosquitto: toMosquitto)
+        }
+        return [
+            scenario, spread(scenario, "relay"), spread(scenario, "apus"), spread(scenario, "mosquitto"),
+            report.median(scenario, "apus", Self.rateMetric).map { Text.fixed($0, 0) } ?? "-",
+            toRelay.map(Text.number) ?? "-", Self.bounds("<=", target.relayMust, target.relayAim),
+            toMosquitto.map(Text.number) ?? "-", Self.bounds(">=", target.mosquittoMust, target.mosquittoAim), verdict,
+        ]
+    }
+
+    static func verdict(_ target: Target, toRelay: Double?, toMosquitto: Double?) -> String {
+        var missed: [String] = []
+        var aims: [String] = []
+        if let toRelay {
+            if let must = target.relayMust, toRelay > must {
+                missed.append("relay")
+            } else if let aim = target.relayAim, toRelay > aim {
+                aims.append("relay")
+            }
+        }
+        if let toMosquitto {
+            if let must = target.mosquittoMust, toMosquitto < must {
+                missed.append("mosquitto")
+            } else if let aim = target.mosquittoAim, toMosquitto < aim {
+                aims.append("mosquitto")
+            }
+        }
+        if !missed.isEmpty { return "MISSES " + missed.joined(separator: "+") }
+        return aims.isEmpty ? "ok" : "ok, aim missed"
+    }
+
+    private func failed(_ scenario: String) -> Bool {
+        report.failures.contains { $0.hasPrefix(scenario + " ") }
+    }
+
+    private func spread(_ scenario: String, _ broker: String) -> String {
+        let values = report.values(scenario, broker, Self.cpuMetric)
+        guard let median = report.median(scenario, broker, Self.cpuMetric), let low = values.min(),
+            let high = values.max()
+        else { return "-" }
+        return "\(Text.number(median)) (\(Text.number(low))..\(Text.number(high)))"
+    }
+
+    private static func bounds(_ sign: String, _ must: Double?, _ aim: Double?) -> String {
+        guard let must else { return "" }
+        return "\(sign) \(Text.fixed(must, must == must.rounded() ? 0 : 1))"
+            + (aim.map { ", \(Text.number($0))" } ?? "")
+    }
+
+    private func zip(_ left: Double?, _ right: Double?) -> (Double, Double)? {
+        guard let left, let right, right > 0 else { return nil }
+        return (left, right)
+    }
+
+    /// Everything that is not CPU per message.
+    static func limits(_ limits: [Limit]) -> [String] {
+        guard !limits.isEmpty else { return [] }
+        var rows = [["scenario", "figure", "value", "unit", "must", "aim", "verdict"]]
+        for limit in limits {
+            rows.append([
+                limit.scenario, limit.what, Text.number(limit.value), limit.unit,
+                limit.must.map { "<= " + Text.number($0) } ?? "", limit.aim.map { "<= " + Text.number($0) } ?? "",
+                limit.verdict,
+            ])
+        }
+        return ["Other figures"] + Text.columns(rows)
+    }
+}
