@@ -24,7 +24,9 @@ final class Campaign {
     }
 
     /// Scenarios with a method of their own.
-    static let specialNames: [String] = []
+    static let specialNames = [
+        "a64x2", "d64x2", "lat", "churn", "idle", "idle-node", "subs1m", "slow", "conns", "callgrind",
+    ]
 
     static var scenarioNames: [String] { Plans.names + specialNames }
 
@@ -39,6 +41,20 @@ final class Campaign {
     }
 
     private func runSpecial(_ scenario: String) {
+        // Lanes and churn are questions about the node alone.
+        let nodeOnly = ["a64x2", "d64x2", "churn"].contains(scenario)
+        if nodeOnly && !options.brokers.contains(.apus) { return progress("\(scenario): skipped, it needs apus") }
+        switch scenario {
+        case "a64x2", "d64x2": twoLanes(scenario)
+        case "lat": latency(scenario)
+        case "churn": churn(scenario)
+        case "idle": idle(scenario)
+        case "idle-node": idleNode(scenario)
+        case "subs1m": manySubscriptions(scenario)
+        case "slow": slow(scenario)
+        case "conns": connections(scenario)
+        default: callgrind(scenario)
+        }
     }
 
     /// One broker in one scenario.

@@ -116,11 +116,11 @@ final class Child {
     private func forget() {
         ended = true
         for index in 0..<Living.capacity where Living.pids[index] == pid { Living.pids[index] = 0 }
-        unlink(log)
     }
 
     deinit {
         kill()
+        unlink(log)
     }
 }
 

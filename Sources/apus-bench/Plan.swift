@@ -34,7 +34,7 @@ struct Plan {
     var window: Int
     /// Whether bytes can be copied by the relay to the same effect.
     var relayable = true
-    /// Connect publishers before subscribers pairwise, so that a node with two lanes separates them.
+    /// Connect subscriber and publisher in turn, so that a node with two lanes separates them.
     var alternate = false
 
     /// Deliveries per published message, on average.
@@ -70,6 +70,11 @@ enum Plans {
         case "q1d": pairs(name, count: 50, window: 20, qos: 1)
         default: nil
         }
+    }
+
+    /// The ten pairs of scenario lat.
+    static func latencyPairs(_ name: String) -> Plan {
+        pairs(name, count: 10, window: 100)
     }
 
     /// Enough different messages to tell loss from delay, few enough to stay in the processor's cache.

@@ -1,0 +1,37 @@
+internal import Glibc
+
+/// Scenario callgrind: user instructions per message. Unlike time it does not depend on the machine's load.
+extension Campaign {
+    func callgrind(_ scenario: String) {
+        for kind in options.brokers where kind != .relay {
+            attempt(scenario, kind) {
+                let few = 20_000
+                let many = 120_000
+                let base = try instructions(kind, messages: few)
+                let more = try instructions(kind, messages: many)
+                let each = (more - base) / Double(many - few)
+                let isNode = kind == .apus
+                figure(
+                    scenario, kind.rawValue, "instructions/message", "", each, must: isNode ? 400 : nil,
+                    aim: isNode ? 262 : nil)
+            }
+        }
+    }
+
+    /// All user instructions of a broker's life with this many messages of a64.
+    private func instructions(_ kind: BrokerKind, messages: Int) throws -> Double {
+        guard let plan = Plans.named("a64") else { throw Failure("no scenario a64") }
+        var how = options.start
+        how.wrapper = [
+            "valgrind", "--tool=callgrind", "--instr-atstart=yes",
+            "--callgrind-out-file=\(Scratch.path("callgrind.out"))",
+        ]
+        let session = try Session(plan, try Broker.start(kind, how))
+        _ = try session.run(count: messages)
+        session.broker.process.terminate(patienceMilliseconds: 60_000)
+        for line in session.broker.process.output().split(separator: "\n") where line.contains("Collected :") {
+            if let value = line.split(separator: " ").last.flatMap({ Double($0) }) { return value }
+        }
+        throw Failure("valgrind printed no count:\n\(session.broker.process.output())")
+    }
+}

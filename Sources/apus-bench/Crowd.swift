@@ -1,0 +1,67 @@
+internal import Glibc
+
+/// Thousands of connections, opened in bursts: all connect, all say hello, all are answered.
+final class Crowd {
+    private(set) var descriptors: [Int32] = []
+    /// Connections from one source address.
+    private static let perAddress = 9_000
+
+    /// `firstSource` is the last part of the first local address; each further 9,000 connections take the next.
+    init(port: UInt16, count: Int, firstSource: UInt32) throws {
+        descriptors.reserveCapacity(count)
+        for index in 0..<count {
+            let source = firstSource + UInt32(index / Self.perAddress)
+            descriptors.append(try Socket.connect(port: port, source: source))
+        }
+        for (index, fd) in descriptors.enumerated() {
+            try Handshake.sendAll(fd, Frames.connect(client: "crowd-\(index)"))
+        }
+        for fd in descriptors {
+            let answer = try Handshake.packet(fd)
+            guard answer == [0x20, 2, 0, 0] else { throw Failure("connection refused: \(answer)") }
+        }
+    }
+
+    deinit {
+        for fd in descriptors { close(fd) }
+    }
+
+    /// One subscription each.
+    func subscribe(_ filter: (Int) -> String) throws {
+        for (index, fd) in descriptors.enumerated() {
+            try Handshake.sendAll(fd, Frames.subscribe([filter(index)], qos: 0))
+        }
+        for fd in descriptors {
+            let answer = try Handshake.packet(fd)
+            guard answer == [0x90, 3, 0, 1, 0] else { throw Failure("subscription refused: \(answer)") }
+        }
+    }
+
+    /// Each publishes one event and must get exactly the one it sent.
+    func echo(_ topic: (Int) -> String) throws {
+        var filler = Seeded(3)
+        var sent: [[UInt8]] = []
+        for (index, fd) in descriptors.enumerated() {
+            let payload = Stamp.payload(sequence: index, source: 0, size: 64, filler: &filler)
+            sent.append(Frames.publish(topic(index), payload: payload))
+            try Handshake.sendAll(fd, sent[index])
+        }
+        for (index, fd) in descriptors.enumerated() {
+            guard try Handshake.packet(fd) == sent[index] else { throw Failure("client \(index) got a wrong event") }
+        }
+        Glibc.usleep(20_000)
+        for (index, fd) in descriptors.enumerated() {
+            var byte: UInt8 = 0
+            if recv(fd, &byte, 1, 0) > 0 { throw Failure("client \(index) got more than its event") }
+        }
+    }
+
+    /// Cuts all connections without a word.
+    func cut() {
+        for fd in descriptors {
+            Socket.setHardClose(fd)
+            close(fd)
+        }
+        descriptors = []
+    }
+}
