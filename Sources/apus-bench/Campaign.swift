@@ -10,6 +10,7 @@ struct CampaignOptions {
     var start: BrokerOptions
     var quick = false
     var realTime = false
+    var window: Int?
 }
 
 /// A whole run: every scenario in turn, the brokers interleaved within each.
@@ -34,7 +35,8 @@ final class Campaign {
         for scenario in options.scenarios {
             if Self.specialNames.contains(scenario) {
                 runSpecial(scenario)
-            } else if let plan = Plans.named(scenario) {
+            } else if var plan = Plans.named(scenario) {
+                if let window = options.window { plan.window = max(1, window) }
                 closedLoop(plan)
             }
         }

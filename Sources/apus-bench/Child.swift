@@ -1,21 +1,42 @@
 internal import CLinux
 internal import Glibc
 
-/// Child processes that a signal handler may have to end: plain memory, because a handler may not allocate.
+/// What a signal handler has to clean up: plain memory, because a handler may not allocate.
 private enum Living {
     static let capacity = 64
-    // SAFETY: written by the only thread before handlers run or between spawns; a handler only reads.
+    static let pathCapacity = 4096
+    // SAFETY: written by the only thread, before handlers are set or in single stores; a handler only reads.
     nonisolated(unsafe) static let pids: UnsafeMutablePointer<pid_t> = {
         let memory = UnsafeMutablePointer<pid_t>.allocate(capacity: capacity)
         memory.initialize(repeating: 0, count: capacity)
         return memory
     }()
+    // SAFETY: as above; an entry is a C string that is never freed.
+    nonisolated(unsafe) static let paths: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?> = {
+        let memory = UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>.allocate(capacity: pathCapacity)
+        memory.initialize(repeating: nil, count: pathCapacity)
+        return memory
+    }()
 
+    /// Kills and reaps nothing but what was started here, then removes the temporary files.
     static func killAll() {
         for index in 0..<capacity where pids[index] > 0 {
             Glibc.kill(pids[index], SIGKILL)
             pids[index] = 0
         }
+        // The directory was remembered first, so it goes last.
+        var index = pathCapacity - 1
+        while index >= 0 {
+            if let path = paths[index] {
+                if unlink(path) != 0 { rmdir(path) }
+            }
+            index -= 1
+        }
+    }
+
+    static func remember(_ path: String) {
+        guard let slot = (0..<pathCapacity).first(where: { paths[$0] == nil }) else { return }
+        paths[slot] = strdup(path)
     }
 }
 
@@ -50,6 +71,7 @@ final class Child {
     /// Ends all children and removes temporary files at exit and on SIGINT, SIGTERM and SIGHUP.
     static func killAllAtExit() {
         _ = Living.pids
+        _ = Living.paths
         signal(SIGPIPE, SIG_IGN)
         for number in [SIGINT, SIGTERM, SIGHUP] {
             signal(number) { number in
@@ -68,9 +90,11 @@ final class Child {
         guard let program = command.first, let slot = (0..<Living.capacity).first(where: { Living.pids[$0] == 0 })
         else { throw Failure("too many child processes") }
         let log = Scratch.path("output-\(now())")
+        Living.remember(log)
         var actions = posix_spawn_file_actions_t()
         posix_spawn_file_actions_init(&actions)
         defer { posix_spawn_file_actions_destroy(&actions) }
+        posix_spawn_file_actions_addchdir_np(&actions, Scratch.path(""))
         posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
         posix_spawn_file_actions_addopen(&actions, 1, log, O_WRONLY | O_CREAT | O_APPEND, 0o600)
         posix_spawn_file_actions_adddup2(&actions, 1, 2)
@@ -133,6 +157,7 @@ enum Scratch {
         let path = String(cString: made)
         // A broker started by root may give up its rights before it reads its configuration.
         chmod(path, 0o755)
+        Living.remember(path)
         return path
     }()
 
@@ -143,6 +168,7 @@ enum Scratch {
     /// Writes a file into the temporary directory and returns its path.
     static func write(_ text: String, name: String) throws -> String {
         let path = path(name)
+        Living.remember(path)
         try write(text, to: path)
         return path
     }
@@ -182,9 +208,20 @@ enum Scratch {
         return names
     }
 
+    /// Removes the directory with everything that children have left in it.
     static func removeAll() {
         guard directory.contains("apus-bench-") else { return }
-        for name in entries(of: directory) { unlink(path(name)) }
-        rmdir(directory)
+        remove(directory)
+    }
+
+    private static func remove(_ path: String) {
+        var information = stat()
+        guard lstat(path, &information) == 0 else { return }
+        if information.st_mode & S_IFMT == S_IFDIR {
+            for name in entries(of: path) { remove("\(path)/\(name)") }
+            rmdir(path)
+        } else {
+            unlink(path)
+        }
     }
 }

@@ -15,7 +15,8 @@ extension Campaign {
                     _ = try entry.session.run(count: max(20, entry.count / 10))
                     let window = try entry.session.run(count: entry.count)
                     report.add(scenario, label, Table.cpuMetric, "us", round: round, window.microsecondsPerDelivery)
-                    report.add(scenario, label, Table.rateMetric, "k/s", round: round, window.thousandDeliveriesPerSecond)
+                    report.add(
+                        scenario, label, Table.rateMetric, "k/s", round: round, window.thousandDeliveriesPerSecond)
                     progress(
                         "\(scenario) round \(round + 1) \(label): \(Text.number(window.microsecondsPerDelivery)) us, "
                             + "\(Text.fixed(window.thousandDeliveriesPerSecond, 0)) k/s")

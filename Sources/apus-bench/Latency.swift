@@ -145,7 +145,7 @@ extension Campaign {
         }
         if options.realTime { Self.makeRealTime(0) }
         for round in 0..<rounds {
-            for (kind, session) in sessions where !hasFailed(scenario, kind) {
+            for (kind, session) in sessions where !report.hasFailed(scenario, kind.rawValue) {
                 attempt(scenario, kind) { try latencyRound(scenario, kind, session, round, seconds) }
             }
         }
@@ -174,7 +174,10 @@ extension Campaign {
         for metric in ["p50", "p99", "p99.9"] {
             for kind in options.brokers {
                 guard let value = report.median(scenario, kind.rawValue, metric) else { continue }
-                limits.append(Limit(scenario: scenario, what: "\(metric) \(kind.rawValue)", unit: "us", value: value))
+                limits.append(
+                    Limit(
+                        scenario: scenario, broker: kind.rawValue, what: "\(metric) \(kind.rawValue)", unit: "us",
+                        value: value))
             }
         }
         ratio(scenario, "p50", "apus", over: "relay", must: 1.2)

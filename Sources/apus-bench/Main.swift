@@ -39,6 +39,9 @@ struct Run: ParsableCommand {
     @Option(help: "Seconds of one measured window (default: 0.5, quick: 0.25).")
     var seconds: Double?
 
+    @Option(help: "Messages in flight per publisher, instead of the scenario's own; for experiments.")
+    var window: Int?
+
     @Option(help: "The node's executable; default: apus beside this one.")
     var apus: String?
 
@@ -62,9 +65,10 @@ struct Run: ParsableCommand {
         raiseDescriptorLimit()
         let campaign = Campaign(try options())
         campaign.run()
-        let table = Table(report: campaign.report, scenarios: campaign.options.scenarios, rounds: campaign.options.pairs)
+        let table = Table(
+            report: campaign.report, scenarios: campaign.options.scenarios, rounds: campaign.options.pairs)
         for line in table.cpu() { say(line) }
-        let others = Table.limits(campaign.limits)
+        let others = table.figures(campaign.limits)
         if !others.isEmpty { say("") }
         for line in others { say(line) }
         if let json { try Scratch.write(try campaign.report.json() + "\n", to: json) }
@@ -83,24 +87,32 @@ struct Run: ParsableCommand {
         }
         let names = scenarios?.split(separator: ",").map(String.init) ?? (quick ? Plans.names : Campaign.scenarioNames)
         for name in names where !Campaign.scenarioNames.contains(name) {
-            throw ValidationError("unknown scenario \(name); there are: \(Campaign.scenarioNames.joined(separator: ", "))")
+            throw ValidationError(
+                "unknown scenario \(name); there are: \(Campaign.scenarioNames.joined(separator: ", "))")
         }
         let beside = Child.ownPath.split(separator: "/").dropLast().map { "/" + $0 }.joined() + "/apus"
-        let node = apus ?? beside
+        // Children start in a directory of their own, so the path must hold there, too.
+        let node =
+            realpath(apus ?? beside, nil).map { path in
+                defer { free(path) }
+                return String(cString: path)
+            } ?? (apus ?? beside)
         if chosen.contains(.apus), access(node, X_OK) != 0 {
             throw ValidationError("no executable \(node): build the node, or give --apus, or leave it out of --brokers")
         }
         return CampaignOptions(
             scenarios: names, brokers: chosen, pairs: pairs ?? (quick ? 3 : 9),
             seconds: seconds ?? (quick ? 0.25 : 0.5),
-            start: BrokerOptions(apus: node, mosquitto: mosquitto, lanes: lanes), quick: quick, realTime: fifo)
+            start: BrokerOptions(apus: node, mosquitto: mosquitto, lanes: lanes), quick: quick, realTime: fifo,
+            window: window)
     }
 }
 
 /// The kernel's price, as a process of its own.
 struct RelayCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "relay", abstract: "Copies bytes between sockets, as cheaply as possible; the anchor of the table.")
+        commandName: "relay", abstract: "Copies bytes between sockets, as cheaply as possible; the anchor of the table."
+    )
 
     @Option(help: "Address on 127.0.0.1 to listen on; port 0 takes a free one.")
     var listen = "127.0.0.1:0"

@@ -89,14 +89,17 @@ extension Campaign {
                     let broker = try Broker.start(kind, options.start)
                     defer { broker.stop() }
                     pause(milliseconds: 500)
-                    report.add(scenario, kind.rawValue, "anonymous", "KB", round: round, Double(broker.memory("Anonymous")))
+                    report.add(
+                        scenario, kind.rawValue, "anonymous", "KB", round: round, Double(broker.memory("Anonymous")))
                     report.add(scenario, kind.rawValue, "rss", "KB", round: round, Double(broker.memory("Rss")))
                     report.add(scenario, kind.rawValue, "start to ready", "ms", round: round, broker.readyMilliseconds)
                 }
                 for (metric, unit) in [("anonymous", "KB"), ("rss", "KB"), ("start to ready", "ms")] {
                     guard let value = report.median(scenario, kind.rawValue, metric) else { continue }
                     limits.append(
-                        Limit(scenario: scenario, what: "\(metric) \(kind.rawValue)", unit: unit, value: value))
+                        Limit(
+                            scenario: scenario, broker: kind.rawValue, what: "\(metric) \(kind.rawValue)", unit: unit,
+                            value: value))
                 }
             }
         }
@@ -105,10 +108,6 @@ extension Campaign {
 
 /// Rows of the second table.
 extension Campaign {
-    func hasFailed(_ scenario: String, _ kind: BrokerKind) -> Bool {
-        report.failures.contains { $0.hasPrefix("\(scenario) \(kind.rawValue):") }
-    }
-
     /// Records a figure and shows it.
     func figure(
         _ scenario: String, _ broker: String, _ what: String, _ unit: String, _ value: Double, must: Double? = nil,
@@ -116,7 +115,9 @@ extension Campaign {
     ) {
         report.add(scenario, broker, what, unit, value)
         limits.append(
-            Limit(scenario: scenario, what: "\(what) \(broker)", unit: unit, value: value, must: must, aim: aim))
+            Limit(
+                scenario: scenario, broker: broker, what: "\(what) \(broker)", unit: unit, value: value, must: must,
+                aim: aim))
         progress("\(scenario) \(broker) \(what): \(Text.number(value)) \(unit)")
     }
 
@@ -129,6 +130,8 @@ extension Campaign {
             let low = report.median(scenario, below, metricBelow ?? metric), low > 0
         else { return }
         let what = metricBelow.map { "\(metric) / \($0)" } ?? "\(metric) \(above)/\(below)"
-        limits.append(Limit(scenario: scenario, what: what, unit: "x", value: high / low, must: must, aim: aim))
+        limits.append(
+            Limit(
+                scenario: scenario, broker: above, what: what, unit: "x", value: high / low, must: must, aim: aim))
     }
 }

@@ -43,7 +43,8 @@ struct Plan {
         case .fan: Double(publishers.first?.subscribers.count ?? 1)
         case .pooled: 1
         case .matched:
-            Double(subscribers.reduce(0) { $0 + ($1.expected?.count ?? 0) }) / Double(publishers.first?.topics.count ?? 1)
+            Double(subscribers.reduce(0) { $0 + ($1.expected?.count ?? 0) })
+                / Double(publishers.first?.topics.count ?? 1)
         }
     }
 }
@@ -54,6 +55,9 @@ enum Plans {
         "a64", "a1k", "b64", "b1k", "c64", "d64", "d1k", "di64", "e64", "mt64", "q1a", "q1d",
     ]
 
+    /// The window decides how much a broker can do at once, and with it the relay's cost more than anybody's:
+    /// d64 costs the relay .15 us with 50 in flight per pair and .02 us with 400. So that the ratios mean the same
+    /// everywhere, all 64-byte scenarios keep 4,000 to 10,000 events in flight in all.
     static func named(_ name: String) -> Plan? {
         switch name {
         case "a64", "a64x2": pairs(name, count: 1, window: 4000)
@@ -61,7 +65,7 @@ enum Plans {
         case "b64": broadcast(name, payload: 64, window: 1000)
         case "b1k": broadcast(name, payload: 1024, window: 200)
         case "c64": gather(name)
-        case "d64", "d64x2": pairs(name, count: 50, window: 400)
+        case "d64", "d64x2": pairs(name, count: 50, window: 100)
         case "d1k": pairs(name, count: 50, payload: 1024, window: 100)
         case "di64": pairs(name, count: 50, window: 1)
         case "e64": WildcardPlan.make(name)

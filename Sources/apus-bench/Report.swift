@@ -24,7 +24,14 @@ final class Report {
     func fail(_ scenario: String, _ broker: String, _ reason: String) {
         failures.append("\(scenario) \(broker): \(reason)")
         progress("FAILURE \(scenario) \(broker): \(reason)")
-        samples.removeAll { $0.scenario == scenario && $0.broker == broker }
+        // Variants of the node ("lanes-2", "churned") are withdrawn together.
+        samples.removeAll {
+            $0.scenario == scenario && ($0.broker == broker || BrokerKind(rawValue: $0.broker) == nil)
+        }
+    }
+
+    func hasFailed(_ scenario: String, _ broker: String) -> Bool {
+        failures.contains { $0.hasPrefix("\(scenario) \(broker):") }
     }
 
     func values(_ scenario: String, _ broker: String, _ metric: String) -> [Double] {

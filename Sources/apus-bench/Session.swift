@@ -74,6 +74,8 @@ final class Session {
     var totalReceived = 0
     var unsentAcks = false
     var problem: String?
+    /// Where in the buffer the event begins that should not be there.
+    var wrongAt = 0
     var side: (any SideTraffic)?
 
     static let readSize = 256 * 1024

@@ -93,7 +93,7 @@ extension Session {
             }
         }
         guard used >= 0 else {
-            problem = "subscriber \(index): lost, doubled, reordered or foreign event after \(receiver.pointee.received)"
+            problem = mismatch(receiver, index)
             return
         }
         totalReceived += receiver.pointee.received - before
@@ -110,10 +110,30 @@ extension Session {
         let end = buffer + count
         while end - at >= block.frameSize {
             let head = UnsafeRawPointer(at).loadUnaligned(as: UInt32.self)
-            guard head & block.headerMask == block.header, accept(at + block.payloadOffset) else { return -1 }
+            guard head & block.headerMask == block.header, accept(at + block.payloadOffset) else {
+                wrongAt = at - buffer
+                return -1
+            }
             at += block.frameSize
         }
         return at - buffer
+    }
+
+    /// What came instead of the event that was due, for whoever has to find out why.
+    private func mismatch(_ receiver: UnsafeMutablePointer<Receiver>, _ index: Int) -> String {
+        let block = senders[0].block
+        let frame = UnsafeRawPointer(buffer + wrongAt)
+        let head = frame.loadUnaligned(as: UInt32.self) & block.headerMask
+        let stamp = (frame + block.payloadOffset).loadUnaligned(as: UInt64.self)
+        let due = receiver.pointee.expected.map { Int($0[receiver.pointee.next]) } ?? receiver.pointee.next
+        let found =
+            head == block.header
+            ? "number \(stamp & 0xffff_ffff) of publisher \(stamp >> 32)"
+            : "bytes beginning with 0x\(String(frame.loadUnaligned(as: UInt32.self).byteSwapped, radix: 16))"
+        let wanted =
+            plan.flow == .pooled ? "" : ", number \(due) of publisher \(receiver.pointee.source) was due"
+        return "lost, doubled, reordered or foreign event: after \(receiver.pointee.received) events "
+            + "subscriber \(index) got \(found)\(wanted) (numbers go round at \(block.frames))"
     }
 
     private func scanOrdered(_ receiver: UnsafeMutablePointer<Receiver>, _ count: Int) -> Int {

@@ -35,7 +35,7 @@ struct Table {
         var verdict = "-"
         if failed(scenario) {
             verdict = "FAILED"
-        } else if apus != nil, target.relayMust != nil || target.mosquittoMust != nil {
+        } else if toRelay != nil && target.relayMust != nil || toMosquitto != nil && target.mosquittoMust != nil {
             verdict = Self.verdict(target, toRelay: toRelay, toMosquitto: toMosquitto)
         }
         return [
@@ -91,14 +91,14 @@ struct Table {
     }
 
     /// Everything that is not CPU per message.
-    static func limits(_ limits: [Limit]) -> [String] {
+    func figures(_ limits: [Limit]) -> [String] {
         guard !limits.isEmpty else { return [] }
         var rows = [["scenario", "figure", "value", "unit", "must", "aim", "verdict"]]
         for limit in limits {
             rows.append([
                 limit.scenario, limit.what, Text.number(limit.value), limit.unit,
                 limit.must.map { "<= " + Text.number($0) } ?? "", limit.aim.map { "<= " + Text.number($0) } ?? "",
-                limit.verdict,
+                report.hasFailed(limit.scenario, limit.broker) ? "FAILED" : limit.verdict,
             ])
         }
         return ["Other figures"] + Text.columns(rows)

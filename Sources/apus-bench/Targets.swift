@@ -23,6 +23,7 @@ struct Target {
 /// A single figure of the node and its limits; `bound` says where the limit comes from.
 struct Limit {
     let scenario: String
+    let broker: String
     let what: String
     let unit: String
     let value: Double

@@ -33,7 +33,9 @@ enum WildcardPlan {
             let site = Int.random(in: 0..<100, using: &random)
             let device = Int.random(in: 10..<100, using: &random)
             let filter = wildcard(levels(site: site, device: device, metric: metric(site, device)), &random)
-            guard !filters[client].contains(filter), !topics.contains(where: { naiveMatch(filter, $0) }) else { continue }
+            guard !filters[client].contains(filter), !topics.contains(where: { naiveMatch(filter, $0) }) else {
+                continue
+            }
             filters[client].append(filter)
             count += 1
             repeat { client = (client + 1) % clients } while filters[client].count >= 10 && count < filterCount

@@ -13,6 +13,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -31,6 +32,7 @@
 
 // glibc declares these only under _GNU_SOURCE, which Swift's importer has already decided about.
 extern char **environ;
+extern int posix_spawn_file_actions_addchdir_np(posix_spawn_file_actions_t *actions, const char *path);
 extern int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags);
 
 /// One descriptor of interest; `token` comes back with every event.
