@@ -18,7 +18,6 @@ struct BrokerOptions {
     var wrapper: [String] = []
     /// Peers differ in their default; latency is compared with Nagle's algorithm off everywhere.
     var noDelay = false
-    var tag = ""
 }
 
 /// A broker running as a child process, and what the kernel says about it.
@@ -52,6 +51,14 @@ final class Broker {
 
     func stop() {
         process.kill()
+    }
+
+    /// For a failure: whether the process has ended, and the end of what it printed.
+    func lastWords() -> String {
+        pause(milliseconds: 50)
+        let tail = process.output().split(separator: "\n").suffix(5).joined(separator: "\n    ")
+        let state = process.isRunning ? "" : "; the broker has ended"
+        return tail.isEmpty ? state : "\(state); its last words:\n    \(tail)"
     }
 
     private static func startRelay() throws -> Broker {

@@ -97,7 +97,7 @@ final class Campaign {
     /// Starts a broker, connects, and finds out how many messages fill a window.
     func begin(_ plan: Plan, _ kind: BrokerKind, _ start: BrokerOptions? = nil) throws -> Entry {
         var how = start ?? options.start
-        how.noDelay = plan.window == 1
+        if plan.window == 1 { how.noDelay = true }
         let entry = Entry(kind, try Session(plan, try Broker.start(kind, how)))
         var count = max(20, plan.window)
         while true {

@@ -185,7 +185,11 @@ extension Session {
         let brokerBefore = broker.processorTime()
         let clientBefore = Self.ownTime()
         let begin = now()
-        try drive(goal: goal)
+        do {
+            try drive(goal: goal)
+        } catch {
+            throw Failure("\(error)\(broker.lastWords())")
+        }
         let wall = now() - begin
         let client = Self.ownTime() - clientBefore
         try settle()
