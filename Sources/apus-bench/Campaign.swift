@@ -11,6 +11,19 @@ struct CampaignOptions {
     var quick = false
     var realTime = false
     var window: Int?
+
+    /// How it was measured, to be kept with the figures.
+    var settings: [String: String] {
+        [
+            "scenarios": scenarios.joined(separator: ","),
+            "brokers": brokers.map(\.rawValue).joined(separator: ","),
+            "pairs": "\(pairs)", "seconds": "\(seconds)", "lanes": "\(start.lanes)", "quick": "\(quick)",
+            "fifo": "\(realTime)", "mosquitto_nodelay": "\(start.noDelay)",
+            "window": window.map { "\($0)" } ?? "per scenario",
+            "processors": "\(sysconf(Int32(_SC_NPROCESSORS_ONLN)))",
+            "kernel": (Scratch.read("/proc/sys/kernel/osrelease") ?? "").split(separator: "\n").joined(),
+        ]
+    }
 }
 
 /// A whole run: every scenario in turn, the brokers interleaved within each.

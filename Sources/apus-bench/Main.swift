@@ -9,10 +9,10 @@ struct ApusBench: ParsableCommand {
         abstract: "Measures the Apus node beside mosquitto and beside the bare price of the kernel.",
         discussion: """
             Examples:
-              apus-bench run --quick                          the main table in about two minutes
-              apus-bench run                                  all scenarios, nine interleaved rounds
-              apus-bench run --scenarios a64,d64,di64         some of them
-              apus-bench run --brokers relay,mosquitto        without the node
+              apus-bench run --quick                      main table, two minutes
+              apus-bench run                              everything, nine rounds
+              apus-bench run --scenarios a64,d64,di64     some scenarios
+              apus-bench run --brokers relay,mosquitto    without the node
               apus-bench run --apus .build/release/apus --json figures.json
             """,
         subcommands: [Run.self, RelayCommand.self, Load.self])
@@ -78,11 +78,19 @@ struct Run: ParsableCommand {
         let others = table.figures(campaign.limits)
         if !others.isEmpty { say("") }
         for line in others { say(line) }
-        if let json { try Scratch.write(try campaign.report.json() + "\n", to: json) }
+        if let json {
+            try Scratch.write(try campaign.report.json(settings: campaign.options.settings) + "\n", to: json)
+        }
         if !campaign.report.failures.isEmpty {
             say("\nFAILURES")
             for failure in campaign.report.failures { say("  " + failure) }
             throw ExitCode(1)
+        }
+    }
+
+    func validate() throws {
+        guard pairs ?? 1 > 0, seconds ?? 1 > 0, lanes >= 0, window ?? 1 > 0 else {
+            throw ValidationError("--pairs, --seconds and --window must be positive")
         }
     }
 

@@ -46,14 +46,18 @@ final class Report {
     }
 
     private struct Document: Encodable {
+        let settings: [String: String]
         let failures: [String]
         let samples: [Sample]
     }
 
-    func json() throws -> String {
+    /// Everything as JSON; `settings` say how it was measured.
+    func json(settings: [String: String]) throws -> String {
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.prettyPrinted, .sortedKeys]
-        return String(decoding: try encoder.encode(Document(failures: failures, samples: samples)), as: UTF8.self)
+        return String(
+            decoding: try encoder.encode(Document(settings: settings, failures: failures, samples: samples)),
+            as: UTF8.self)
     }
 }
 
