@@ -1,0 +1,88 @@
+/// The state machine of one protocol connection: bytes in, bytes and publishes out. No socket, clock or thread.
+///
+/// Threading: called on its lane only, never blocks, and never from within another conversation.
+open class Conversation {
+    /// What a call to ``receive(_:_:on:)`` ended with.
+    public enum Verdict: Sendable, Equatable {
+        /// All complete packets were taken.
+        case waiting
+        /// Route the turn, then call again with the rest.
+        case routeFirst
+        /// Take no more bytes until ``Link/resume()`` is called.
+        case paused
+        /// Route the turn, flush the output, close.
+        case close(CloseReason)
+    }
+
+    /// What became of bytes.
+    public struct Progress: Sendable, Equatable {
+        /// Bytes taken.
+        public var consumed: Int
+        /// How it goes on.
+        public var verdict: Verdict
+
+        /// Makes a progress.
+        @inlinable
+        public init(consumed: Int, verdict: Verdict) {
+            self.consumed = consumed
+            self.verdict = verdict
+        }
+    }
+
+    /// For subclasses.
+    public init() {}
+
+    /// Takes bytes, answers into its output and appends publishes, borrowed from `bytes`, to the turn.
+    open func receive(_ bytes: UnsafeRawBufferPointer, _ turn: Turn, on lane: Lane) -> Progress {
+        Progress(consumed: bytes.count, verdict: .waiting)
+    }
+
+    /// The turn has been routed; its outcomes are filled in.
+    open func routed(_ turn: Turn, on lane: Lane) {}
+
+    /// Time has come to the deadline this conversation asked for.
+    /// - Returns: the next deadline in the lane's milliseconds (nil: none), or why the connection is to be closed.
+    open func tick(on lane: Lane) -> Result<UInt64?, CloseReason> { .success(nil) }
+
+    /// The output was congested and has been sent: what was held back may go on.
+    open func outputDrained(on lane: Lane) {}
+
+    /// The connection ends; the last call. Inboxes are detached and wills are published here.
+    open func close(_ reason: CloseReason, on lane: Lane) {}
+
+    /// For the log: who is at the other end.
+    open var label: String { "" }
+}
+
+/// What a conversation may ask of the connection that carries it.
+///
+/// Threading: called on the connection's lane only.
+open class Link: Output {
+    /// Whether the peer is on this machine (loopback or a Unix socket).
+    public final var isLocal = true
+    /// The peer's address, for the log.
+    open var peer: String { "" }
+
+    /// Ends the connection after what is in the output has been sent.
+    open func close(_ reason: CloseReason) {}
+    /// Goes on after ``Conversation/Verdict/paused``.
+    open func resume() {}
+    /// Calls `body` on the connection's lane, with its conversation, if the connection still exists then. The function
+    /// that is returned may be called once, from any thread.
+    open func callback<Answer: Sendable>(
+        _ body: @escaping @Sendable (Conversation, Answer, Lane) -> Void
+    ) -> @Sendable (Answer) -> Void { { _ in } }
+    /// Moves the connection and its conversation to another lane, then calls `arrived` there. Only while paused, and
+    /// only before anything refers to the conversation.
+    open func move(to lane: Int, arrived: @escaping @Sendable (Conversation, Lane) -> Void) {}
+    /// Asks for a tick at a time in the lane's milliseconds, in place of the one asked for before.
+    open func tick(at deadline: UInt64) {}
+}
+
+/// A protocol's entry: how a conversation is made for an accepted connection.
+public protocol Adapter: Sendable {
+    /// The name in configuration and logs.
+    var name: String { get }
+    /// A conversation for a new connection. Called on the connection's lane.
+    func makeConversation(link: Link, on lane: Lane) -> Conversation
+}

@@ -1,0 +1,95 @@
+/// What a lane counts. Plain numbers written by their lane alone and added up when somebody asks.
+
+/// Why an event did not reach a port, or was not taken from a publisher.
+public enum DropReason: Int, CaseIterable, Sendable {
+    /// A slow reader's output was full (direct events).
+    case outputFull
+    /// A session's queue was full (guaranteed events).
+    case queueFull
+    /// Another lane's mailbox was full (direct events).
+    case mailboxFull
+    /// The access rules do not let the principal publish there.
+    case notAuthorized
+    /// The principal publishes faster than its quota.
+    case quotaExceeded
+    /// The retained store was full; the event itself was delivered.
+    case retainedFull
+}
+
+/// Why a connection ended.
+public enum CloseReason: Int, CaseIterable, Sendable, Error {
+    /// The client said goodbye.
+    case clientDisconnected
+    /// The peer closed or reset the connection without a word.
+    case connectionLost
+    /// Bytes that are not the protocol's.
+    case malformedPacket
+    /// Well-formed packets at the wrong time.
+    case protocolError
+    /// A packet larger than the limit.
+    case packetTooLarge
+    /// A protocol version this node does not speak.
+    case unsupportedVersion
+    /// No complete CONNECT in time.
+    case connectTimeout
+    /// Nothing heard for one and a half times the keep-alive.
+    case keepAliveTimeout
+    /// Another connection took the client id.
+    case takenOver
+    /// Wrong credentials, or anonymous where that is not allowed.
+    case notAuthenticated
+    /// A client id that cannot be used.
+    case badClientID
+    /// The client does not read and its buffers are full of what cannot be dropped.
+    case tooSlow
+    /// More connections or sessions than the limit, or too many waiting to be authenticated.
+    case overLimit
+    /// The node is stopping.
+    case shutdown
+}
+
+/// The counters of one lane.
+public struct Counters: Sendable, Equatable {
+    /// Events and payload-carrying bytes taken from publishers.
+    public var eventsIn: UInt64 = 0
+    /// Bytes of packets that brought events in.
+    public var bytesIn: UInt64 = 0
+    /// Events handed to ports.
+    public var eventsOut: UInt64 = 0
+    /// Connections accepted.
+    public var accepted: UInt64 = 0
+    /// Times accept found no descriptor left.
+    public var descriptorsExhausted: UInt64 = 0
+    /// Match-cache look-ups that had to walk the index.
+    public var cacheMisses: UInt64 = 0
+    /// Subscriptions refused by the access rules or a limit.
+    public var subscriptionsRefused: UInt64 = 0
+    /// Events dropped, by reason.
+    public var dropped = [UInt64](repeating: 0, count: DropReason.allCases.count)
+    /// Connections closed, by reason.
+    public var closed = [UInt64](repeating: 0, count: CloseReason.allCases.count)
+
+    /// Counters at zero.
+    public init() {}
+
+    /// Counts dropped events.
+    public mutating func drop(_ reason: DropReason, _ count: Int = 1) {
+        dropped[reason.rawValue] &+= UInt64(truncatingIfNeeded: count)
+    }
+
+    /// Counts a closed connection.
+    public mutating func close(_ reason: CloseReason) { closed[reason.rawValue] &+= 1 }
+
+    /// Adds another lane's counters.
+    public mutating func add(_ other: Counters) {
+        eventsIn &+= other.eventsIn
+        bytesIn &+= other.bytesIn
+        eventsOut &+= other.eventsOut
+        accepted &+= other.accepted
+        descriptorsExhausted &+= other.descriptorsExhausted
+        cacheMisses &+= other.cacheMisses
+        subscriptionsRefused &+= other.subscriptionsRefused
+        for index in dropped.indices { dropped[index] &+= other.dropped[index] }
+        for index in closed.indices { closed[index] &+= other.closed[index] }
+    }
+}

@@ -1,0 +1,194 @@
+import Synchronization
+
+/// What the lanes of a node share: each other's mailboxes and loads.
+// SAFETY: the mailboxes guard themselves, the loads are atomics, the array never changes.
+public final class Lanes: @unchecked Sendable {
+    struct Shared {
+        let mailbox = Mailbox()
+        let wake: @Sendable () -> Void
+        let load: Load
+    }
+
+    final class Load: Sendable { let connections = Atomic<Int>(0) }
+
+    let shared: [Shared]
+    /// The node's limits.
+    public let limits: Limits
+
+    /// Makes the common part of `wakes.count` lanes.
+    /// - Parameter wakes: what wakes each lane out of its wait; called from any thread.
+    public init(wakes: [@Sendable () -> Void], limits: Limits) {
+        shared = wakes.map { Shared(wake: $0, load: Load()) }
+        self.limits = limits
+    }
+
+    /// Lanes there are.
+    public var count: Int { shared.count }
+
+    /// Runs `body` on a lane, after what was posted before. Callable from any thread.
+    public func call(_ lane: Int, _ body: @escaping @Sendable (Lane) -> Void) {
+        if shared[lane].mailbox.post([.call(body)], bytes: 0) { shared[lane].wake() }
+    }
+
+    /// The lane with the fewest connections, the first of equals, which is given one more.
+    public func assignConnection() -> Int {
+        var best = 0
+        for lane in 1..<max(shared.count, 1)
+        where shared[lane].load.connections.load(ordering: .relaxed)
+            < shared[best].load.connections.load(ordering: .relaxed)
+        {
+            best = lane
+        }
+        shared[best].load.connections.add(1, ordering: .relaxed)
+        return best
+    }
+
+    /// A connection of a lane has ended or moved away.
+    public func connectionLeft(_ lane: Int) { shared[lane].load.connections.subtract(1, ordering: .relaxed) }
+    /// A connection has moved to a lane.
+    public func connectionJoined(_ lane: Int) { shared[lane].load.connections.add(1, ordering: .relaxed) }
+    /// Connections of all lanes.
+    public var connectionCount: Int { shared.reduce(0) { $0 + $1.load.connections.load(ordering: .relaxed) } }
+}
+
+/// One thread with one event loop, as the router sees it: ports, a match cache, mail for the other lanes. The epoll
+/// reactor and the HTTP plane each have their own kind.
+///
+/// Threading: everything here is used on the lane's own thread only.
+open class Lane {
+    struct Slot {
+        var generation: UInt32
+        var port: Unmanaged<Port>?
+    }
+
+    /// The lane's number, from 0.
+    public final let number: Int
+    /// All lanes.
+    public final let lanes: Lanes
+    /// The node's limits.
+    public final let limits: Limits
+    /// Monotonic milliseconds at the beginning of this pass.
+    public final var now: UInt64 = 1
+    /// What this lane has counted.
+    public final var counters = Counters()
+    /// The turn that conversations of this lane fill.
+    public final let turn = Turn()
+    /// Subscription identifiers of the match being delivered; see ``Target/identifierStart``.
+    public final var identifiers: UnsafePointer<UInt32>
+
+    /// What adapters keep for a lane, under their names.
+    public final var belongings: [String: AnyObject] = [:]
+    /// Called about once a second: expiry and the like.
+    public final var chores: [(Lane) -> Void] = []
+
+    final var slots: UnsafeMutablePointer<Slot>
+    final var slotCapacity = 64
+    private final var slotsUsed = 0
+    private final var freeSlots: [Int] = []
+    private final var caches: [MatchCache?] = []
+    private final var deferred: [(event: Event, principal: Principal)] = []
+    final var staged: [[Mail]]
+    final var stagedBlocks: [MailBlock?]
+    final var stagedBytes: [Int]
+    final var hasStaged = false
+    final var nextToken: UInt32 = 1
+    final let mailbox: Mailbox
+    final let singleEvent: UnsafeMutablePointer<EventView>
+    final let singleOwned: UnsafeMutablePointer<Unmanaged<EventStorage>?>
+
+    /// Makes a lane.
+    public init(number: Int, lanes: Lanes) {
+        self.number = number
+        self.lanes = lanes
+        limits = lanes.limits
+        mailbox = lanes.shared[number].mailbox
+        slots = .allocate(capacity: slotCapacity)
+        slots.initialize(repeating: Slot(generation: 0, port: nil), count: slotCapacity)
+        staged = Array(repeating: [], count: lanes.count)
+        stagedBlocks = Array(repeating: nil, count: lanes.count)
+        stagedBytes = Array(repeating: 0, count: lanes.count)
+        singleEvent = .allocate(capacity: 1)
+        singleOwned = .allocate(capacity: 1)
+        singleOwned.initialize(to: nil)
+        identifiers = UnsafePointer(bitPattern: 16).unsafelyUnwrapped
+    }
+
+    deinit {
+        for slot in 0..<slotsUsed { slots[slot].port?.release() }
+        slots.deallocate()
+        singleEvent.deallocate()
+        singleOwned.deallocate()
+    }
+
+    // MARK: Ports
+
+    /// The port at an address; nil when it has left.
+    public final func port(at address: PortAddress) -> Port? {
+        guard address.lane == number, address.slot < slotsUsed, slots[address.slot].generation == address.generation
+        else { return nil }
+        return slots[address.slot].port?.takeUnretainedValue()
+    }
+
+    final func place(_ port: Port) -> PortAddress {
+        let slot = freeSlots.popLast() ?? slotsUsed
+        if slot == slotsUsed {
+            if slotsUsed == slotCapacity { growSlots() }
+            slotsUsed += 1
+        }
+        slots[slot].generation &+= 1
+        if slots[slot].generation == 0 { slots[slot].generation = 1 }
+        slots[slot].port = Unmanaged.passRetained(port)
+        return PortAddress(lane: number, slot: slot, generation: slots[slot].generation)
+    }
+
+    final func displace(_ address: PortAddress) {
+        guard address.slot < slotsUsed, slots[address.slot].generation == address.generation else { return }
+        slots[address.slot].port?.release()
+        slots[address.slot].port = nil
+        // The next tenant gets another generation, and until then nobody fits.
+        slots[address.slot].generation &+= 1
+        freeSlots.append(address.slot)
+    }
+
+    private final func growSlots() {
+        let larger = UnsafeMutablePointer<Slot>.allocate(capacity: slotCapacity * 2)
+        larger.moveInitialize(from: slots, count: slotCapacity)
+        (larger + slotCapacity).initialize(repeating: Slot(generation: 0, port: nil), count: slotCapacity)
+        slots.deallocate()
+        slots = larger
+        slotCapacity *= 2
+    }
+
+    /// Delivers a run to one port of this lane.
+    /// - Returns: how many guaranteed events were refused.
+    @inline(__always)
+    final func deliver(_ run: UnsafePointer<EventRun>, _ target: UnsafePointer<Target>) -> Int {
+        let slot = slots + target.pointee.address.slot
+        guard slot.pointee.generation == target.pointee.address.generation, let port = slot.pointee.port else { return 0 }
+        return port._withUnsafeGuaranteedRef { $0.deliver(run, target, on: self) }
+    }
+
+    // MARK: Routing
+
+    final func cache(for router: Router) -> MatchCache {
+        if router.number < caches.count, let cache = caches[router.number] { return cache }
+        while caches.count <= router.number { caches.append(nil) }
+        let cache = MatchCache(key: router.hashKey, lane: number)
+        caches[router.number] = cache
+        return cache
+    }
+
+    /// Publishes an owned event once the current turn is over: wills, and whatever else the node itself sends.
+    public final func publishLater(_ event: Event, as principal: Principal) { deferred.append((event, principal)) }
+
+    /// Routes what was put off; the loop calls it after every turn's end and before it sends.
+    public final func routeDeferred() {
+        guard !deferred.isEmpty else { return }
+        // A will may close nobody, so this ends; what is added meanwhile is routed as well.
+        while !deferred.isEmpty {
+            let batch = deferred
+            deferred = []
+            for (event, principal) in batch { principal.router.publish(event, as: principal, on: self) }
+        }
+    }
+}

@@ -1,0 +1,120 @@
+/// Looking a topic up in the index: an iterative walk with its own stack, bounded by the nodes that match.
+
+/// What a walk found, before it is sorted out for a lane. Reused from look-up to look-up.
+struct RawMatch {
+    struct Hit {
+        var address: UInt64
+        var identifier: UInt32
+        var options: DeliveryOptions
+    }
+
+    /// Direct subscriptions, one for each that matched.
+    var hits: [Hit] = []
+    /// Members of shared groups, group after group.
+    var members: [Hit] = []
+    /// Where each group's members end in ``members``.
+    var groupEnds: [Int] = []
+
+    mutating func removeAll() {
+        hits.removeAll(keepingCapacity: true)
+        members.removeAll(keepingCapacity: true)
+        groupEnds.removeAll(keepingCapacity: true)
+    }
+}
+
+/// The scratch space of a walk.
+struct MatchScratch {
+    struct Step {
+        var node: UInt32
+        var level: Int32
+    }
+
+    struct Level {
+        var start: Int
+        var count: Int
+        var hash: UInt64
+    }
+
+    var levels: [Level] = []
+    var stack: [Step] = []
+}
+
+extension TopicIndex {
+    /// Finds every subscription that matches `topic` (MQTT 3.1.1 §4.7).
+    ///
+    /// - Parameter topic: a valid topic, see ``Topic/isValid(_:limits:)``.
+    func match(_ topic: UnsafeRawBufferPointer, into result: inout RawMatch, scratch: inout MatchScratch) {
+        result.removeAll()
+        guard let base = topic.baseAddress else { return }
+        splitLevels(base, topic.count, into: &scratch)
+        let isSystem = topic[0] == UInt8(ascii: "$")
+        let depth = Int32(scratch.levels.count)
+        scratch.stack.removeAll(keepingCapacity: true)
+        scratch.stack.append(MatchScratch.Step(node: TopicTree.root, level: 0))
+        while let step = scratch.stack.popLast() {
+            let node = tree.nodes[step.node]
+            let hidden = isSystem && step.level == 0
+            if node.second != 0, !hidden { collect(node.second, atEnd: step.level == depth, into: &result) }
+            if step.level == depth {
+                if node.first != 0 { collect(node.first, atEnd: true, into: &result) }
+                continue
+            }
+            guard node.childCount != 0 else { continue }
+            let level = scratch.levels[Int(step.level)]
+            if node.singleChild != 0, !hidden {
+                scratch.stack.append(MatchScratch.Step(node: node.singleChild, level: step.level + 1))
+            }
+            let literal = tree.child(
+                of: step.node, .literal, base + level.start, level.count, levelHash: level.hash)
+            if literal != 0 { scratch.stack.append(MatchScratch.Step(node: literal, level: step.level + 1)) }
+            if node.hasPrefixChildren {
+                tree.forEachPrefixChild(of: step.node, base + level.start, level.count) {
+                    scratch.stack.append(MatchScratch.Step(node: $0, level: step.level + 1))
+                }
+            }
+        }
+    }
+
+    private func splitLevels(_ base: UnsafeRawPointer, _ count: Int, into scratch: inout MatchScratch) {
+        scratch.levels.removeAll(keepingCapacity: true)
+        var start = 0
+        for index in 0...count
+        where index == count || base.load(fromByteOffset: index, as: UInt8.self) == UInt8(ascii: "/") {
+            let length = index - start
+            scratch.levels.append(
+                MatchScratch.Level(start: start, count: length, hash: tree.levelHash(base + start, length)))
+            start = index + 1
+        }
+    }
+
+    /// Takes a list of records; `>` does not match where the topic ends.
+    private func collect(_ head: UInt32, atEnd: Bool, into result: inout RawMatch) {
+        var number = head
+        while number != 0 {
+            let record = records[number]
+            number = record.next
+            if record.ending == .more, atEnd { continue }
+            if record.role == .group {
+                collectMembers(of: record.owner, into: &result)
+            } else {
+                result.hits.append(hit(record))
+            }
+        }
+    }
+
+    private func collectMembers(of group: UInt32, into result: inout RawMatch) {
+        guard let group = groups[group] else { return }
+        var number = group.firstMember
+        while number != 0 {
+            let record = records[number]
+            number = record.next
+            result.members.append(hit(record))
+        }
+        result.groupEnds.append(result.members.count)
+    }
+
+    private func hit(_ record: Record) -> RawMatch.Hit {
+        RawMatch.Hit(
+            address: ports[record.owner].address.packed, identifier: record.identifier, options: record.options)
+    }
+}

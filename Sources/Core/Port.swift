@@ -1,0 +1,24 @@
+/// Anything the router can deliver to: a session's inbox, later a queue, a connector, a stream to another node.
+///
+/// Threading: created, called and released on its lane only.
+open class Port {
+    /// Where the port lives; set when it is registered.
+    public final internal(set) var address = PortAddress.none
+    /// The router's number for it; set when it is registered.
+    public final internal(set) var number: UInt32 = 0
+
+    /// Makes a port that is not registered yet.
+    public init() {}
+
+    /// Takes a run of events. Called once for each run, never from within a conversation.
+    ///
+    /// A direct event that finds the port full is dropped and counted here. A guaranteed one is taken, or refused.
+    /// - Parameters:
+    ///   - run: the events, valid during the call.
+    ///   - target: this port's entry in the match; its identifiers are at ``Lane/identifiers``.
+    /// - Returns: how many guaranteed events were refused.
+    open func deliver(_ run: UnsafePointer<EventRun>, _ target: UnsafePointer<Target>, on lane: Lane) -> Int { 0 }
+
+    /// An answer to a run that this port published: another lane's ports have taken it.
+    open func receiptArrived(token: UInt32, refused: Int, on lane: Lane) {}
+}

@@ -1,0 +1,72 @@
+/// Who acts: an identity with a client id, what the access rules say about it, and its quotas. Every publish and
+/// subscribe is made by one. Belongs to the lane of its connection.
+public final class Principal {
+    /// The proven identity.
+    public let identity: Identity
+    /// The client id of the connection.
+    public let clientID: String
+    /// The router of its namespace.
+    public let router: Router
+    /// The rules that can apply to it; nil means everything is allowed.
+    private let access: ResolvedAccess?
+    /// Decisions by the match cache's serial numbers; made when the first rule is asked.
+    private var decisions: UnsafeMutablePointer<UInt64>?
+    private static let decisionCount = 64
+    /// Publish tokens left, refilled by time; only with a rate.
+    private var tokens = 0
+    private var tokensAt: UInt64 = 0
+
+    /// Makes a principal and resolves the rules that can apply to it.
+    public init(identity: Identity, clientID: String, router: Router) {
+        self.identity = identity
+        self.clientID = clientID
+        self.router = router
+        access = router.accessRules.resolve(for: identity, clientID: clientID)
+    }
+
+    deinit { decisions?.deallocate() }
+
+    /// Whether it may publish to a topic.
+    /// - Parameter serial: the match cache's number for the topic, under which the decision is remembered.
+    @inline(__always)
+    func mayPublish(_ topic: UnsafeRawBufferPointer, serial: UInt64) -> Bool {
+        // Topics under `$` belong to the node (MQTT 3.1.1 §4.7.2).
+        guard let access else { return topic[0] != UInt8(ascii: "$") }
+        return remembered(access, topic, serial: serial)
+    }
+
+    private func remembered(_ access: ResolvedAccess, _ topic: UnsafeRawBufferPointer, serial: UInt64) -> Bool {
+        let decisions = self.decisions ?? makeDecisions()
+        let place = Int(serial) & (Self.decisionCount - 1)
+        if decisions[place] >> 1 == serial { return decisions[place] & 1 == 1 }
+        let allowed = topic[0] != UInt8(ascii: "$") && access.mayPublish(topic)
+        decisions[place] = serial << 1 | (allowed ? 1 : 0)
+        return allowed
+    }
+
+    private func makeDecisions() -> UnsafeMutablePointer<UInt64> {
+        let made = UnsafeMutablePointer<UInt64>.allocate(capacity: Self.decisionCount)
+        made.initialize(repeating: 0, count: Self.decisionCount)
+        decisions = made
+        return made
+    }
+
+    /// Whether it may subscribe to all that a filter matches.
+    func maySubscribe(_ filter: TopicFilter) -> Bool { access?.maySubscribe(filter) ?? true }
+
+    /// Takes `count` publish tokens.
+    /// - Parameter now: the lane's time in milliseconds.
+    /// - Returns: whether there were enough.
+    @inline(__always)
+    func takeTokens(_ count: Int, rate: Int, now: UInt64) -> Bool {
+        guard rate > 0 else { return true }
+        let elapsed = Int(min(now &- tokensAt, 1_000))
+        // A second's worth is the burst; a principal seen for the first time has it.
+        let refill = rate * elapsed / 1_000
+        if tokensAt == 0 { tokens = rate } else { tokens = min(rate, tokens + refill) }
+        if refill > 0 || tokensAt == 0 { tokensAt = now }
+        guard tokens >= count else { return false }
+        tokens -= count
+        return true
+    }
+}

@@ -1,0 +1,351 @@
+import Synchronization
+
+/// The router of one namespace: subscriptions, retained events, and the only gate. Whoever publishes or subscribes,
+/// for whatever reason, comes through here with a ``Principal``.
+///
+/// Threading: shared by all lanes. Every call names the lane it is made on.
+// SAFETY: `index` and `changes` are used under `indexLock`, `retainedEvents` under `retainedLock`, `sessions` is in a
+// mutex, the generation is atomic, everything else never changes.
+public final class Router: @unchecked Sendable {
+    /// The namespace's name.
+    public let name: String
+    /// The namespace's number; match caches are kept under it.
+    public let number: Int
+    /// The limits it enforces.
+    public let limits: Limits
+    let hashKey: UInt64
+    let accessRules: AccessRules
+
+    private let indexLock = Mutex(())
+    private var index: TopicIndex
+    /// The filters that changed last, by generation; nil stands for any filter.
+    private var changes = [TopicFilter?](repeating: nil, count: Router.changesKept)
+    private let generation = Atomic<UInt64>(1)
+    private let retainedLock = Mutex(())
+    private var retainedEvents: RetainedEvents
+    private let sessions = Mutex<[String: PortAddress]>([:])
+
+    private static let changesKept = 256
+
+    /// Makes a router.
+    /// - Parameter hashKey: random; makes the places of topics in tables unpredictable.
+    public init(
+        name: String = "default", number: Int = 0, limits: Limits, accessRules: AccessRules = .none, hashKey: UInt64
+    ) {
+        self.name = name
+        self.number = number
+        self.limits = limits
+        self.accessRules = accessRules
+        self.hashKey = hashKey
+        index = TopicIndex(key: hashKey)
+        retainedEvents = RetainedEvents(key: hashKey, limits: limits)
+    }
+
+    // MARK: Ports
+
+    /// Gives a port a place on a lane, so that it can subscribe and be delivered to.
+    public func register(_ port: Port, on lane: Lane) {
+        port.address = lane.place(port)
+        port.number = indexLock.withLock { _ in index.addPort(port.address) }
+    }
+
+    /// Removes a port with all its subscriptions. Mail on its way to it is dropped.
+    public func unregister(_ port: Port, on lane: Lane) {
+        indexLock.withLock { _ in index.removePort(port.number) { noteChange($0) } }
+        lane.displace(port.address)
+    }
+
+    // MARK: Subscribing
+
+    /// What became of a subscription.
+    public enum SubscribeOutcome: Sendable, Equatable {
+        /// It holds; `isNew` is false when it replaced one with the same filter.
+        case granted(isNew: Bool)
+        /// The access rules do not allow all of it.
+        case notAuthorized
+        /// The session has as many as it may.
+        case overLimit
+    }
+
+    /// Subscribes a port. From the return on, every lane's next turn sees it.
+    public func subscribe(
+        _ port: Port, _ subscription: Subscription, as principal: Principal, on lane: Lane
+    ) -> SubscribeOutcome {
+        guard principal.maySubscribe(subscription.filter) else {
+            lane.counters.subscriptionsRefused &+= 1
+            return .notAuthorized
+        }
+        return indexLock.withLock { _ in
+            guard index.ports[port.number].count < UInt32(limits.maxSubscriptionsPerSession) else {
+                lane.counters.subscriptionsRefused &+= 1
+                return .overLimit
+            }
+            let isNew = index.subscribe(port.number, subscription)
+            noteChange(subscription.filter)
+            return .granted(isNew: isNew)
+        }
+    }
+
+    /// Removes a subscription.
+    /// - Returns: whether it was there.
+    @discardableResult
+    public func unsubscribe(_ port: Port, _ filter: TopicFilter) -> Bool {
+        indexLock.withLock { _ in
+            guard index.unsubscribe(port.number, filter) else { return false }
+            noteChange(filter)
+            return true
+        }
+    }
+
+    /// Every subscription of a port.
+    public func subscriptions(of port: Port) -> [Subscription] {
+        var found: [Subscription] = []
+        indexLock.withLock { _ in index.forEachSubscription(of: port.number) { found.append($0) } }
+        return found
+    }
+
+    /// Subscriptions of the namespace.
+    public var subscriptionCount: Int { indexLock.withLock { _ in index.subscriptionCount } }
+
+    /// Called under the index's lock. Filters of absurd length are not kept: they count as any filter.
+    private func noteChange(_ filter: TopicFilter) {
+        let next = generation.load(ordering: .relaxed) &+ 1
+        changes[Int(truncatingIfNeeded: next) & (Self.changesKept - 1)] = filter.bytes.count <= 1_024 ? filter : nil
+        generation.store(next, ordering: .releasing)
+    }
+
+    // MARK: Publishing
+
+    /// Routes a turn: checks the principal's right, matches, delivers to this lane's ports, stages mail for others.
+    public func route(_ turn: Turn, on lane: Lane) {
+        guard let principal = turn.principal else { return }
+        let cache = lane.cache(for: self)
+        for number in 0..<turn.runCount {
+            let run = turn.runs + number
+            run.pointee.owned = turn.owned + (run.pointee.events - turn.events)
+            let outcome = publish(UnsafePointer(run), as: principal, on: lane, cache)
+            turn.outcomes[number] = outcome
+            turn.releaseOwned(run.pointee)
+            if outcome.verdict == .malformedTopic { return }
+        }
+    }
+
+    /// Publishes one owned event, such as a will.
+    @discardableResult
+    public func publish(
+        _ event: Event, as principal: Principal, publisher: PortAddress = .none, on lane: Lane
+    ) -> PublishOutcome {
+        var run = EventRun(event: event, view: lane.singleEvent, publisher: publisher)
+        run.owned = lane.singleOwned
+        lane.singleOwned.pointee = Unmanaged.passRetained(event.storage)
+        defer {
+            lane.singleOwned.pointee?.release()
+            lane.singleOwned.pointee = nil
+        }
+        return withUnsafePointer(to: &run) { publish($0, as: principal, on: lane, lane.cache(for: self)) }
+    }
+
+    @inline(__always)
+    private func publish(
+        _ run: UnsafePointer<EventRun>, as principal: Principal, on lane: Lane, _ cache: MatchCache
+    ) -> PublishOutcome {
+        var outcome = PublishOutcome(verdict: .routed, matched: 0, pending: 0, token: 0)
+        let count = run.pointee.count
+        lane.counters.eventsIn &+= UInt64(truncatingIfNeeded: count)
+        lane.counters.bytesIn &+= UInt64(truncatingIfNeeded: run.pointee.wireLength)
+        guard let entry = match(run.pointee.topic, run.pointee.topicLength, on: lane, cache) else {
+            outcome.verdict = .malformedTopic
+            return outcome
+        }
+        guard principal.mayPublish(run.pointee.topicBytes, serial: entry.pointee.serial) else {
+            lane.counters.drop(.notAuthorized, count)
+            outcome.verdict = .notAuthorized
+            return outcome
+        }
+        guard principal.takeTokens(count, rate: limits.maxPublishRate, now: lane.now) else {
+            lane.counters.drop(.quotaExceeded, count)
+            outcome.verdict = .quotaExceeded
+            return outcome
+        }
+        outcome.matched = Int32(truncatingIfNeeded: entry.pointee.matched)
+        lane.identifiers = UnsafePointer(entry.pointee.identifiers)
+        let targets = UnsafePointer(entry.pointee.targets)
+        for index in 0..<entry.pointee.localCount { _ = lane.deliver(run, targets + index) }
+        if entry.pointee.localCount < entry.pointee.targetCount { stageRemote(run, entry, on: lane, &outcome) }
+        if entry.pointee.groupCount > 0 { deliverToGroups(run, entry, on: lane, &outcome) }
+        if run.pointee.isRetained { retain(run, on: lane) }
+        return outcome
+    }
+
+    /// The targets of a topic: from the cache, from the cache after a look at what changed, or from the index.
+    @inline(__always)
+    private func match(
+        _ topic: UnsafeRawPointer, _ count: Int, on lane: Lane, _ cache: MatchCache
+    ) -> UnsafeMutablePointer<MatchCache.Entry>? {
+        let hash = cache.hash(topic, count)
+        let current = generation.load(ordering: .acquiring)
+        if let entry = cache.find(topic, count, hash: hash) {
+            if entry.pointee.generation == current { return entry }
+            refresh(entry, on: lane, cache)
+            return entry
+        }
+        return matchNew(topic, count, hash, on: lane, cache)
+    }
+
+    @inline(never)
+    private func matchNew(
+        _ topic: UnsafeRawPointer, _ count: Int, _ hash: UInt64, on lane: Lane, _ cache: MatchCache
+    ) -> UnsafeMutablePointer<MatchCache.Entry>? {
+        // A topic in the cache has passed this check before.
+        guard Topic.isValid(UnsafeRawBufferPointer(start: topic, count: count), limits: limits) else { return nil }
+        let entry = cache.place(topic, count, hash: hash)
+        refresh(entry, on: lane, cache)
+        return entry
+    }
+
+    @inline(never)
+    private func refresh(_ entry: UnsafeMutablePointer<MatchCache.Entry>, on lane: Lane, _ cache: MatchCache) {
+        indexLock.withLock { _ in
+            let current = generation.load(ordering: .relaxed)
+            if isUntouched(entry, since: entry.pointee.generation, current) {
+                entry.pointee.generation = current
+            } else {
+                lane.counters.cacheMisses &+= 1
+                cache.fill(entry, from: index, generation: current)
+            }
+        }
+    }
+
+    /// Whether no filter that changed after `since` matches the entry's topic.
+    private func isUntouched(
+        _ entry: UnsafeMutablePointer<MatchCache.Entry>, since: UInt64, _ current: UInt64
+    ) -> Bool {
+        guard since != 0, current - since <= UInt64(Self.changesKept) else { return false }
+        let topic = UnsafeRawBufferPointer(start: entry.pointee.block, count: entry.pointee.topicLength)
+        var number = since + 1
+        while number <= current {
+            let filter = changes[Int(truncatingIfNeeded: number) & (Self.changesKept - 1)]
+            if filter?.matches(topic) ?? true { return false }
+            number += 1
+        }
+        return true
+    }
+
+    // MARK: Other lanes and groups
+
+    @inline(never)
+    private func stageRemote(
+        _ run: UnsafePointer<EventRun>, _ entry: UnsafeMutablePointer<MatchCache.Entry>, on lane: Lane,
+        _ outcome: inout PublishOutcome
+    ) {
+        let targets = UnsafePointer(entry.pointee.targets)
+        var start = entry.pointee.localCount
+        while start < entry.pointee.targetCount {
+            let remote = targets[start].address.lane
+            var end = start + 1
+            while end < entry.pointee.targetCount, targets[end].address.lane == remote { end += 1 }
+            stage(run, targets + start, end - start, to: remote, on: lane, &outcome)
+            start = end
+        }
+    }
+
+    private func stage(
+        _ run: UnsafePointer<EventRun>, _ targets: UnsafePointer<Target>, _ count: Int, to remote: Int, on lane: Lane,
+        _ outcome: inout PublishOutcome
+    ) {
+        let wantsReceipt = run.pointee.qos > 0 && run.pointee.publisher != .none
+        if wantsReceipt, outcome.token == 0 {
+            outcome.token = lane.nextToken
+            lane.nextToken = lane.nextToken == .max ? 1 : lane.nextToken + 1
+        }
+        if lane.stage(run, targets, count, to: remote, token: wantsReceipt ? outcome.token : 0) {
+            if wantsReceipt { outcome.pending += 1 }
+        } else {
+            lane.counters.drop(.mailboxFull, run.pointee.count * count)
+        }
+    }
+
+    /// Each event of the run to one member of each group, in turn.
+    @inline(never)
+    private func deliverToGroups(
+        _ run: UnsafePointer<EventRun>, _ entry: UnsafeMutablePointer<MatchCache.Entry>, on lane: Lane,
+        _ outcome: inout PublishOutcome
+    ) {
+        for index in 0..<run.pointee.count {
+            var single = run.pointee
+            single.events += index
+            single.owned = single.owned.map { $0 + index }
+            single.count = 1
+            if run.pointee.count > 1 {
+                // Where one event's bytes end is the adapter's knowledge: without them a port encodes anew.
+                single.layout = .none
+                single.wireLength = 0
+            }
+            var start = 0
+            for group in 0..<entry.pointee.groupCount {
+                let end = entry.pointee.groupEnds[group]
+                let member = entry.pointee.members + start + entry.pointee.cursor % (end - start)
+                start = end
+                withUnsafePointer(to: single) { single in
+                    if member.pointee.address.lane == lane.number {
+                        _ = lane.deliver(single, member)
+                    } else {
+                        stage(single, member, 1, to: member.pointee.address.lane, on: lane, &outcome)
+                    }
+                }
+            }
+            entry.pointee.cursor = (entry.pointee.cursor &+ 1) & 0xFFFF_FFFF
+        }
+    }
+
+    // MARK: Retained events
+
+    private func retain(_ run: UnsafePointer<EventRun>, on lane: Lane) {
+        for index in 0..<run.pointee.count {
+            let event = run.pointee.event(index)
+            let stored = retainedLock.withLock { _ in retainedEvents.set(run.pointee.topicBytes, event) }
+            if !stored { lane.counters.drop(.retainedFull) }
+        }
+    }
+
+    /// The retained events that a subscription, already granted, begins with.
+    public func retained(matching filter: TopicFilter) -> [Event] {
+        retainedLock.withLock { _ in retainedEvents.matching(filter) }
+    }
+
+    /// Topics with a retained event.
+    public var retainedCount: Int { retainedLock.withLock { _ in retainedEvents.count } }
+
+    // MARK: Sessions
+
+    /// Where the session of a client id lives; nil when there is none.
+    public func session(of clientID: String) -> PortAddress? { sessions.withLock { $0[clientID] } }
+
+    /// What became of a claim to a client id.
+    public enum SessionClaim: Sendable, Equatable {
+        /// The claim holds.
+        case held
+        /// A session of this client id lives there.
+        case taken(PortAddress)
+        /// There are as many sessions as there may be.
+        case overLimit
+    }
+
+    /// Claims a client id for a new session.
+    public func claimSession(_ clientID: String, for address: PortAddress) -> SessionClaim {
+        sessions.withLock { sessions in
+            if let known = sessions[clientID] { return .taken(known) }
+            guard sessions.count < limits.maxSessions else { return .overLimit }
+            sessions[clientID] = address
+            return .held
+        }
+    }
+
+    /// Gives a client id up, if the session at `address` still has it.
+    public func releaseSession(_ clientID: String, at address: PortAddress) {
+        sessions.withLock { if $0[clientID] == address { $0[clientID] = nil } }
+    }
+
+    /// Sessions of the namespace, connected and absent.
+    public var sessionCount: Int { sessions.withLock { $0.count } }
+}

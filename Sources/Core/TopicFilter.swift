@@ -1,0 +1,240 @@
+/// A topic filter, compiled. Two grammars make one type: MQTT (`+`, `#`) and SMF (`*`, `red*`, `>`).
+public struct TopicFilter: Sendable, Equatable {
+    /// How a filter is written.
+    public enum Grammar: Sendable {
+        /// `+` one level, `#` the rest and the parent. `*` and `>` are ordinary characters.
+        case mqtt
+        /// `*` one level, `red*` a level's prefix, `>` at least one further level. `+` and `#` are ordinary.
+        case smf
+        /// MQTT when the filter holds `+` or `#`, else SMF: for configuration and the HTTP plane.
+        case either
+    }
+
+    /// What a level of a filter matches.
+    public enum Kind: UInt8, Sendable {
+        case literal
+        /// Any one level.
+        case single
+        /// One level that begins with these bytes, or is them.
+        case prefix
+        /// Every further level, and none (`#`). Always last.
+        case rest
+        /// At least one further level (`>`). Always last.
+        case more
+    }
+
+    /// One level: its kind and the range of its bytes in ``bytes``.
+    public struct Level: Sendable, Equatable {
+        /// What the level matches.
+        public var kind: Kind
+        /// Offset of the level's first byte.
+        public var start: Int32
+        /// Bytes of a literal, or of a prefix without its `*`.
+        public var length: Int32
+    }
+
+    /// Why a filter was refused.
+    public enum Failure: Error, Equatable, Sendable {
+        case empty, tooLong, tooManyLevels, notText
+        /// A wildcard that does not stand alone in its level, or a rest-wildcard that is not last.
+        case misplacedWildcard
+        /// `$share` without a group, with a wildcard in it, or without a filter.
+        case malformedShare
+    }
+
+    /// The filter's text, without `$share/<group>/` and `$local/`.
+    public let bytes: [UInt8]
+    /// The levels, in order.
+    public let levels: [Level]
+    /// The shared subscription's group; nil for an ordinary subscription.
+    public let group: [UInt8]?
+    /// Whether other nodes must not learn of this subscription (`$local/…`).
+    public let isLocalOnly: Bool
+
+    /// Compiles a filter.
+    /// - Parameters:
+    ///   - text: the filter as the client wrote it, with `$share/<group>/` or `$local/` in front if it did.
+    ///   - grammar: which characters are wildcards.
+    ///   - limits: bounds on bytes and levels.
+    /// - Throws: ``Failure`` when the filter is malformed (MQTT 3.1.1 §4.7.1, MQTT 5 §4.8.2).
+    public init(_ text: some Collection<UInt8>, grammar: Grammar, limits: Limits) throws(Failure) {
+        guard !text.isEmpty else { throw .empty }
+        guard text.count <= limits.maxTopicBytes else { throw .tooLong }
+        let whole = Array(text)
+        guard whole.withUnsafeBytes(Topic.isText) else { throw .notText }
+        let (start, group, isLocalOnly) = try Self.options(whole)
+        self.group = group
+        self.isLocalOnly = isLocalOnly
+        bytes = Array(whole[start...])
+        guard !bytes.isEmpty else { throw group == nil ? .empty : .malformedShare }
+        levels = try Self.split(bytes, grammar: grammar.resolved(for: bytes), limits: limits)
+    }
+
+    /// Compiles a filter from a string; see the other initialiser.
+    public init(_ text: String, grammar: Grammar, limits: Limits = Limits()) throws(Failure) {
+        try self.init(Array(text.utf8), grammar: grammar, limits: limits)
+    }
+
+    /// Reads `$share/<group>/` and `$local/` off the front.
+    private static func options(_ text: [UInt8]) throws(Failure) -> (start: Int, group: [UInt8]?, local: Bool) {
+        let share = Array("$share".utf8)
+        let local = Array("$local/".utf8)
+        if text.starts(with: local) { return (local.count, nil, true) }
+        guard text.starts(with: share), text.count == share.count || text[share.count] == UInt8(ascii: "/") else {
+            return (0, nil, false)
+        }
+        let nameStart = share.count + 1
+        guard nameStart < text.count,
+            let nameEnd = text[nameStart...].firstIndex(of: UInt8(ascii: "/")), nameEnd > nameStart,
+            nameEnd + 1 < text.count
+        else { throw .malformedShare }
+        let name = text[nameStart..<nameEnd]
+        guard !name.contains(UInt8(ascii: "+")), !name.contains(UInt8(ascii: "#")) else { throw .malformedShare }
+        return (nameEnd + 1, Array(name), false)
+    }
+
+    private static func split(_ text: [UInt8], grammar: Grammar, limits: Limits) throws(Failure) -> [Level] {
+        var levels: [Level] = []
+        var start = 0
+        while true {
+            let end = text[start...].firstIndex(of: UInt8(ascii: "/")) ?? text.count
+            let level = try compile(text[start..<end], isLast: end == text.count, grammar: grammar)
+            levels.append(level)
+            // A `#` may also match its parent, so a filter may have one level more than any topic.
+            guard levels.count <= limits.maxTopicLevels else { throw .tooManyLevels }
+            if end == text.count { return levels }
+            start = end + 1
+        }
+    }
+
+    private static func compile(_ level: ArraySlice<UInt8>, isLast: Bool, grammar: Grammar) throws(Failure) -> Level {
+        func made(_ kind: Kind, _ length: Int) -> Level {
+            Level(kind: kind, start: Int32(level.startIndex), length: Int32(length))
+        }
+        if grammar == .mqtt {
+            if level.contains(UInt8(ascii: "#")) {
+                guard level.count == 1, isLast else { throw .misplacedWildcard }
+                return made(.rest, 1)
+            }
+            if level.contains(UInt8(ascii: "+")) {
+                guard level.count == 1 else { throw .misplacedWildcard }
+                return made(.single, 1)
+            }
+            return made(.literal, level.count)
+        }
+        if level.last == UInt8(ascii: "*") {
+            return level.count == 1 ? made(.single, 1) : made(.prefix, level.count - 1)
+        }
+        // `>` is a wildcard only alone and last; elsewhere it is an ordinary character.
+        if isLast, level.count == 1, level.first == UInt8(ascii: ">") { return made(.more, 1) }
+        return made(.literal, level.count)
+    }
+
+    /// The filter as text, without its options.
+    public var text: String { String(decoding: bytes, as: UTF8.self) }
+
+    /// The bytes of a level.
+    public func label(_ level: Level) -> ArraySlice<UInt8> {
+        bytes[Int(level.start)..<Int(level.start) + Int(level.length)]
+    }
+
+    /// Whether a wildcard stands first, so that `$` topics are not matched (MQTT 3.1.1 §4.7.2).
+    public var startsWithWildcard: Bool {
+        switch levels[0].kind {
+        case .single, .rest, .more: true
+        case .literal, .prefix: false
+        }
+    }
+}
+
+extension TopicFilter.Grammar {
+    fileprivate func resolved(for text: [UInt8]) -> TopicFilter.Grammar {
+        guard case .either = self else { return self }
+        return text.contains(UInt8(ascii: "+")) || text.contains(UInt8(ascii: "#")) ? .mqtt : .smf
+    }
+}
+
+extension TopicFilter {
+    /// Whether the filter matches a topic. For access rules and changed subscriptions; events go through the index.
+    public func matches(_ topic: UnsafeRawBufferPointer) -> Bool {
+        if startsWithWildcard, topic.first == UInt8(ascii: "$") { return false }
+        var position = 0  // start of the next topic level; count + 1 once the last has been taken
+        for level in levels {
+            if level.kind == .rest { return true }
+            guard position <= topic.count else { return false }
+            if level.kind == .more { return true }
+            var end = position
+            while end < topic.count, topic[end] != UInt8(ascii: "/") { end &+= 1 }
+            guard labelMatches(level, topic, position, end &- position) else { return false }
+            position = end &+ 1
+        }
+        return position == topic.count + 1
+    }
+
+    private func labelMatches(_ level: Level, _ topic: UnsafeRawBufferPointer, _ start: Int, _ length: Int) -> Bool {
+        let wanted = Int(level.length)
+        switch level.kind {
+        case .single: return true
+        case .literal where length != wanted, .prefix where length < wanted: return false
+        default: break
+        }
+        guard wanted > 0 else { return true }
+        return bytes.withUnsafeBytes { own in
+            bytesEqual(own.baseAddress! + Int(level.start), topic.baseAddress! + start, wanted)
+        }
+    }
+
+    /// Whether every topic that `other` matches is matched by this filter too.
+    public func covers(_ other: TopicFilter) -> Bool {
+        if startsWithWildcard, other.bytes.first == UInt8(ascii: "$") { return false }
+        var index = 0
+        while index < levels.count {
+            let own = levels[index]
+            if own.kind == .rest { return true }
+            guard index < other.levels.count else { return false }
+            let theirs = other.levels[index]
+            switch (own.kind, theirs.kind) {
+            case (.more, .rest): return false  // theirs matches the parent, ours does not
+            case (.more, _): return true
+            case (_, .rest), (_, .more): return false
+            case (.single, _): break
+            case (.prefix, .literal), (.prefix, .prefix):
+                guard other.label(theirs).starts(with: label(own)) else { return false }
+            case (.literal, .literal):
+                guard other.label(theirs) == label(own) else { return false }
+            default: return false
+            }
+            index += 1
+        }
+        return other.levels.count == levels.count
+    }
+
+    /// Whether some topic could be matched by both filters.
+    public func intersects(_ other: TopicFilter) -> Bool {
+        var index = 0
+        while true {
+            let own = index < levels.count ? levels[index] : nil
+            let theirs = index < other.levels.count ? other.levels[index] : nil
+            switch (own?.kind, theirs?.kind) {
+            case (nil, nil), (.rest, _), (_, .rest): return true
+            case (nil, _), (_, nil): return false
+            case (.more, _), (_, .more): return true
+            default: break
+            }
+            guard let own, let theirs, labelsMeet(own, other, theirs) else { return false }
+            index += 1
+        }
+    }
+
+    private func labelsMeet(_ own: Level, _ other: TopicFilter, _ theirs: Level) -> Bool {
+        let a = label(own)
+        let b = other.label(theirs)
+        return switch (own.kind, theirs.kind) {
+        case (.single, _), (_, .single): true
+        case (.prefix, .prefix): a.starts(with: b) || b.starts(with: a)
+        case (.prefix, _): b.starts(with: a)
+        case (_, .prefix): a.starts(with: b)
+        default: a == b
+        }
+    }
+}

@@ -1,0 +1,335 @@
+/// The subscriptions of one namespace: a tree of levels with lists of subscriptions at its nodes. One writer at a time,
+/// under the router's lock; readers come through their lane's ``MatchCache``, and here only on a miss.
+struct TopicIndex: ~Copyable {
+    /// One subscription of one port, or of a group's member, or the entry that stands for a group. 32 bytes.
+    struct Record {
+        /// Neighbours in the list of the node (or of the group, for a member).
+        var next: UInt32 = 0
+        var previous: UInt32 = 0
+        /// The node it hangs at; for a member its group.
+        var place: UInt32
+        /// The port; for a group's entry the group.
+        var owner: UInt32
+        /// Neighbours in the list of everything the port subscribes to.
+        var portNext: UInt32 = 0
+        var portPrevious: UInt32 = 0
+        var identifier: UInt32
+        var options: DeliveryOptions
+        var role: Role
+        /// How the filter ends: `#`, `>` or neither.
+        var ending: Ending
+        var isLocalOnly: Bool
+    }
+
+    enum Role: UInt8 { case direct, group, member }
+    enum Ending: UInt8 { case exact, rest, more }
+
+    /// A port as the index knows it: its number stays when its address changes.
+    struct PortRecord {
+        var address: PortAddress
+        var firstRecord: UInt32 = 0
+        var count: UInt32 = 0
+    }
+
+    struct Group {
+        var name: [UInt8]
+        var node: UInt32
+        var ending: Ending
+        var entry: UInt32
+        var firstMember: UInt32 = 0
+        var memberCount: UInt32 = 0
+    }
+
+    private struct GroupKey: Hashable {
+        var node: UInt32
+        var ending: Ending
+        var name: [UInt8]
+    }
+
+    private(set) var tree: TopicTree
+    private(set) var records = Arena<Record>()
+    private(set) var ports = Arena<PortRecord>()
+    private(set) var groups: [UInt32: Group] = [:]
+    private var groupNumbers: [GroupKey: UInt32] = [:]
+    private var nextGroup: UInt32 = 1
+    private var table = NumberTable()
+    private let key: UInt64
+
+    init(key: UInt64) {
+        self.key = key
+        tree = TopicTree(key: key, linked: false)
+    }
+
+    /// Subscriptions, each member of a group counted.
+    private(set) var subscriptionCount = 0
+
+    // MARK: Ports
+
+    mutating func addPort(_ address: PortAddress) -> UInt32 { ports.allocate(PortRecord(address: address)) }
+
+    /// Removes a port with everything it subscribes to; `changed` is told each filter.
+    mutating func removePort(_ port: UInt32, changed: (TopicFilter) -> Void) {
+        while ports[port].firstRecord != 0 {
+            let record = ports[port].firstRecord
+            changed(filter(of: record))
+            remove(record)
+        }
+        ports.release(port)
+    }
+
+    // MARK: Subscribing
+
+    /// Adds or replaces a subscription.
+    /// - Returns: whether it is new.
+    mutating func subscribe(_ port: UInt32, _ subscription: Subscription) -> Bool {
+        let (node, ending) = insertPath(subscription.filter)
+        var place = node
+        var role = Role.direct
+        if let name = subscription.filter.group {
+            place = group(named: name, node: node, ending: ending)
+            role = .member
+        }
+        let known = find(place: place, role: role, ending: ending, owner: port)
+        if known != 0 {
+            records[known].options = subscription.options
+            records[known].identifier = subscription.identifier
+            return false
+        }
+        let record = records.allocate(
+            Record(
+                place: place, owner: port, identifier: subscription.identifier, options: subscription.options,
+                role: role, ending: ending, isLocalOnly: subscription.filter.isLocalOnly))
+        table.insert(record, hash: hash(place: place, role: role, ending: ending, owner: port))
+        linkToPlace(record)
+        linkToPort(record, port)
+        subscriptionCount += 1
+        return true
+    }
+
+    /// Removes a subscription.
+    /// - Returns: whether it was there.
+    mutating func unsubscribe(_ port: UInt32, _ filter: TopicFilter) -> Bool {
+        guard let (node, ending) = findPath(filter) else { return false }
+        var place = node
+        var role = Role.direct
+        if let name = filter.group {
+            guard let number = groupNumbers[GroupKey(node: node, ending: ending, name: name)] else { return false }
+            place = number
+            role = .member
+        }
+        let record = find(place: place, role: role, ending: ending, owner: port)
+        guard record != 0 else { return false }
+        remove(record)
+        return true
+    }
+
+    /// The filter of a record, written in the grammar that can express it: prefixes and `>` are SMF, else MQTT.
+    func filter(of number: UInt32) -> TopicFilter {
+        let record = records[number]
+        let group = record.role == .member ? groups[record.place] : nil
+        return TopicFilter(
+            path: path(to: group?.node ?? record.place), ending: record.ending, group: group?.name,
+            isLocalOnly: record.isLocalOnly)
+    }
+
+    /// Calls `body` with every subscription of a port.
+    func forEachSubscription(of port: UInt32, _ body: (Subscription) -> Void) {
+        var number = ports[port].firstRecord
+        while number != 0 {
+            let record = records[number]
+            body(Subscription(filter: filter(of: number), options: record.options, identifier: record.identifier))
+            number = record.portNext
+        }
+    }
+
+    // MARK: Paths
+
+    private func path(to node: UInt32) -> [(TopicFilter.Kind, [UInt8])] {
+        var levels: [(TopicFilter.Kind, [UInt8])] = []
+        var number = node
+        while number != TopicTree.root {
+            let kind = TopicFilter.Kind(rawValue: tree.nodes[number].kind) ?? .literal
+            levels.append((kind, Array(tree.label(number))))
+            number = tree.nodes[number].parent
+        }
+        return levels.reversed()
+    }
+
+    private mutating func insertPath(_ filter: TopicFilter) -> (node: UInt32, ending: Ending) {
+        var node = TopicTree.root
+        for level in filter.levels {
+            if level.kind == .rest { return (node, .rest) }
+            if level.kind == .more { return (node, .more) }
+            node = filter.bytes.withUnsafeBytes { bytes in
+                let start = Int(level.start)
+                return tree.insertChild(
+                    of: node, level.kind, UnsafeRawBufferPointer(rebasing: bytes[start..<start + Int(level.length)]))
+            }
+        }
+        return (node, .exact)
+    }
+
+    private func findPath(_ filter: TopicFilter) -> (node: UInt32, ending: Ending)? {
+        var node = TopicTree.root
+        for level in filter.levels {
+            switch level.kind {
+            case .rest: return (node, .rest)
+            case .more: return (node, .more)
+            case .single: node = tree.nodes[node].singleChild
+            case .literal, .prefix:
+                node = filter.bytes.withUnsafeBytes { bytes in
+                    // An empty array has no address to begin with; a filter is never empty.
+                    guard let base = bytes.baseAddress else { return 0 }
+                    let start = base + Int(level.start)
+                    let count = Int(level.length)
+                    return tree.child(
+                        of: node, level.kind, start, count, levelHash: tree.levelHash(start, count))
+                }
+            }
+            if node == 0 { return nil }
+        }
+        return (node, .exact)
+    }
+
+    // MARK: Records
+
+    private func hash(place: UInt32, role: Role, ending: Ending, owner: UInt32) -> UInt32 {
+        let where_ = UInt64(place) << 8 | UInt64(role.rawValue) << 4 | UInt64(ending.rawValue)
+        return UInt32(
+            truncatingIfNeeded: foldedProduct(
+                where_ ^ key, (UInt64(owner) &* 2 &+ 1) &* 0xD6E8_FEB8_6659_FD93))
+    }
+
+    private func find(place: UInt32, role: Role, ending: Ending, owner: UInt32) -> UInt32 {
+        table.find(hash(place: place, role: role, ending: ending, owner: owner)) { number in
+            let record = records[number]
+            return record.place == place && record.owner == owner && record.role == role && record.ending == ending
+        }
+    }
+
+    private mutating func remove(_ number: UInt32) {
+        let record = records[number]
+        table.remove(
+            number,
+            hash: hash(place: record.place, role: record.role, ending: record.ending, owner: record.owner))
+        unlinkFromPort(number)
+        unlinkFromPlace(number)
+        records.release(number)
+        subscriptionCount -= 1
+    }
+
+    private mutating func linkToPort(_ number: UInt32, _ port: UInt32) {
+        let head = ports[port].firstRecord
+        records[number].portNext = head
+        if head != 0 { records[head].portPrevious = number }
+        ports[port].firstRecord = number
+        ports[port].count += 1
+    }
+
+    private mutating func unlinkFromPort(_ number: UInt32) {
+        let record = records[number]
+        if record.portPrevious == 0 {
+            ports[record.owner].firstRecord = record.portNext
+        } else {
+            records[record.portPrevious].portNext = record.portNext
+        }
+        if record.portNext != 0 { records[record.portNext].portPrevious = record.portPrevious }
+        ports[record.owner].count -= 1
+    }
+
+    /// The head of the list a record belongs to: a node's exact or rest list, or a group's members.
+    private func head(_ record: Record) -> UInt32 {
+        switch (record.role, record.ending) {
+        case (.member, _): groups[record.place]?.firstMember ?? 0
+        case (_, .exact): tree.nodes[record.place].first
+        default: tree.nodes[record.place].second
+        }
+    }
+
+    private mutating func setHead(_ record: Record, _ number: UInt32) {
+        switch (record.role, record.ending) {
+        case (.member, _): groups[record.place]?.firstMember = number
+        case (_, .exact): tree.nodes[record.place].first = number
+        default: tree.nodes[record.place].second = number
+        }
+    }
+
+    private mutating func linkToPlace(_ number: UInt32) {
+        let record = records[number]
+        let next = head(record)
+        records[number].next = next
+        if next != 0 { records[next].previous = number }
+        setHead(record, number)
+        if record.role == .member { groups[record.place]?.memberCount += 1 }
+    }
+
+    private mutating func unlinkFromPlace(_ number: UInt32) {
+        let record = records[number]
+        if record.previous == 0 { setHead(record, record.next) } else { records[record.previous].next = record.next }
+        if record.next != 0 { records[record.next].previous = record.previous }
+        if record.role == .member {
+            leaveGroup(record.place)
+        } else {
+            tree.prune(record.place)
+        }
+    }
+
+    // MARK: Groups
+
+    private mutating func group(named name: [UInt8], node: UInt32, ending: Ending) -> UInt32 {
+        let groupKey = GroupKey(node: node, ending: ending, name: name)
+        if let number = groupNumbers[groupKey] { return number }
+        let number = nextGroup
+        nextGroup += 1
+        let entry = records.allocate(
+            Record(
+                place: node, owner: number, identifier: 0, options: .qos(0), role: .group, ending: ending,
+                isLocalOnly: false))
+        groups[number] = Group(name: name, node: node, ending: ending, entry: entry)
+        groupNumbers[groupKey] = number
+        linkToPlace(entry)
+        return number
+    }
+
+    private mutating func leaveGroup(_ number: UInt32) {
+        groups[number]?.memberCount -= 1
+        guard let group = groups[number], group.memberCount == 0 else { return }
+        groups[number] = nil
+        groupNumbers[GroupKey(node: group.node, ending: group.ending, name: group.name)] = nil
+        unlinkFromPlace(group.entry)
+        records.release(group.entry)
+    }
+}
+
+extension TopicFilter {
+    /// A filter from the levels of a tree.
+    init(
+        path: [(Kind, [UInt8])], ending: TopicIndex.Ending, group: [UInt8]?, isLocalOnly: Bool
+    ) {
+        var bytes: [UInt8] = []
+        var levels: [Level] = []
+        let isSMF = ending == .more || path.contains { $0.0 == .prefix }
+        func append(_ kind: Kind, _ label: [UInt8], suffix: [UInt8] = []) {
+            if !levels.isEmpty { bytes.append(UInt8(ascii: "/")) }
+            levels.append(Level(kind: kind, start: Int32(bytes.count), length: Int32(label.count)))
+            bytes += label + suffix
+        }
+        for (kind, label) in path {
+            switch kind {
+            case .single: append(.single, [UInt8(ascii: isSMF ? "*" : "+")])
+            case .prefix: append(.prefix, label, suffix: [UInt8(ascii: "*")])
+            default: append(.literal, label)
+            }
+        }
+        if ending == .rest { append(.rest, [UInt8(ascii: "#")]) }
+        if ending == .more { append(.more, [UInt8(ascii: ">")]) }
+        self.init(bytes: bytes, levels: levels, group: group, isLocalOnly: isLocalOnly)
+    }
+
+    private init(bytes: [UInt8], levels: [Level], group: [UInt8]?, isLocalOnly: Bool) {
+        self.bytes = bytes
+        self.levels = levels
+        self.group = group
+        self.isLocalOnly = isLocalOnly
+    }
+}

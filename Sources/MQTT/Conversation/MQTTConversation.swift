@@ -1,0 +1,191 @@
+import Core
+
+/// One MQTT connection: the state machine between its bytes and its session. Sans-IO; confined to its lane.
+///
+/// This file has the states and the framing; `+Publish` takes publishes, `+Connect` opens the session, `+Control` has
+/// the other packets.
+final class MQTTConversation: Conversation {
+    enum State {
+        /// Nothing but CONNECT is allowed.
+        case awaitingConnect
+        /// CONNECT has been taken; its credentials are being checked, or its session's lane is being reached.
+        case connecting(ConnectPacket)
+        case established
+        case ended
+    }
+
+    let context: MQTTContext
+    /// The connection outlives the conversation it carries.
+    unowned(unsafe) let link: Link
+    var state = State.awaitingConnect
+    /// Set while established.
+    var session: Session?
+    var principal: Principal?
+    var will: Event?
+    var pendingAcknowledgements = PendingAcknowledgements()
+    /// One and a half times the keep-alive; 0 for none.
+    var silenceMilliseconds: UInt64 = 0
+    private var lastReceived: UInt64
+    let connectDeadline: UInt64
+    private var isHeld = false
+
+    init(context: MQTTContext, link: Link, on lane: Lane) {
+        self.context = context
+        self.link = link
+        lastReceived = lane.now
+        connectDeadline = lane.now + UInt64(lane.limits.connectTimeoutSeconds) * 1_000
+        super.init()
+        link.tick(at: connectDeadline)
+    }
+
+    override var label: String {
+        if let session { return session.clientID }
+        if case .connecting(let connect) = state { return connect.clientID }
+        return ""
+    }
+
+    // MARK: Bytes in
+
+    override func receive(_ bytes: UnsafeRawBufferPointer, _ turn: Turn, on lane: Lane) -> Progress {
+        lastReceived = lane.now
+        var offset = 0
+        if case .connecting = state { return Progress(consumed: 0, verdict: .paused) }
+        if case .established = state {
+            turn.principal = principal
+            if let stop = receivePublishes(bytes, &offset, turn, lane) {
+                return Progress(consumed: offset, verdict: stop)
+            }
+        }
+        while true {
+            let rest = UnsafeRawBufferPointer(rebasing: bytes[offset...])
+            let (header, remaining): (Int, Int)
+            switch Framing.of(rest) {
+            case .incomplete: return Progress(consumed: offset, verdict: .waiting)
+            case .malformed: return Progress(consumed: offset, verdict: .close(.malformedPacket))
+            case .packet(let headerLength, let remainingLength): (header, remaining) = (headerLength, remainingLength)
+            }
+            // Checked before anything is kept: a claim of size costs the node nothing.
+            guard header + remaining <= maxPacketBytes(lane) else {
+                return Progress(consumed: offset, verdict: .close(.packetTooLarge))
+            }
+            guard rest.count >= header + remaining else { return Progress(consumed: offset, verdict: .waiting) }
+            let body = UnsafeRawBufferPointer(rebasing: rest[header..<header + remaining])
+            guard let type = PacketType(rawValue: rest[0] >> 4),
+                type.requiredFlags.map({ $0 == rest[0] & 0x0F }) ?? true
+            else { return Progress(consumed: offset, verdict: .close(.malformedPacket)) }
+            if type == .publish {
+                guard case .established = state else {
+                    return Progress(consumed: offset, verdict: .close(.protocolError))
+                }
+                if let stop = receivePublishes(bytes, &offset, turn, lane) {
+                    return Progress(consumed: offset, verdict: stop)
+                }
+                continue
+            }
+            // Publishes before a packet that changes what they mean are routed first.
+            if !turn.isEmpty, !type.isAcknowledgement { return Progress(consumed: offset, verdict: .routeFirst) }
+            switch take(type, body, on: lane) {
+            case .success(.waiting): offset += header + remaining
+            case .success(let verdict): return Progress(consumed: offset + header + remaining, verdict: verdict)
+            case .failure(let reason): return Progress(consumed: offset, verdict: .close(reason))
+            }
+        }
+    }
+
+    /// A client that has not been let in yet may send no more than a CONNECT needs.
+    private func maxPacketBytes(_ lane: Lane) -> Int {
+        if case .established = state { return lane.limits.maxPacketBytes }
+        return min(lane.limits.maxPacketBytes, 1 << 19)
+    }
+
+    private func take(
+        _ type: PacketType, _ body: UnsafeRawBufferPointer, on lane: Lane
+    ) -> Result<Verdict, CloseReason> {
+        do throws(MQTTFailure) {
+            switch (state, type) {
+            case (.awaitingConnect, .connect): return .success(try takeConnect(body, on: lane))
+            case (.established, .connect): return .failure(.protocolError)
+            case (.established, _): return try takeControl(type, body, on: lane)
+            case (.awaitingConnect, _), (.connecting, _), (.ended, _): return .failure(.protocolError)
+            }
+        } catch {
+            return .failure(error == .unsupportedVersion ? .unsupportedVersion : .malformedPacket)
+        }
+    }
+
+    // MARK: Outcomes
+
+    override func routed(_ turn: Turn, on lane: Lane) {
+        for number in 0..<turn.runCount {
+            let run = turn.runs + number
+            let outcome = turn.outcomes[number]
+            if outcome.verdict == .malformedTopic { return link.close(.malformedPacket) }
+            guard run.pointee.qos > 0 else { continue }
+            if outcome.pending == 0, pendingAcknowledgements.isEmpty {
+                let first: UInt8 = run.pointee.qos == 1 ? 0x40 : 0x50
+                for index in 0..<run.pointee.count {
+                    PacketWriter.acknowledge(first, run.pointee.events[index].reference, to: link)
+                }
+            } else {
+                let identifiers = (0..<run.pointee.count).map { run.pointee.events[$0].reference }
+                pendingAcknowledgements.append(
+                    identifiers, qos: run.pointee.qos, token: outcome.token, pending: outcome.pending)
+            }
+        }
+    }
+
+    /// A lane has taken a run of this connection's publishes.
+    func receiptArrived(token: UInt32, on lane: Lane) {
+        pendingAcknowledgements.receipt(token)
+        pendingAcknowledgements.takeReady { qos, identifier in
+            PacketWriter.acknowledge(qos == 1 ? 0x40 : 0x50, identifier, to: link)
+        }
+        if isHeld, pendingAcknowledgements.count <= lane.limits.maxUnsettled / 2 {
+            isHeld = false
+            link.resume()
+        }
+    }
+
+    /// Whether so many publishes are unsettled that the client is not read for a while.
+    func holds(_ lane: Lane) -> Bool {
+        guard pendingAcknowledgements.count >= lane.limits.maxUnsettled else { return false }
+        isHeld = true
+        return true
+    }
+
+    // MARK: Time and the end
+
+    override func tick(on lane: Lane) -> Result<UInt64?, CloseReason> {
+        guard case .established = state else {
+            return lane.now >= connectDeadline ? .failure(.connectTimeout) : .success(connectDeadline)
+        }
+        guard silenceMilliseconds > 0 else { return .success(nil) }
+        // While the node itself does not read it cannot know whether the client is silent.
+        let deadline = (isHeld ? lane.now : lastReceived) + silenceMilliseconds
+        return lane.now >= deadline ? .failure(.keepAliveTimeout) : .success(deadline)
+    }
+
+    override func outputDrained(on lane: Lane) { session?.pump(on: lane) }
+
+    override func close(_ reason: CloseReason, on lane: Lane) { abandon(reason, on: lane) }
+
+    /// Leaves the session; the connection is about to end. A will is published unless the client said goodbye.
+    func abandon(_ reason: CloseReason, on lane: Lane) {
+        if case .ended = state { return }
+        state = .ended
+        if let will, let principal, reason != .clientDisconnected { lane.publishLater(will, as: principal) }
+        will = nil
+        if let session { context.leave(session, on: lane) }
+        session = nil
+    }
+}
+
+extension PacketType {
+    /// Packets that may be taken while publishes of the same read have not been routed yet.
+    fileprivate var isAcknowledgement: Bool {
+        switch self {
+        case .puback, .pubrec, .pubcomp, .pingreq: true
+        default: false
+        }
+    }
+}

@@ -1,0 +1,195 @@
+import Core
+
+/// What outlives a connection (MQTT 3.1.1 §3.1.2.4): subscriptions (kept in the router's index), the in-flight windows
+/// of both directions, and guaranteed events that wait. The router delivers to it; a conversation attaches to it.
+final class Session: Port {
+    let clientID: String
+    let isClean: Bool
+    private(set) var principal: Principal
+    /// The connection's output, while there is one.
+    private(set) unowned(unsafe) var link: Link?
+    private unowned(unsafe) var conversation: MQTTConversation?
+
+    /// When the session will expire if its client stays away; 0 while connected.
+    var expiresAt: UInt64 = 0
+    private var inFlight = InFlight()
+    private var queue = EventQueue()
+    /// The next of the window to be sent; behind ``InFlight/next`` only after a reconnect.
+    private var unsent: UInt64 = 0
+    /// Packet identifiers of QoS 2 publishes received and not yet released (§4.3.3).
+    private var received: Set<UInt16> = []
+
+    init(clientID: String, isClean: Bool, principal: Principal) {
+        self.clientID = clientID
+        self.isClean = isClean
+        self.principal = principal
+    }
+
+    // MARK: Attaching
+
+    /// A connection takes the session over. Unsettled events are sent again once the caller calls ``pump(on:)``.
+    func attach(_ conversation: MQTTConversation, link: Link, principal: Principal) {
+        self.conversation = conversation
+        self.link = link
+        self.principal = principal
+        unsent = inFlight.first
+    }
+
+    /// The connection is gone. From here on direct events pass by and guaranteed ones wait.
+    func detach() {
+        conversation = nil
+        link = nil
+    }
+
+    /// Ends the connection that has the session now, because another one takes over (§3.1.4-2).
+    func displace(on lane: Lane) {
+        guard let conversation, let link else { return }
+        conversation.abandon(.takenOver, on: lane)
+        link.close(.takenOver)
+    }
+
+    // MARK: Delivery
+
+    override func deliver(_ run: UnsafePointer<EventRun>, _ target: UnsafePointer<Target>, on lane: Lane) -> Int {
+        let options = target.pointee.options
+        if options.contains(.noLocal), run.pointee.publisher == address { return 0 }
+        let qos = min(run.pointee.qos, options.qos)
+        if qos == 0 {
+            guard let link else { return 0 }
+            deliverDirect(run, link, lane)
+            return 0
+        }
+        var refused = 0
+        for index in 0..<run.pointee.count {
+            if !deliverGuaranteed(run.pointee.event(index), qos: qos, isRetained: false, on: lane) { refused += 1 }
+        }
+        return refused
+    }
+
+    @inline(__always)
+    private func deliverDirect(_ run: UnsafePointer<EventRun>, _ link: Link, _ lane: Lane) {
+        let count = run.pointee.count
+        guard !link.isCongested else { return lane.counters.drop(.outputFull, count) }
+        lane.counters.eventsOut &+= UInt64(truncatingIfNeeded: count)
+        // What came in is, byte for byte, what goes out.
+        if run.pointee.layout == .mqtt3Direct { return link.append(run.pointee.wire, run.pointee.wireLength) }
+        for index in 0..<count {
+            let view = run.pointee.events[index]
+            PacketWriter.publish(
+                0x30, topic: run.pointee.topic, topicLength: run.pointee.topicLength, identifier: 0,
+                payload: view.payload, payloadLength: Int(view.payloadLength), to: link)
+        }
+    }
+
+    /// Sends a guaranteed event, or lets it wait.
+    /// - Returns: false when the queue is full; the event is dropped and counted.
+    private func deliverGuaranteed(_ event: Event, qos: UInt8, isRetained: Bool, on lane: Lane) -> Bool {
+        if let link, queue.isEmpty, hasRoom(link, lane) {
+            lane.counters.eventsOut &+= 1
+            let identifier = inFlight.add(event, qos: qos, isRetained: isRetained)
+            unsent = inFlight.next
+            write(event, qos << 1 | (isRetained ? 1 : 0), identifier, to: link)
+            return true
+        }
+        guard queue.count < lane.limits.maxQueuedEvents, queue.bytes + event.cost <= lane.limits.maxQueuedBytes
+        else {
+            lane.counters.drop(.queueFull)
+            return false
+        }
+        queue.append(EventQueue.Entry(event: event, qos: qos, isRetained: isRetained))
+        return true
+    }
+
+    private func hasRoom(_ link: Link, _ lane: Lane) -> Bool {
+        inFlight.count < lane.limits.maxInFlight && !link.isCongested && unsent == inFlight.next
+    }
+
+    private func write(_ event: Event, _ flags: UInt8, _ identifier: UInt16, to link: Link) {
+        let base = event.bytes
+        PacketWriter.publish(
+            0x30 | flags, topic: base, topicLength: event.topicLength, identifier: identifier,
+            payload: base + event.topicLength + event.propertiesLength, payloadLength: event.payloadLength, to: link)
+    }
+
+    /// A retained event that a new subscription begins with (§3.3.1.3).
+    func deliverRetained(_ event: Event, granted: UInt8, on lane: Lane) {
+        let qos = min(event.qos, granted)
+        if qos > 0 {
+            _ = deliverGuaranteed(event, qos: qos, isRetained: true, on: lane)
+            return
+        }
+        guard let link else { return }
+        guard !link.isCongested else { return lane.counters.drop(.outputFull) }
+        lane.counters.eventsOut &+= 1
+        write(event, 1, 0, to: link)
+    }
+
+    /// Sends what may be sent: first what a reconnect left unsettled, in order, then what waits.
+    func pump(on lane: Lane) {
+        guard let link else { return }
+        while unsent < inFlight.next, !link.isCongested {
+            let slot = inFlight.slot(unsent)
+            let identifier = InFlight.identifier(unsent)
+            if slot.state == .awaitingPubcomp {
+                PacketWriter.acknowledge(0x62, identifier, to: link)
+            } else if let event = slot.event {
+                let qos: UInt8 = slot.state == .awaitingPuback ? 1 : 2
+                // Everything in the window has been sent before: DUP (§3.3.1.1).
+                write(event, 8 | qos << 1 | (slot.isRetained ? 1 : 0), identifier, to: link)
+            }
+            unsent += 1
+        }
+        while hasRoom(link, lane), let entry = queue.popFirst() {
+            _ = inFlight.add(entry.event, qos: entry.qos, isRetained: entry.isRetained)
+            lane.counters.eventsOut &+= 1
+            let identifier = InFlight.identifier(unsent)
+            unsent = inFlight.next
+            write(entry.event, entry.qos << 1 | (entry.isRetained ? 1 : 0), identifier, to: link)
+        }
+    }
+
+    // MARK: Acknowledgements from the client
+
+    /// PUBACK. An identifier that is not waiting is ignored: after a reconnect it may be an old one.
+    func puback(_ identifier: UInt16, on lane: Lane) {
+        if inFlight.advance(identifier, from: .awaitingPuback, to: .settled) { settled(on: lane) }
+    }
+
+    /// PUBREC: the event is the client's now; PUBREL goes out even if it went before (§4.3.3).
+    func pubrec(_ identifier: UInt16, on lane: Lane) {
+        _ = inFlight.advance(identifier, from: .awaitingPubrec, to: .awaitingPubcomp)
+        if let link { PacketWriter.acknowledge(0x62, identifier, to: link) }
+    }
+
+    /// PUBCOMP.
+    func pubcomp(_ identifier: UInt16, on lane: Lane) {
+        if inFlight.advance(identifier, from: .awaitingPubcomp, to: .settled) { settled(on: lane) }
+    }
+
+    @inline(__always)
+    private func settled(on lane: Lane) {
+        if unsent < inFlight.first { unsent = inFlight.first }
+        if !queue.isEmpty { pump(on: lane) }
+    }
+
+    // MARK: QoS 2 from the client
+
+    /// Notes a QoS 2 publish.
+    /// - Returns: false when its identifier was noted before: a duplicate.
+    func noteReceived(_ identifier: UInt16) -> Bool { received.insert(identifier).inserted }
+
+    /// PUBREL: the identifier may be used again.
+    func release(_ identifier: UInt16) { received.remove(identifier) }
+
+    /// QoS 2 publishes not yet released.
+    var receivedCount: Int { received.count }
+
+    override func receiptArrived(token: UInt32, refused: Int, on lane: Lane) {
+        conversation?.receiptArrived(token: token, on: lane)
+    }
+}
+
+extension WireLayout {
+    /// A PUBLISH of MQTT 3.1 or 3.1.1 at QoS 0 without DUP and RETAIN: bytes that any such subscriber takes as they are.
+    static let mqtt3Direct = WireLayout(rawValue: 1)
+}

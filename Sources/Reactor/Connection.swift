@@ -1,0 +1,396 @@
+import CLinux
+import Core
+
+/// One socket with its conversation: reads into the lane's buffer, writes out of pooled ones. While nothing is on its
+/// way an idle connection holds no buffer at all.
+///
+/// The transport seam: `readSome` and `writeSome` are the only places that touch the socket. TLS will stand there.
+final class Connection: Link {
+    /// Bytes on their way that the socket did not take.
+    private struct Chunk {
+        var base: UnsafeMutableRawPointer
+        var start: Int
+        var end: Int
+    }
+
+    unowned(unsafe) var lane: ReactorLane
+    let socket: Int32
+    /// Place in the lane's table and the token that epoll hands back.
+    var slot = -1
+    var generation: UInt32 = 0
+    var conversation: Conversation!
+
+    /// The window's beginning; nil without a window.
+    private var window: UnsafeMutableRawPointer?
+    private var pending: [Chunk] = []
+    private var pendingBytes = 0 {
+        didSet { isCongested = pendingBytes > lane.limits.maxOutputBytes }
+    }
+    private var isTouched = false
+    private(set) var closing: CloseReason?
+    private var isPaused = false
+    private var isReading = true
+    private var isWatchingWrites = false
+    private var isDraining = false
+    /// Bytes received and not yet taken.
+    private var carry: UnsafeMutableRawPointer?
+    private var carryCount = 0
+    private var carryCapacity = 0
+    private var destination: (lane: Int, arrived: @Sendable (Conversation, Lane) -> Void)?
+
+    /// From here on a block is sent where it lies instead of being copied into the window.
+    private static let directSize = 16_384
+
+    init(socket: Int32, isLocal: Bool, lane: ReactorLane) {
+        self.socket = socket
+        self.lane = lane
+        super.init()
+        self.isLocal = isLocal
+    }
+
+    deinit {
+        releaseBuffers()
+    }
+
+    override var peer: String { SocketAddress(socket: socket, peer: true)?.description ?? "unknown" }
+
+    // MARK: Reading
+
+    /// The socket has bytes, or has ended.
+    func readable() {
+        guard closing == nil, !isPaused else { return }
+        if carryCount > Self.directSize * 4 { return readIntoCarry() }
+        let buffer = lane.receiveBuffer
+        let kept = carryCount
+        if kept > 0, let carry { buffer.copyMemory(from: carry, byteCount: kept) }
+        let count = readSome(buffer + kept, ReactorLane.receiveSize - kept)
+        guard count > 0 else { return }
+        carryCount = 0
+        consume(buffer, kept + count)
+    }
+
+    /// A large packet is collected where it lies instead of being copied to the lane's buffer again and again.
+    private func readIntoCarry() {
+        reserveCarry(carryCount + ReactorLane.receiveSize / 4)
+        guard let carry else { return }
+        let count = readSome(carry + carryCount, carryCapacity - carryCount)
+        guard count > 0 else { return }
+        let total = carryCount + count
+        self.carry = nil
+        let capacity = carryCapacity
+        carryCount = 0
+        carryCapacity = 0
+        if consume(carry, total, mayKeep: true) {
+            self.carry = carry
+            carryCapacity = capacity
+        } else {
+            carry.deallocate()
+        }
+    }
+
+    /// - Returns: bytes read; 0 when there are none now. An end or error closes the connection.
+    private func readSome(_ buffer: UnsafeMutableRawPointer, _ count: Int) -> Int {
+        while true {
+            let result = recv(socket, buffer, count, 0)
+            if result > 0 { return result }
+            if result < 0, errno == EINTR { continue }
+            if result < 0, errno == EAGAIN { return 0 }
+            close(.connectionLost)
+            return 0
+        }
+    }
+
+    /// Gives bytes to the conversation and routes what it publishes; keeps what is left over.
+    /// - Parameter mayKeep: `base` is a carry buffer that can be kept as it is when nothing was taken from it.
+    /// - Returns: whether it was kept.
+    @discardableResult
+    private func consume(_ base: UnsafeMutableRawPointer, _ count: Int, mayKeep: Bool = false) -> Bool {
+        var offset = 0
+        let turn = lane.turn
+        loop: while closing == nil {
+            let bytes = UnsafeRawBufferPointer(start: base + offset, count: count - offset)
+            let progress = conversation.receive(bytes, turn, on: lane)
+            offset += progress.consumed
+            if !turn.isEmpty {
+                turn.principal?.router.route(turn, on: lane)
+                conversation.routed(turn, on: lane)
+                turn.removeAll()
+            }
+            lane.routeDeferred()
+            switch progress.verdict {
+            case .routeFirst: continue
+            case .waiting: break loop
+            case .paused:
+                isPaused = true
+                break loop
+            case .close(let reason):
+                close(reason)
+                break loop
+            }
+        }
+        guard offset < count, closing == nil else {
+            if carryCount == 0 { releaseCarry() }
+            updateInterest()
+            return false
+        }
+        if mayKeep, offset == 0 {
+            carryCount = count
+            updateInterest()
+            return true
+        }
+        let left = count - offset
+        reserveCarry(left)
+        carry?.copyMemory(from: base + offset, byteCount: left)
+        carryCount = left
+        updateInterest()
+        return false
+    }
+
+    private func reserveCarry(_ count: Int) {
+        guard carryCapacity < count else { return }
+        // Doubling, so that a packet of n bytes is copied log n times; never more than twice what has arrived.
+        let capacity = max(count, min(carryCapacity * 2, carryCount * 2), 256)
+        let larger = UnsafeMutableRawPointer.allocate(byteCount: capacity, alignment: 16)
+        if let carry {
+            larger.copyMemory(from: carry, byteCount: carryCount)
+            carry.deallocate()
+        }
+        carry = larger
+        carryCapacity = capacity
+    }
+
+    private func releaseCarry() {
+        carry?.deallocate()
+        carry = nil
+        carryCount = 0
+        carryCapacity = 0
+    }
+
+    override func resume() {
+        guard isPaused, closing == nil else { return }
+        isPaused = false
+        lane.resumed.append(Unmanaged.passUnretained(self).toOpaque())
+    }
+
+    /// Takes what was left over when the conversation paused; called by the lane, not from a conversation.
+    func takeCarry() {
+        guard closing == nil, !isPaused else { return }
+        updateInterest()
+        guard carryCount > 0, let carry else { return }
+        let count = carryCount
+        let capacity = carryCapacity
+        self.carry = nil
+        carryCount = 0
+        carryCapacity = 0
+        if consume(carry, count, mayKeep: true) {
+            self.carry = carry
+            carryCapacity = capacity
+        } else {
+            carry.deallocate()
+        }
+    }
+
+    // MARK: Writing
+
+    override func makeRoom(_ count: Int) {
+        if window == nil { return openWindow() }
+        sendWindow()
+        openWindow()
+    }
+
+    override func appendSlowly(_ bytes: UnsafeRawPointer, _ count: Int) {
+        guard closing == nil || window != nil else { return }
+        if window == nil {
+            touch()
+            if count >= Self.directSize, pending.isEmpty { return sendDirectly(bytes, count) }
+            openWindow()
+            if count <= ReactorLane.bufferSize { return append(bytes, count) }
+        }
+        if count >= Self.directSize, pending.isEmpty {
+            sendWindow()
+            if pending.isEmpty { return sendDirectly(bytes, count) }
+            openWindow()
+        }
+        var rest = bytes
+        var left = count
+        while left > 0 {
+            if end == cursor {
+                sendWindow()
+                openWindow()
+            }
+            let part = min(left, end - cursor)
+            cursor.copyMemory(from: rest, byteCount: part)
+            cursor += part
+            rest += part
+            left -= part
+        }
+    }
+
+    private func touch() {
+        guard !isTouched else { return }
+        isTouched = true
+        lane.touched.append(Unmanaged.passUnretained(self).toOpaque())
+    }
+
+    private func openWindow() {
+        guard window == nil else { return }
+        touch()
+        let buffer = lane.takeBuffer()
+        window = buffer
+        cursor = buffer
+        end = buffer + ReactorLane.bufferSize
+    }
+
+    private func closeWindow() {
+        if let window { lane.giveBuffer(window) }
+        dropWindow()
+    }
+
+    private func dropWindow() {
+        window = nil
+        end = cursor
+    }
+
+    /// Sends the window, or queues it behind what waits already.
+    private func sendWindow() {
+        guard let window else { return }
+        let count = cursor - window
+        var sent = 0
+        if pending.isEmpty, count > 0 { sent = writeSome(window, count) }
+        if sent == count {
+            closeWindow()
+        } else {
+            // The window itself becomes the queue's chunk: no copy.
+            pending.append(Chunk(base: window, start: sent, end: count))
+            pendingBytes += count - sent
+            dropWindow()
+        }
+    }
+
+    private func sendDirectly(_ bytes: UnsafeRawPointer, _ count: Int) {
+        var sent = writeSome(bytes, count)
+        while sent < count {
+            let part = min(count - sent, ReactorLane.bufferSize)
+            let buffer = lane.takeBuffer()
+            buffer.copyMemory(from: bytes + sent, byteCount: part)
+            pending.append(Chunk(base: buffer, start: 0, end: part))
+            pendingBytes += part
+            sent += part
+        }
+    }
+
+    /// - Returns: bytes the socket took; an error closes the connection and takes them all, to nowhere.
+    private func writeSome(_ bytes: UnsafeRawPointer, _ count: Int) -> Int {
+        while true {
+            let result = send(socket, bytes, count, Int32(MSG_NOSIGNAL.rawValue) | Int32(MSG_DONTWAIT.rawValue))
+            if result >= 0 { return result }
+            if errno == EINTR { continue }
+            if errno == EAGAIN { return 0 }
+            close(.connectionLost)
+            return count
+        }
+    }
+
+    /// The end of the pass: everything is sent, once.
+    func flush() {
+        isTouched = false
+        sendWindow()
+        updateInterest()
+    }
+
+    /// The socket takes bytes again.
+    func writable() {
+        var done = 0
+        while done < pending.count {
+            let chunk = pending[done]
+            let sent = writeSome(chunk.base + chunk.start, chunk.end - chunk.start)
+            pendingBytes -= sent
+            if sent < chunk.end - chunk.start {
+                pending[done].start += sent
+                break
+            }
+            lane.giveBuffer(chunk.base)
+            done += 1
+        }
+        pending.removeFirst(done)
+        if pending.isEmpty {
+            pending = []
+            if isDraining { close(.shutdown) }
+            if closing == nil { conversation.outputDrained(on: lane) }
+        }
+        updateInterest()
+    }
+
+    // MARK: Interest
+
+    /// A client that does not read is not read either, once its output is full.
+    private func updateInterest() {
+        guard slot >= 0 else { return }
+        let reads = !isPaused && closing == nil && pendingBytes <= lane.limits.maxOutputBytes
+        let writes = !pending.isEmpty
+        guard reads != isReading || writes != isWatchingWrites else { return }
+        isReading = reads
+        isWatchingWrites = writes
+        lane.watch(self, reads: reads, writes: writes)
+    }
+
+    // MARK: Ending and moving
+
+    override func close(_ reason: CloseReason) {
+        guard closing == nil else { return }
+        closing = reason
+        if slot >= 0 { lane.closing.append(Unmanaged.passUnretained(self).toOpaque()) }
+    }
+
+    /// Releases everything but the socket; called by the lane when the conversation has been told.
+    func releaseBuffers() {
+        closeWindow()
+        for chunk in pending { lane.giveBuffer(chunk.base) }
+        pending = []
+        pendingBytes = 0
+        releaseCarry()
+    }
+
+    override func callback<Answer: Sendable>(
+        _ body: @escaping @Sendable (Conversation, Answer, Lane) -> Void
+    ) -> @Sendable (Answer) -> Void {
+        let lanes = lane.lanes
+        let number = lane.number
+        let token = lane.token(of: self)
+        return { answer in
+            lanes.call(number) { lane in
+                guard let lane = lane as? ReactorLane, let connection = lane.connection(token) else { return }
+                guard connection.closing == nil else { return }
+                body(connection.conversation, answer, lane)
+            }
+        }
+    }
+
+    override func move(to lane: Int, arrived: @escaping @Sendable (Conversation, Lane) -> Void) {
+        destination = (lane, arrived)
+        self.lane.moving.append(Unmanaged.passUnretained(self).toOpaque())
+    }
+
+    /// Takes the destination asked for; the connection must have nothing on its way.
+    func takeDestination() -> (lane: Int, arrived: @Sendable (Conversation, Lane) -> Void)? {
+        defer { destination = nil }
+        return destination
+    }
+
+    override func tick(at deadline: UInt64) { lane.setTimer(self, deadline) }
+
+    /// The node is stopping: what waits is sent first, then the connection ends.
+    func drain() {
+        isDraining = true
+        if pending.isEmpty { close(.shutdown) }
+    }
+
+    /// A new table entry and a new lane: epoll watches for reads only as the flags say.
+    func settle(on lane: ReactorLane, slot: Int, generation: UInt32) {
+        self.lane = lane
+        self.slot = slot
+        self.generation = generation
+        isReading = !isPaused
+        isWatchingWrites = false
+    }
+}

@@ -1,0 +1,101 @@
+import CLinux
+public import Core
+public import Logging
+import Synchronization
+
+/// The messaging plane: its lanes and their threads.
+public final class Reactor: Sendable {
+    /// What the lanes share.
+    public let lanes: Lanes
+    private let threads: Mutex<[pthread_t]>
+
+    /// Starts `count` lanes, each on its own thread.
+    /// - Throws: ``SocketAddress/Failure`` when the system gives no descriptors or threads.
+    public init(lanes count: Int, limits: Limits, logger: Logger) throws(SocketAddress.Failure) {
+        Self.raiseDescriptorLimit()
+        var descriptors: [(epoll: Int32, wake: Int32)] = []
+        for _ in 0..<count {
+            let epoll = epoll_create1(Int32(EPOLL_CLOEXEC.rawValue))
+            let wake = eventfd(0, Int32(EFD_NONBLOCK.rawValue | EFD_CLOEXEC.rawValue))
+            guard epoll >= 0, wake >= 0 else {
+                throw SocketAddress.Failure(description: "epoll: \(String(cString: strerror(errno)))")
+            }
+            descriptors.append((epoll, wake))
+        }
+        let wakes = descriptors.map { pair in
+            let wake = pair.wake
+            return { @Sendable () -> Void in
+                var one: UInt64 = 1
+                _ = write(wake, &one, 8)
+            }
+        }
+        lanes = Lanes(wakes: wakes, limits: limits)
+        var started: [pthread_t] = []
+        for (number, pair) in descriptors.enumerated() {
+            let lane = ReactorLane(
+                number: number, lanes: lanes, epoll: pair.epoll, wakeDescriptor: pair.wake, logger: logger)
+            var thread = pthread_t()
+            let argument = Unmanaged.passRetained(lane).toOpaque()
+            let status = pthread_create(
+                &thread, nil,
+                { argument in
+                    guard let argument else { return nil }
+                    Unmanaged<ReactorLane>.fromOpaque(argument).takeRetainedValue().run()
+                    return nil
+                }, argument)
+            guard status == 0 else {
+                throw SocketAddress.Failure(description: "cannot start a thread: \(String(cString: strerror(status)))")
+            }
+            pthread_setname_np(thread, "lane-\(number)")
+            started.append(thread)
+        }
+        threads = Mutex(started)
+    }
+
+    /// Accepts on a listener from now on.
+    public func listen(_ listener: Listener) {
+        lanes.call(0) { ($0 as? ReactorLane)?.listen(listener) }
+    }
+
+    /// Stops accepting, tells clients, sends what is on its way for at most `drainMilliseconds`, and ends the threads.
+    public func stop(drainMilliseconds: UInt64) {
+        for lane in 0..<lanes.count {
+            lanes.call(lane) { ($0 as? ReactorLane)?.stop(drainMilliseconds: drainMilliseconds) }
+        }
+        let ending = threads.withLock { threads in
+            defer { threads = [] }
+            return threads
+        }
+        for thread in ending { pthread_join(thread, nil) }
+    }
+
+    /// Adds up the counters of all lanes. Waits for each lane to answer: not for a lane's own thread.
+    public func counters() -> Counters {
+        let total = CounterSum()
+        let answered = eventfd(0, Int32(EFD_SEMAPHORE.rawValue | EFD_CLOEXEC.rawValue))
+        guard answered >= 0 else { return Counters() }
+        defer { close(answered) }
+        for lane in 0..<lanes.count {
+            lanes.call(lane) { lane in
+                let counters = lane.counters
+                total.sum.withLock { $0.add(counters) }
+                var one: UInt64 = 1
+                _ = write(answered, &one, 8)
+            }
+        }
+        var count: UInt64 = 0
+        for _ in 0..<lanes.count { _ = read(answered, &count, 8) }
+        return total.sum.withLock { $0 }
+    }
+
+    /// A fleet needs more descriptors than the soft limit gives by default.
+    private static func raiseDescriptorLimit() {
+        var limit = rlimit()
+        guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return }
+        limit.rlim_cur = limit.rlim_max
+        setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+    }
+}
+
+/// Counters being collected from several threads.
+private final class CounterSum: Sendable { let sum = Mutex(Counters()) }

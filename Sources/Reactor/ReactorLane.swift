@@ -1,0 +1,359 @@
+import CLinux
+import Core
+import Logging
+
+/// A lane of the messaging plane: one thread, one epoll, the connections on it.
+///
+/// A pass: wait; read and route every ready connection; take mail and timers; end what has ended; post mail; send once
+/// for each connection that was written to.
+public final class ReactorLane: Lane {
+    private struct Entry {
+        var generation: UInt32
+        var connection: Connection?
+    }
+
+    /// Bytes read at once, into a buffer that all connections of the lane share.
+    static let receiveSize = 1 << 18
+    /// Bytes of an output buffer: it is sent when full, never grown.
+    static let bufferSize = 1 << 16
+    private static let spareBuffers = 64
+    private static let wakeToken = UInt64.max
+    private static let listenerTokens = UInt64(0xFFFF_FFFF) << 32
+
+    let receiveBuffer: UnsafeMutableRawPointer
+    var touched: [UnsafeMutableRawPointer] = []
+    var closing: [UnsafeMutableRawPointer] = []
+    var resumed: [UnsafeMutableRawPointer] = []
+    var moving: [UnsafeMutableRawPointer] = []
+
+    private let epoll: Int32
+    private let wakeDescriptor: Int32
+    private var entries: [Entry] = []
+    private var freeEntries: [Int] = []
+    private var buffers: [UnsafeMutableRawPointer] = []
+    private var timers: TimerWheel
+    private var listeners: [Listener] = []
+    /// Listeners that found no descriptor are looked at again from this time on.
+    private var listenAgainAt: UInt64 = 0
+    /// Given up to accept and close a connection when descriptors run out.
+    private var reserve: Int32
+    private var choresAt: UInt64 = 0
+    private let logger: Logger
+    private var isStopping = false
+    private var stopDeadline = UInt64.max
+
+    /// Makes the lane with its descriptors.
+    init(number: Int, lanes: Lanes, epoll: Int32, wakeDescriptor: Int32, logger: Logger) {
+        self.epoll = epoll
+        self.wakeDescriptor = wakeDescriptor
+        self.logger = logger
+        receiveBuffer = .allocate(byteCount: Self.receiveSize, alignment: 4_096)
+        reserve = open("/dev/null", O_RDONLY | O_CLOEXEC)
+        let start = apus_monotonic_ns() / 1_000_000
+        timers = TimerWheel(now: start)
+        super.init(number: number, lanes: lanes)
+        now = start
+        // Edge-triggered: every write to the eventfd wakes once, and nobody has to read it empty.
+        _ = apus_epoll_set(epoll, EPOLL_CTL_ADD, wakeDescriptor, EPOLLIN.rawValue | EPOLLET.rawValue, Self.wakeToken)
+    }
+
+    deinit {
+        for buffer in buffers { buffer.deallocate() }
+        receiveBuffer.deallocate()
+        CLinux.close(epoll)
+        CLinux.close(reserve)
+    }
+
+    // MARK: The loop
+
+    /// Runs until ``stop(drainMilliseconds:)`` has let the last connection go.
+    func run() {
+        let capacity = 512
+        let events = UnsafeMutablePointer<epoll_event>.allocate(capacity: capacity)
+        defer { events.deallocate() }
+        while !(isStopping && (entries.count == freeEntries.count || now >= stopDeadline)) {
+            let count = epoll_wait(epoll, events, Int32(capacity), timeout())
+            now = apus_monotonic_ns() / 1_000_000
+            var isWoken = false
+            for index in 0..<Int(max(count, 0)) {
+                let token = apus_epoll_token(events + index)
+                if token == Self.wakeToken {
+                    isWoken = true
+                } else if token >= Self.listenerTokens {
+                    acceptSome(listeners[Int(token - Self.listenerTokens)])
+                } else if let connection = connection(token) {
+                    ready(connection, apus_epoll_events(events + index))
+                }
+            }
+            if isWoken { readMail() }
+            for slot in timers.advance(to: now) { tick(slot) }
+            if listenAgainAt != 0, now >= listenAgainAt { listenAgain() }
+            if now >= choresAt { doChores() }
+            finishPass()
+        }
+        closeAll()
+    }
+
+    private func doChores() {
+        choresAt = now + 1_000
+        for chore in chores { chore(self) }
+    }
+
+    private func timeout() -> Int32 {
+        if !closing.isEmpty || !resumed.isEmpty || !moving.isEmpty { return 0 }
+        var wait = timers.wait(from: now) ?? -1
+        func atMost(_ time: UInt64) {
+            let left = time > now ? Int(time - now) : 0
+            wait = wait < 0 ? left : min(wait, left)
+        }
+        if listenAgainAt != 0 { atMost(listenAgainAt) }
+        if !chores.isEmpty { atMost(choresAt) }
+        if isStopping { atMost(stopDeadline) }
+        return Int32(clamping: wait)
+    }
+
+    @inline(__always)
+    private func ready(_ connection: Connection, _ events: UInt32) {
+        if events & EPOLLOUT.rawValue != 0 { connection.writable() }
+        if events & (EPOLLIN.rawValue | EPOLLHUP.rawValue | EPOLLERR.rawValue) != 0 {
+            connection.readable()
+            // A paused connection is not read, but its end must be noticed all the same.
+            if events & (EPOLLHUP.rawValue | EPOLLERR.rawValue) != 0 { connection.close(.connectionLost) }
+        }
+    }
+
+    /// Everything that conversations must not do from within each other, then mail, then one send for each.
+    private func finishPass() {
+        while !resumed.isEmpty || !closing.isEmpty {
+            let again = resumed
+            resumed = []
+            for pointer in again { connection(at: pointer).takeCarry() }
+            let ended = closing
+            closing = []
+            for pointer in ended { end(connection(at: pointer)) }
+            routeDeferred()
+        }
+        postMail()
+        flushTouched()
+        if !moving.isEmpty { sendMoving() }
+    }
+
+    private func flushTouched() {
+        var index = 0
+        while index < touched.count {
+            Unmanaged<Connection>.fromOpaque(touched[index])._withUnsafeGuaranteedRef { $0.flush() }
+            index += 1
+        }
+        touched.removeAll(keepingCapacity: true)
+    }
+
+    private func connection(at pointer: UnsafeMutableRawPointer) -> Connection {
+        Unmanaged<Connection>.fromOpaque(pointer).takeUnretainedValue()
+    }
+
+    // MARK: Connections
+
+    func token(of connection: Connection) -> UInt64 {
+        UInt64(connection.slot) << 32 | UInt64(connection.generation)
+    }
+
+    @inline(__always)
+    func connection(_ token: UInt64) -> Connection? {
+        let slot = Int(token >> 32)
+        guard slot < entries.count, entries[slot].generation == UInt32(truncatingIfNeeded: token) else { return nil }
+        return entries[slot].connection
+    }
+
+    private func adopt(_ connection: Connection) {
+        let slot = freeEntries.popLast() ?? entries.count
+        if slot == entries.count { entries.append(Entry(generation: 0, connection: nil)) }
+        entries[slot].generation &+= 1
+        entries[slot].connection = connection
+        connection.settle(on: self, slot: slot, generation: entries[slot].generation)
+    }
+
+    private func start(_ socket: Int32, isLocal: Bool, adapter: any Adapter) {
+        let connection = Connection(socket: socket, isLocal: isLocal, lane: self)
+        adopt(connection)
+        connection.conversation = adapter.makeConversation(link: connection, on: self)
+        guard apus_epoll_set(epoll, EPOLL_CTL_ADD, socket, EPOLLIN.rawValue, token(of: connection)) == 0 else {
+            return connection.close(.overLimit)
+        }
+        counters.accepted &+= 1
+        logger.trace("connection accepted", metadata: ["lane": "\(number)"])
+    }
+
+    func watch(_ connection: Connection, reads: Bool, writes: Bool) {
+        let events = (reads ? EPOLLIN.rawValue : 0) | (writes ? EPOLLOUT.rawValue : 0)
+        _ = apus_epoll_set(epoll, EPOLL_CTL_MOD, connection.socket, events, token(of: connection))
+    }
+
+    /// Tells the conversation, sends what it still has to say, and forgets the connection.
+    private func end(_ connection: Connection) {
+        guard connection.slot >= 0, let reason = connection.closing else { return }
+        counters.close(reason)
+        if logger.logLevel <= .debug {
+            logger.debug(
+                "connection closed",
+                metadata: [
+                    "reason": "\(reason)", "peer": "\(connection.peer)", "client": "\(connection.conversation.label)",
+                ])
+        }
+        connection.conversation.close(reason, on: self)
+        connection.flush()
+        leave(connection)
+        CLinux.close(connection.socket)
+        lanes.connectionLeft(number)
+    }
+
+    /// Takes a connection out of this lane's tables.
+    private func leave(_ connection: Connection) {
+        connection.releaseBuffers()
+        let pointer = Unmanaged.passUnretained(connection).toOpaque()
+        touched.removeAll { $0 == pointer }
+        forget(connection)
+    }
+
+    private func forget(_ connection: Connection) {
+        let slot = connection.slot
+        timers.cancel(slot)
+        connection.slot = -1
+        entries[slot].generation &+= 1
+        freeEntries.append(slot)
+        entries[slot].connection = nil
+    }
+
+    private func sendMoving() {
+        let all = moving
+        moving = []
+        for pointer in all {
+            let connection = connection(at: pointer)
+            guard connection.slot >= 0, connection.closing == nil, let (lane, arrived) = connection.takeDestination()
+            else { continue }
+            _ = apus_epoll_set(epoll, EPOLL_CTL_DEL, connection.socket, 0, 0)
+            // Ownership passes with the call: nothing here refers to the connection any more.
+            let parcel = Parcel(connection)
+            forget(connection)
+            lanes.connectionLeft(number)
+            lanes.connectionJoined(lane)
+            lanes.call(lane) { lane in
+                guard let lane = lane as? ReactorLane else { return }
+                lane.receive(parcel, arrived)
+            }
+        }
+    }
+
+    private func receive(_ parcel: Parcel, _ arrived: @Sendable (Conversation, Lane) -> Void) {
+        let connection = parcel.connection
+        adopt(connection)
+        guard apus_epoll_set(epoll, EPOLL_CTL_ADD, connection.socket, 0, token(of: connection)) == 0 else {
+            return connection.close(.overLimit)
+        }
+        arrived(connection.conversation, self)
+    }
+
+    // MARK: Timers
+
+    func setTimer(_ connection: Connection, _ deadline: UInt64) {
+        if connection.slot >= 0 { timers.set(connection.slot, deadline: deadline) }
+    }
+
+    private func tick(_ slot: Int) {
+        guard let connection = entries[slot].connection, connection.closing == nil else { return }
+        switch connection.conversation.tick(on: self) {
+        case .success(let next): if let next { timers.set(slot, deadline: next) }
+        case .failure(let reason): connection.close(reason)
+        }
+    }
+
+    // MARK: Buffers
+
+    func takeBuffer() -> UnsafeMutableRawPointer {
+        buffers.popLast() ?? .allocate(byteCount: Self.bufferSize, alignment: 4_096)
+    }
+
+    func giveBuffer(_ buffer: UnsafeMutableRawPointer) {
+        if buffers.count < Self.spareBuffers { buffers.append(buffer) } else { buffer.deallocate() }
+    }
+
+    // MARK: Accepting
+
+    func listen(_ listener: Listener) {
+        listeners.append(listener)
+        let token = Self.listenerTokens + UInt64(listeners.count - 1)
+        _ = apus_epoll_set(epoll, EPOLL_CTL_ADD, listener.socket, EPOLLIN.rawValue, token)
+    }
+
+    private func acceptSome(_ listener: Listener) {
+        guard !isStopping else { return }
+        for _ in 0..<256 {
+            switch listener.accept() {
+            case .none: return
+            case .exhausted: return descriptorsExhausted(listener)
+            case .connection(let socket, let isLocal):
+                if lanes.connectionCount >= limits.maxConnections {
+                    counters.close(.overLimit)
+                    CLinux.close(socket)
+                    continue
+                }
+                let lane = lanes.assignConnection()
+                if lane == number {
+                    start(socket, isLocal: isLocal, adapter: listener.adapter)
+                } else {
+                    let adapter = listener.adapter
+                    lanes.call(lane) { lane in
+                        (lane as? ReactorLane)?.start(socket, isLocal: isLocal, adapter: adapter)
+                    }
+                }
+            }
+        }
+    }
+
+    /// Out of descriptors: refuse who waits by means of the reserve, then leave the listeners alone for a moment
+    /// instead of being woken for a connection that cannot be accepted.
+    private func descriptorsExhausted(_ listener: Listener) {
+        counters.descriptorsExhausted &+= 1
+        logger.warning("no file descriptor left: a connection was refused; raise the limit (LimitNOFILE=, ulimit -n)")
+        CLinux.close(reserve)
+        if case .connection(let socket, _) = listener.accept() { CLinux.close(socket) }
+        reserve = open("/dev/null", O_RDONLY | O_CLOEXEC)
+        listenAgainAt = now + 100
+        for (index, listener) in listeners.enumerated() {
+            _ = apus_epoll_set(epoll, EPOLL_CTL_MOD, listener.socket, 0, Self.listenerTokens + UInt64(index))
+        }
+    }
+
+    private func listenAgain() {
+        listenAgainAt = 0
+        for (index, listener) in listeners.enumerated() {
+            _ = apus_epoll_set(
+                epoll, EPOLL_CTL_MOD, listener.socket, EPOLLIN.rawValue, Self.listenerTokens + UInt64(index))
+        }
+    }
+
+    // MARK: Stopping
+
+    /// Stops accepting, ends every connection, and lets the loop end when all have been told.
+    func stop(drainMilliseconds: UInt64) {
+        guard !isStopping else { return }
+        isStopping = true
+        stopDeadline = now + drainMilliseconds
+        for listener in listeners {
+            _ = apus_epoll_set(epoll, EPOLL_CTL_DEL, listener.socket, 0, 0)
+            listener.close()
+        }
+        for entry in entries { entry.connection?.drain() }
+    }
+
+    private func closeAll() {
+        for entry in entries { entry.connection?.close(.shutdown) }
+        finishPass()
+    }
+}
+
+/// A connection on its way from one lane to another.
+// SAFETY: the sender forgets the connection before it posts the parcel; the receiver alone uses it afterwards.
+private struct Parcel: @unchecked Sendable {
+    let connection: Connection
+    init(_ connection: Connection) { self.connection = connection }
+}
