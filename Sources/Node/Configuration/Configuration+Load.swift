@@ -1,0 +1,111 @@
+/// From file, environment and flags to a configuration.
+import Foundation
+import Glibc
+
+extension Configuration {
+    /// The environment of this process.
+    public static var processEnvironment: [String: String] { ProcessInfo.processInfo.environment }
+
+    /// Makes a configuration. A flag wins over the environment, that over the file, that over the defaults.
+    /// - Parameters:
+    ///   - file: path of a YAML file; nil takes the one that `APUS_CONFIG` names, or none.
+    ///   - environment: `APUS_…` variables set keys, and texts of the file refer to any by `${NAME}`.
+    ///   - flags: what the command line says.
+    public static func load(
+        file: String?, environment: [String: String] = processEnvironment, flags: [ConfigurationFlag] = []
+    ) throws(ConfigurationError) -> Configuration {
+        guard let path = file ?? environment[fileVariable] else {
+            return try load(yaml: "", file: "configuration", environment: environment, flags: flags)
+        }
+        let yaml = try ConfigurationFile.read(path)
+        return try load(yaml: yaml, file: path, environment: environment, flags: flags)
+    }
+
+    /// The same from the text of a file; `file` is the name that problems say.
+    public static func load(
+        yaml: String, file: String, environment: [String: String] = [:], flags: [ConfigurationFlag] = []
+    ) throws(ConfigurationError) -> Configuration {
+        var problems: [ConfigurationProblem] = []
+        var referred: Set<String> = []
+        var tree = try Setting.parse(yaml: yaml, file: file)
+            .substituted(from: environment, used: &referred, problems: &problems)
+        if case .nothing(let place) = tree { tree = .map([], place: place) }
+        tree.addStandardListener()
+        tree.override(by: environment, referred: referred, problems: &problems)
+        for flag in flags { tree.override(by: flag, problems: &problems) }
+        var reader = ConfigurationReader(problems: problems)
+        let configuration = reader.read(tree, hostName: hostName())
+        guard reader.problems.isEmpty else { throw ConfigurationError(problems: reader.problems) }
+        return configuration
+    }
+
+    /// The keys in which this configuration differs from `running` and that a reload cannot apply; the node keeps the
+    /// running values of these until it is started again.
+    public func keysNeedingRestart(since running: Configuration) -> [String] {
+        var keys: [String] = []
+        if name != running.name { keys.append("node.name") }
+        if data != running.data { keys.append("node.data") }
+        if lanes != running.lanes { keys.append("node.lanes") }
+        if listeners != running.listeners { keys.append("listeners") }
+        for key in ConfigurationKeys.limits where limits[keyPath: key.field] != running.limits[keyPath: key.field] {
+            keys.append("limits.\(key.name)")
+        }
+        if log.format != running.log.format { keys.append("log.format") }
+        return keys
+    }
+
+    private static func hostName() -> String {
+        var buffer = [CChar](repeating: 0, count: 256)
+        let result = gethostname(&buffer, buffer.count - 1)
+        let name = String(decoding: buffer.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+        return result == 0 && !name.isEmpty ? name : "apus"
+    }
+}
+
+extension Setting {
+    /// A node without `listeners` speaks MQTT on loopback; environment and flags may move that listener.
+    fileprivate mutating func addStandardListener() {
+        guard case .map(var entries, let place) = self, self["listeners"] == nil else { return }
+        let listener = Setting.map(
+            [
+                Entry(name: "protocol", place: "default", value: .text("mqtt", place: "default")),
+                Entry(
+                    name: "listen", place: "default",
+                    value: .text(ListenAddress.standard.description, place: "default")),
+            ], place: "default")
+        entries.append(Entry(name: "listeners", place: "default", value: .list([listener], place: "default")))
+        self = .map(entries, place: place)
+    }
+}
+
+/// The file of a configuration.
+enum ConfigurationFile {
+    /// No configuration is larger; keeps a mistaken path from filling the memory.
+    private static let maxBytes = 1 << 20
+
+    /// Whether a place is an environment variable and no line of a file.
+    static func isVariable(_ place: String) -> Bool { place.hasPrefix("APUS_") && !place.contains(":") }
+
+    static func read(_ path: String) throws(ConfigurationError) -> String {
+        func problem(_ message: String) -> ConfigurationError {
+            ConfigurationError(problems: [.init(place: path, key: "", message: message)])
+        }
+        let descriptor = open(path, O_RDONLY | O_CLOEXEC)
+        guard descriptor >= 0 else { throw problem("cannot be opened: \(String(cString: strerror(errno)))") }
+        defer { close(descriptor) }
+        var bytes: [UInt8] = []
+        var chunk = [UInt8](repeating: 0, count: 16 << 10)
+        while true {
+            let count = Glibc.read(descriptor, &chunk, chunk.count)
+            if count < 0 {
+                if errno == EINTR { continue }
+                throw problem("cannot be read: \(String(cString: strerror(errno)))")
+            }
+            if count == 0 { break }
+            bytes += chunk[..<count]
+            if bytes.count > maxBytes { throw problem("is larger than 1 MiB, surely not a configuration") }
+        }
+        guard let text = String(validating: bytes, as: UTF8.self) else { throw problem("is not UTF-8 text") }
+        return text
+    }
+}

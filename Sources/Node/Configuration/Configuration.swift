@@ -1,0 +1,106 @@
+/// What a node is told to be. Made by ``Configuration/load(file:environment:flags:)`` from a file, the environment and
+/// flags; every value in it has been checked. `docs/configuration.md` is the reference of the keys.
+public import Core
+public import Logging
+public import Security
+
+/// A complete, valid configuration.
+public struct Configuration: Sendable, Equatable {
+    /// `node.name`: unique in the mesh.
+    public var name: String
+    /// `node.data`: the directory of everything the node keeps.
+    public var data = "./apus-data"
+    /// `node.lanes`: event loops; 0 means one per core.
+    public var lanes = 0
+    /// `node.drain_seconds`: how long a stopping node flushes.
+    public var drainSeconds = 10
+    /// `listeners`: where clients come in.
+    public var listeners = [ListenerSettings(protocolName: .mqtt, address: .standard)]
+    /// `security`.
+    public var security = SecuritySettings()
+    /// `limits`.
+    public var limits = Limits()
+    /// `log`.
+    public var log = LogSettings()
+
+    /// The defaults, under a name.
+    public init(name: String) { self.name = name }
+}
+
+/// One entry of `listeners`.
+public struct ListenerSettings: Sendable, Equatable {
+    /// The protocols a listener can speak; the raw value is the word in the configuration and in the `ready` record.
+    public enum ProtocolName: String, Sendable, CaseIterable { case mqtt }
+
+    /// `protocol`.
+    public var protocolName: ProtocolName
+    /// `listen`.
+    public var address: ListenAddress
+    /// `name`: how logs and metrics call it; by default protocol and address.
+    public var name: String
+
+    /// Makes a listener; without a name it is called by protocol and address.
+    public init(protocolName: ProtocolName, address: ListenAddress, name: String? = nil) {
+        self.protocolName = protocolName
+        self.address = address
+        self.name = name ?? "\(protocolName.rawValue) \(address)"
+    }
+}
+
+/// The section `security`.
+public struct SecuritySettings: Sendable, Equatable {
+    /// `users`: path of the user file; nil means nobody can log in with a password.
+    public var users: String?
+    /// `anonymous`: who may come without a user name.
+    public var anonymous = AnonymousPolicy.loopback
+    /// `access`: in the order of the file; empty means everything is allowed.
+    public var access: [AccessRule] = []
+
+    /// The defaults.
+    public init() {}
+}
+
+/// The section `log`.
+public struct LogSettings: Sendable, Equatable {
+    /// `level`: the least level that is logged.
+    public var level = Logger.Level.info
+    /// `format`.
+    public var format = LogFormat.auto
+    /// `levels`: other levels of single components, by logger label.
+    public var levels: [String: Logger.Level] = [:]
+
+    /// The defaults.
+    public init() {}
+}
+
+/// How log lines look.
+public enum LogFormat: String, Sendable, CaseIterable {
+    /// Text on a terminal, JSON otherwise.
+    case auto
+    /// For people.
+    case text
+    /// One JSON object a line.
+    case json
+}
+
+/// One thing wrong in a configuration.
+public struct ConfigurationProblem: Sendable, Equatable, CustomStringConvertible {
+    /// Where: `apus.yaml:12`, the name of an environment variable, or a flag.
+    public let place: String
+    /// The key's path, as `listeners[0].listen`; empty when the problem is not about a key.
+    public let key: String
+    /// What is wrong and what is allowed.
+    public let message: String
+
+    /// `place: key: message`.
+    public var description: String { key.isEmpty ? "\(place): \(message)" : "\(place): \(key): \(message)" }
+}
+
+/// Everything that is wrong in a configuration, at once. Processes exit with 78 (`EX_CONFIG`) on it.
+public struct ConfigurationError: Error, Sendable, CustomStringConvertible {
+    /// The problems, never empty.
+    public let problems: [ConfigurationProblem]
+
+    /// One problem a line.
+    public var description: String { problems.map(\.description).joined(separator: "\n") }
+}

@@ -1,0 +1,187 @@
+/// The table of all keys. Validation, environment variables, suggestions and the test of `docs/configuration.md` read
+/// it, so a key that is not here does not exist.
+import Core
+import Security
+
+/// What a value may be.
+enum ValueType: Sendable, Equatable {
+    case text
+    case path
+    case address
+    case integer(ClosedRange<Int>)
+    case seconds(ClosedRange<Int>)
+    case size(ClosedRange<Int>)
+    case choice([String])
+    case texts
+
+    /// What errors and the reference say is allowed.
+    var words: String {
+        switch self {
+        case .text: "text"
+        case .path: "a path"
+        case .address: "ADDRESS:PORT or unix:/path"
+        case .integer(let range): "a whole number from \(range.lowerBound) to \(range.upperBound)"
+        case .seconds(let range): "whole seconds from \(range.lowerBound) to \(range.upperBound)"
+        case .size(let range): "a size from \(Size.text(of: range.lowerBound)) to \(Size.text(of: range.upperBound))"
+        case .choice(let words): words.joined(separator: " | ")
+        case .texts: "a list of texts"
+        }
+    }
+}
+
+/// One key of the configuration.
+public struct ConfigurationKey: Sendable {
+    /// The path: names and `[]` for the entries of a list, `<component>` for a free name; `listeners[].listen`.
+    public let path: String
+    let type: ValueType
+    /// The default as text; `required` where there is none.
+    public let standard: String
+    /// One sentence.
+    public let meaning: String
+    /// Whether a reload (SIGHUP) applies a change.
+    public let isLive: Bool
+
+    init(_ path: String, _ type: ValueType, _ standard: String, _ meaning: String, isLive: Bool = false) {
+        self.path = path
+        self.type = type
+        self.standard = standard
+        self.meaning = meaning
+        self.isLive = isLive
+    }
+
+    /// What a value may be, in words.
+    public var allowed: String { type.words }
+
+    /// The steps of the path; a list's entries are the step `[]`.
+    var steps: [String] {
+        path.split(separator: ".").flatMap { $0.hasSuffix("[]") ? [String($0.dropLast(2)), "[]"] : [String($0)] }
+    }
+
+    /// The environment variable that overrides the key; `0` stands for any index, `COMPONENT` for any component.
+    public var variable: String {
+        let words = steps.map { $0 == "[]" ? "0" : $0 == "<component>" ? "COMPONENT" : $0.uppercased() }
+        return "APUS_" + words.joined(separator: "_")
+    }
+}
+
+/// A key of the section `limits` and the field it sets.
+struct LimitKey: Sendable {
+    let name: String
+    let field: any WritableKeyPath<Limits, Int> & Sendable
+    let type: ValueType
+    let meaning: String
+
+    init(
+        _ name: String, _ field: any WritableKeyPath<Limits, Int> & Sendable, _ type: ValueType, _ meaning: String
+    ) {
+        self.name = name
+        self.field = field
+        self.type = type
+        self.meaning = meaning
+    }
+
+    /// The default as the reference writes it.
+    var standard: String {
+        let value = Limits()[keyPath: field]
+        if case .size = type { return Size.text(of: value) }
+        return String(value)
+    }
+}
+
+/// All keys.
+public enum ConfigurationKeys {
+    static let levels = ["trace", "debug", "info", "notice", "warning", "error"]
+
+    static let limits: [LimitKey] = [
+        LimitKey("max_connections", \.maxConnections, .integer(1...10_000_000), "Connections at once."),
+        LimitKey(
+            "max_packet", \.maxPacketBytes, .size(128...268_435_456),
+            "The largest packet taken; a larger one closes its connection."),
+        LimitKey("max_topic_levels", \.maxTopicLevels, .integer(1...128), "Levels of a topic or filter."),
+        LimitKey("max_topic_bytes", \.maxTopicBytes, .integer(1...65_535), "Bytes of a topic or filter."),
+        LimitKey(
+            "max_subscriptions_per_session", \.maxSubscriptionsPerSession, .integer(1...10_000_000),
+            "Subscriptions of one session; further ones are refused."),
+        LimitKey("max_sessions", \.maxSessions, .integer(1...100_000_000), "Sessions, connected or absent."),
+        LimitKey(
+            "max_queued_events", \.maxQueuedEvents, .integer(0...100_000_000),
+            "Guaranteed events that wait in one session."),
+        LimitKey("max_queued", \.maxQueuedBytes, .size(0...(1 << 40)), "Bytes of events that wait in one session."),
+        LimitKey(
+            "max_in_flight", \.maxInFlight, .integer(1...65_535), "Events sent to a client and not yet acknowledged."),
+        LimitKey(
+            "max_unsettled", \.maxUnsettled, .integer(1...65_535),
+            "Guaranteed events received from a client and not yet settled."),
+        LimitKey(
+            "max_output", \.maxOutputBytes, .size(4_096...(1 << 32)), "Bytes that wait for a slow reader's connection."),
+        LimitKey("max_mailbox", \.maxMailboxBytes, .size(65_536...(1 << 36)), "Bytes that wait for a lane."),
+        LimitKey("max_retained_events", \.maxRetainedEvents, .integer(0...1_000_000_000), "Retained events."),
+        LimitKey("max_retained", \.maxRetainedBytes, .size(0...(1 << 44)), "Bytes of retained events."),
+        LimitKey(
+            "connect_timeout", \.connectTimeoutSeconds, .seconds(1...3_600),
+            "Seconds in which a new connection must log in."),
+        LimitKey(
+            "session_expiry", \.sessionExpirySeconds, .seconds(0...4_294_967_295), "Seconds an absent session is kept."),
+        LimitKey("max_keep_alive", \.maxKeepAliveSeconds, .seconds(1...65_535), "The longest keep-alive granted."),
+        LimitKey(
+            "max_publish_rate", \.maxPublishRate, .integer(0...1_000_000_000),
+            "Events a second and connection; 0 is unlimited."),
+    ]
+
+    /// The table, in the order of the reference.
+    public static let all: [ConfigurationKey] =
+        [
+            ConfigurationKey("node.name", .text, "the host name", "The node's name, unique in the mesh."),
+            ConfigurationKey("node.data", .path, "./apus-data", "The directory of everything the node keeps."),
+            ConfigurationKey("node.lanes", .integer(0...1_024), "0", "Event loops; 0 means one per core."),
+            ConfigurationKey(
+                "node.drain_seconds", .seconds(0...3_600), "10", "How long a stopping node flushes.", isLive: true),
+            ConfigurationKey(
+                "listeners[].protocol", .choice(ListenerSettings.ProtocolName.allCases.map(\.rawValue)), "required",
+                "What the listener speaks."),
+            ConfigurationKey("listeners[].listen", .address, "required", "Where it listens; port 0 takes a free one."),
+            ConfigurationKey("listeners[].name", .text, "protocol and address", "How logs and metrics call it."),
+            ConfigurationKey(
+                "security.users", .path, "none", "The user file, made by `apus user add`.", isLive: true),
+            ConfigurationKey(
+                "security.anonymous", .choice(AnonymousPolicy.allCases.map(\.rawValue)), "loopback",
+                "Who may come without a user name.", isLive: true),
+            ConfigurationKey(
+                "security.access[].allow", .choice(AccessRule.Action.allCases.map(\.rawValue)), "allow or deny",
+                "What the rule allows.", isLive: true),
+            ConfigurationKey(
+                "security.access[].deny", .choice(AccessRule.Action.allCases.map(\.rawValue)), "allow or deny",
+                "What the rule denies.", isLive: true),
+            ConfigurationKey(
+                "security.access[].topics", .texts, "required",
+                "Topic filters, which may hold `${username}` and `${clientid}`.", isLive: true),
+            ConfigurationKey(
+                "security.access[].users", .texts, "everyone",
+                "Users the rule is for; `anonymous` means clients without a name.", isLive: true),
+            ConfigurationKey(
+                "security.access[].groups", .texts, "everyone", "Groups the rule is for.", isLive: true),
+        ]
+        + limits.map { ConfigurationKey("limits.\($0.name)", $0.type, $0.standard, $0.meaning) }
+        + [
+            ConfigurationKey("log.level", .choice(levels), "info", "The least level that is logged.", isLive: true),
+            ConfigurationKey(
+                "log.format", .choice(LogFormat.allCases.map(\.rawValue)), "auto",
+                "How lines look; auto is text on a terminal and JSON otherwise."),
+            ConfigurationKey(
+                "log.levels.<component>", .choice(levels), "log.level", "Another level for one component.",
+                isLive: true),
+        ]
+
+    /// The names allowed below `steps`, in the order of the table; empty where names are free.
+    static func names(below steps: [String]) -> [String] {
+        var names: [String] = []
+        for key in all where key.steps.starts(with: steps) && key.steps.count > steps.count {
+            let name = key.steps[steps.count]
+            if name != "<component>", !names.contains(name) { names.append(name) }
+        }
+        return names
+    }
+
+    /// The type of the value at `steps`, or nil when that is no value.
+    static func type(at steps: [String]) -> ValueType? { all.first { $0.steps == steps }?.type }
+}

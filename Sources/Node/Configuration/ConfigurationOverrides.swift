@@ -1,0 +1,184 @@
+/// Environment variables and flags, put over the tree of the file.
+
+/// A flag of `apus run` that sets a key.
+public struct ConfigurationFlag: Sendable, Equatable {
+    enum Target: Sendable, Equatable {
+        case key([String])
+        /// The address of the first listener of a protocol; one is added when there is none.
+        case listener(ListenerSettings.ProtocolName)
+    }
+
+    let flag: String
+    let target: Target
+    let value: String
+
+    /// `--name`.
+    public static func name(_ value: String) -> Self {
+        .init(flag: "--name", target: .key(["node", "name"]), value: value)
+    }
+    /// `--data`.
+    public static func data(_ value: String) -> Self {
+        .init(flag: "--data", target: .key(["node", "data"]), value: value)
+    }
+    /// `--lanes`.
+    public static func lanes(_ value: String) -> Self {
+        .init(flag: "--lanes", target: .key(["node", "lanes"]), value: value)
+    }
+    /// `--mqtt`: where the first MQTT listener listens.
+    public static func mqtt(_ value: String) -> Self { .init(flag: "--mqtt", target: .listener(.mqtt), value: value) }
+    /// `--log-level`.
+    public static func logLevel(_ value: String) -> Self {
+        .init(flag: "--log-level", target: .key(["log", "level"]), value: value)
+    }
+    /// `--log-format`.
+    public static func logFormat(_ value: String) -> Self {
+        .init(flag: "--log-format", target: .key(["log", "format"]), value: value)
+    }
+}
+
+/// The variable that names the configuration file; not a key.
+let fileVariable = "APUS_CONFIG"
+
+extension Setting {
+    /// Sets every key that an `APUS_…` variable names. One that names no key is a problem, unless the file refers to it
+    /// by `${…}`: a misspelt variable that changes nothing would be found too late.
+    mutating func override(
+        by environment: [String: String], referred: Set<String>, problems: inout [ConfigurationProblem]
+    ) {
+        // By length and then by name, so that LISTENERS_2 comes before LISTENERS_10.
+        let names = environment.keys.filter { $0.hasPrefix("APUS_") && $0 != fileVariable }
+            .sorted { ($0.utf8.count, $0) < ($1.utf8.count, $1) }
+        let variables = names.compactMap { name -> (name: String, steps: [String], index: Int)? in
+            guard let steps = Self.steps(ofVariable: name) else {
+                if !referred.contains(name) { problems.append(Self.unknown(variable: name)) }
+                return nil
+            }
+            return (name, steps, steps.lazy.compactMap { Int($0) }.first ?? 0)
+        }
+        for (name, steps, _) in variables.sorted(by: { $0.index < $1.index }) {
+            guard let value = environment[name] else { continue }
+            if let reason = set(steps[...], to: value, place: name) {
+                problems.append(.init(place: name, key: "", message: reason))
+            }
+        }
+    }
+
+    private static func unknown(variable: String) -> ConfigurationProblem {
+        let known = ConfigurationKeys.all.map(\.variable)
+        let hint = nearest(to: variable, among: known).map { "; did you mean \($0)?" } ?? ""
+        return .init(place: variable, key: "", message: "this environment variable names no key\(hint)")
+    }
+
+    /// Sets what a flag names.
+    mutating func override(by flag: ConfigurationFlag, problems: inout [ConfigurationProblem]) {
+        let steps: [String]
+        switch flag.target {
+        case .key(let key): steps = key
+        case .listener(let name):
+            var index = 0
+            if case .list(let items, _)? = self["listeners"] {
+                index =
+                    items.firstIndex { item in
+                        if case .text(let text, _)? = item["protocol"] { text == name.rawValue } else { false }
+                    } ?? items.count
+                if index == items.count {
+                    _ = set(["listeners", String(index), "protocol"], to: name.rawValue, place: flag.flag)
+                }
+            }
+            steps = ["listeners", String(index), "listen"]
+        }
+        if let reason = set(steps[...], to: flag.value, place: flag.flag) {
+            problems.append(.init(place: flag.flag, key: "", message: reason))
+        }
+    }
+
+    /// The key that a variable names, with indices and component names in it.
+    private static func steps(ofVariable name: String) -> [String]? {
+        for key in ConfigurationKeys.all {
+            var rest = name.dropFirst("APUS".count)
+            var steps: [String] = []
+            for step in key.steps {
+                guard rest.first == "_" else { break }
+                rest = rest.dropFirst()
+                switch step {
+                case "[]":
+                    let digits = rest.prefix { $0.isASCII && $0.isNumber }
+                    guard let index = Int(digits) else { break }
+                    steps.append(String(index))
+                    rest = rest.dropFirst(digits.count)
+                case "<component>":
+                    guard !rest.isEmpty else { break }
+                    steps.append(rest.lowercased())
+                    rest = ""
+                default:
+                    guard rest.hasPrefix(step.uppercased()) else { break }
+                    steps.append(step)
+                    rest = rest.dropFirst(step.count)
+                }
+            }
+            if rest.isEmpty, steps.count == key.steps.count { return steps }
+        }
+        return nil
+    }
+
+    /// Puts `value` at `steps`, making groups and the next list entry on the way. Returns why that is impossible.
+    private mutating func set(_ steps: ArraySlice<String>, to value: String, place: String) -> String? {
+        guard let step = steps.first else {
+            self = .text(value, place: place)
+            return nil
+        }
+        let rest = steps.dropFirst()
+        if let index = Int(step) {
+            var items: [Setting] = []
+            switch self {
+            case .list(let old, _): items = old
+            case .nothing: break
+            case .map, .text: return nil  // The file's mistake, which the reader reports with its line.
+            }
+            if index > items.count { return "there is no entry \(index - 1) yet, so entry \(index) cannot be set" }
+            if index == items.count { items.append(.nothing(place: place)) }
+            let reason = items[index].set(rest, to: value, place: place)
+            self = .list(items, place: self.place)
+            return reason
+        }
+        var entries: [Entry] = []
+        switch self {
+        case .map(let old, _): entries = old
+        case .nothing: break
+        case .list, .text: return nil  // As above.
+        }
+        let index = entries.firstIndex { $0.name == step } ?? entries.count
+        if index == entries.count { entries.append(Entry(name: step, place: place, value: .nothing(place: place))) }
+        let reason = entries[index].value.set(rest, to: value, place: place)
+        self = .map(entries, place: self.place)
+        return reason
+    }
+}
+
+/// The candidate nearest to `word`, if one is near enough to be what was meant.
+func nearest(to word: String, among candidates: [String]) -> String? {
+    let limit = max(1, min(4, word.count / 3))
+    var best: (candidate: String, distance: Int)?
+    for candidate in candidates {
+        let distance = editDistance(Array(word.utf8), Array(candidate.utf8))
+        if distance <= limit, distance < best?.distance ?? .max { best = (candidate, distance) }
+    }
+    return best?.candidate
+}
+
+/// Levenshtein's distance: insertions, deletions and replacements from `a` to `b`.
+private func editDistance(_ a: [UInt8], _ b: [UInt8]) -> Int {
+    // Configurations are small, but a line of a mistaken file need not be.
+    guard a.count <= 256 else { return .max }
+    var row = Array(0...b.count)
+    for (i, left) in a.enumerated() {
+        var diagonal = row[0]
+        row[0] = i + 1
+        for (j, right) in b.enumerated() {
+            let cost = left == right ? diagonal : min(diagonal, row[j], row[j + 1]) + 1
+            diagonal = row[j + 1]
+            row[j + 1] = cost
+        }
+    }
+    return row[b.count]
+}

@@ -1,0 +1,292 @@
+/// Checks a tree of settings and makes a configuration of it. All problems are collected, so that a person mends a file
+/// once and not ten times.
+import Core
+import Logging
+import Security
+
+/// Reads one tree.
+struct ConfigurationReader {
+    private(set) var problems: [ConfigurationProblem]
+
+    init(problems: [ConfigurationProblem]) { self.problems = problems }
+
+    mutating func read(_ tree: Setting, hostName: String) -> Configuration {
+        var configuration = Configuration(name: hostName)
+        let root = group(tree, at: [], called: "")
+        let node = group(root["node"], at: ["node"], called: "node")
+        if let name = text(node["name"], "node.name") { configuration.name = name }
+        if let data = text(node["data"], "node.data") { configuration.data = data }
+        let lanes = key(["node", "lanes"])
+        if let count = number(node["lanes"], "node.lanes", lanes) { configuration.lanes = count }
+        let drain = key(["node", "drain_seconds"])
+        if let seconds = number(node["drain_seconds"], "node.drain_seconds", drain) {
+            configuration.drainSeconds = seconds
+        }
+        configuration.listeners = listeners(root["listeners"])
+        configuration.security = security(root["security"])
+        configuration.limits = limits(root["limits"])
+        configuration.log = log(root["log"])
+        return configuration
+    }
+
+    // MARK: Sections
+
+    private mutating func listeners(_ setting: Setting?) -> [ListenerSettings] {
+        var listeners: [ListenerSettings] = []
+        var names: [String: String] = [:]
+        var addresses: [ListenAddress: String] = [:]
+        for (index, item) in items(setting, "listeners").enumerated() {
+            let called = "listeners[\(index)]"
+            let fields = group(item, at: ["listeners", "[]"], called: called)
+            let kind = required(fields, "protocol", in: item, called) { reader, setting, key in
+                reader.choice(setting, key, of: ListenerSettings.ProtocolName.self)
+            }
+            let address = required(fields, "listen", in: item, called) { reader, setting, key in
+                reader.address(setting, key)
+            }
+            let name = text(fields["name"], "\(called).name")
+            guard let kind, let address else { continue }
+            let listener = ListenerSettings(protocolName: kind, address: address, name: name)
+            if !address.isAnyPort, let other = addresses.updateValue(called, forKey: address) {
+                report(fields["listen"], "\(called).listen", "\(other) listens on \(address) as well")
+            }
+            if let other = names.updateValue(called, forKey: listener.name), name != nil {
+                report(fields["name"], "\(called).name", "\(other) has the name '\(listener.name)' as well")
+            }
+            listeners.append(listener)
+        }
+        return listeners
+    }
+
+    private mutating func security(_ setting: Setting?) -> SecuritySettings {
+        var security = SecuritySettings()
+        let fields = group(setting, at: ["security"], called: "security")
+        security.users = text(fields["users"], "security.users")
+        if let policy = choice(fields["anonymous"], "security.anonymous", of: AnonymousPolicy.self) {
+            security.anonymous = policy
+        }
+        for (index, item) in items(fields["access"], "security.access").enumerated() {
+            if let rule = rule(item, "security.access[\(index)]") { security.access.append(rule) }
+        }
+        return security
+    }
+
+    private mutating func rule(_ item: Setting, _ called: String) -> AccessRule? {
+        let fields = group(item, at: ["security", "access", "[]"], called: called)
+        let topics = required(fields, "topics", in: item, called) { reader, setting, key in
+            reader.texts(setting, key)
+        }
+        let users = texts(fields["users"], "\(called).users") ?? []
+        let groups = texts(fields["groups"], "\(called).groups") ?? []
+        for topic in topics ?? [] { check(topic, fields["topics"], "\(called).topics") }
+        let effect: AccessRule.Effect
+        switch (fields["allow"], fields["deny"]) {
+        case (_?, nil): effect = .allow
+        case (nil, _?): effect = .deny
+        case (nil, nil):
+            if case .map = item { report(item, called, "a rule needs 'allow' or 'deny': publish | subscribe | all") }
+            return nil
+        case (_?, let deny?):
+            report(deny, "\(called).deny", "a rule has either 'allow' or 'deny', not both")
+            return nil
+        }
+        let word = effect.rawValue
+        let action = choice(fields[word], "\(called).\(word)", of: AccessRule.Action.self)
+        guard let action, let topics else { return nil }
+        return AccessRule(effect: effect, action: action, topics: topics, users: users, groups: groups)
+    }
+
+    /// Whether `topic` can be a rule's filter: a variable that nobody knows would never match, and a `deny` that never
+    /// matches is a hole.
+    private mutating func check(_ topic: String, _ setting: Setting?, _ key: String) {
+        if topic.utf8.count > 65_535 { report(setting, key, "a topic filter has at most 65535 bytes") }
+        if topic.utf8.contains(0) { report(setting, key, "a topic filter must not contain a NUL character") }
+        var rest = topic[...]
+        while let start = rest.firstRange(of: "${") {
+            guard let end = rest[start.upperBound...].firstIndex(of: "}") else {
+                report(setting, key, "'\(topic)' has a '${' without '}'")
+                return
+            }
+            let name = String(rest[start.upperBound..<end])
+            if !["username", "clientid"].contains(name) {
+                report(setting, key, "unknown variable '${\(name)}'; allowed: ${username}, ${clientid}")
+            }
+            rest = rest[rest.index(after: end)...]
+        }
+        let levels = topic.split(separator: "/", omittingEmptySubsequences: false)
+        if levels.dropLast().contains("#") {
+            report(setting, key, "'\(topic)': '#' stands for all further levels and so must be the last one")
+        }
+    }
+
+    private mutating func limits(_ setting: Setting?) -> Limits {
+        var limits = Limits()
+        let fields = group(setting, at: ["limits"], called: "limits")
+        for key in ConfigurationKeys.limits {
+            if let value = number(fields[key.name], "limits.\(key.name)", key.type) {
+                limits[keyPath: key.field] = value
+            }
+        }
+        return limits
+    }
+
+    private mutating func log(_ setting: Setting?) -> LogSettings {
+        var log = LogSettings()
+        let fields = group(setting, at: ["log"], called: "log")
+        if let level = level(fields["level"], "log.level") { log.level = level }
+        if let format = choice(fields["format"], "log.format", of: LogFormat.self) { log.format = format }
+        for (component, setting) in group(fields["levels"], at: ["log", "levels"], called: "log.levels") {
+            if let level = level(setting, "log.levels.\(component)") { log.levels[component] = level }
+        }
+        return log
+    }
+
+    // MARK: Values
+
+    /// The fields of a group; reports names that are not keys. `steps` is the group's path in the table.
+    private mutating func group(_ setting: Setting?, at steps: [String], called: String) -> [String: Setting] {
+        switch setting {
+        case nil, .nothing?: return [:]
+        case .text?, .list?:
+            report(setting, called, "expected a group of keys, found \(setting?.kind ?? "nothing")")
+            return [:]
+        case .map(let entries, _)?:
+            let allowed = ConfigurationKeys.names(below: steps)
+            var fields: [String: Setting] = [:]
+            for entry in entries {
+                if allowed.isEmpty || allowed.contains(entry.name) {
+                    fields[entry.name] = entry.value
+                } else {
+                    let hint = nearest(to: entry.name, among: allowed).map { "; did you mean '\($0)'?" } ?? ""
+                    let path = called.isEmpty ? entry.name : "\(called).\(entry.name)"
+                    let message =
+                        "unknown key\(hint)\(hint.isEmpty ? ";" : "") allowed: \(allowed.joined(separator: ", "))"
+                    problems.append(.init(place: entry.place, key: path, message: message))
+                }
+            }
+            return fields
+        }
+    }
+
+    private mutating func items(_ setting: Setting?, _ key: String) -> [Setting] {
+        switch setting {
+        case nil, .nothing?: return []
+        case .list(let items, _)?: return items
+        case .text?, .map?:
+            report(setting, key, "expected a list, found \(setting?.kind ?? "nothing")")
+            return []
+        }
+    }
+
+    private mutating func required<Value>(
+        _ fields: [String: Setting], _ name: String, in item: Setting, _ called: String,
+        _ read: (inout Self, Setting, String) -> Value?
+    ) -> Value? {
+        let key = "\(called).\(name)"
+        switch fields[name] {
+        case nil:
+            switch item {
+            case .map, .nothing: report(item, key, "is missing")
+            case .text, .list: break  // Already reported as no group.
+            }
+            return nil
+        case .nothing(let place)?:
+            problems.append(.init(place: place, key: key, message: "has no value"))
+            return nil
+        case let setting?:
+            return read(&self, setting, key)
+        }
+    }
+
+    private mutating func text(_ setting: Setting?, _ key: String) -> String? {
+        switch setting {
+        case nil: return nil
+        case .text(let text, _)?:
+            if !text.isEmpty, !text.unicodeScalars.contains(where: { $0.value < 0x20 || $0.value == 0x7F }) {
+                return text
+            }
+            report(setting, key, text.isEmpty ? "must not be empty" : "must not contain control characters")
+            return nil
+        case .nothing?:
+            report(setting, key, "has no value")
+            return nil
+        case .list?, .map?:
+            report(setting, key, "expected a single value, found \(setting?.kind ?? "nothing")")
+            return nil
+        }
+    }
+
+    private mutating func texts(_ setting: Setting?, _ key: String) -> [String]? {
+        switch setting {
+        case nil: return nil
+        case .list(let items, _)?:
+            if items.isEmpty { report(setting, key, "the list must not be empty") }
+            return items.enumerated().compactMap { index, item in text(item, "\(key)[\(index)]") }
+        case .text(let text, let place)? where ConfigurationFile.isVariable(place):
+            // A variable holds one text: its list is separated by commas.
+            return text.split(separator: ",", omittingEmptySubsequences: false).map(String.init)
+        case .text?, .map?, .nothing?:
+            report(setting, key, "expected a list, as [a, b], found \(setting?.kind ?? "nothing")")
+            return nil
+        }
+    }
+
+    private mutating func number(_ setting: Setting?, _ key: String, _ type: ValueType) -> Int? {
+        guard let text = text(setting, key) else { return nil }
+        let value: Int?
+        let range: ClosedRange<Int>
+        switch type {
+        case .integer(let bounds), .seconds(let bounds):
+            range = bounds
+            // YAML knows 1_000 as well; hexadecimal and octal forms would only surprise here.
+            value = Int(String(text.filter { $0 != "_" }))
+        case .size(let bounds):
+            range = bounds
+            value = Size.bytes(of: text)
+        case .text, .path, .address, .choice, .texts:
+            return nil
+        }
+        if let value, range.contains(value) { return value }
+        var hint = ""
+        if case .size = type { hint = " (write 65536, 64KiB, 16MiB or 1GiB)" }
+        report(setting, key, "'\(text)' is not allowed; expected \(type.words)\(hint)")
+        return nil
+    }
+
+    private mutating func choice<Value: RawRepresentable & CaseIterable>(
+        _ setting: Setting?, _ key: String, of type: Value.Type
+    ) -> Value? where Value.RawValue == String {
+        guard let text = text(setting, key) else { return nil }
+        if let value = Value(rawValue: text) { return value }
+        reportChoice(setting, key, text, Value.allCases.map(\.rawValue))
+        return nil
+    }
+
+    private mutating func level(_ setting: Setting?, _ key: String) -> Logger.Level? {
+        guard let text = text(setting, key) else { return nil }
+        if ConfigurationKeys.levels.contains(text) { return Logger.Level(rawValue: text) }
+        reportChoice(setting, key, text, ConfigurationKeys.levels)
+        return nil
+    }
+
+    private mutating func reportChoice(_ setting: Setting?, _ key: String, _ text: String, _ words: [String]) {
+        let hint = nearest(to: text, among: words).map { "did you mean '\($0)'? " } ?? ""
+        report(setting, key, "'\(text)' is not allowed; \(hint)expected \(words.joined(separator: " | "))")
+    }
+
+    private mutating func address(_ setting: Setting, _ key: String) -> ListenAddress? {
+        guard let text = text(setting, key) else { return nil }
+        do throws(ListenAddress.Malformed) {
+            return try ListenAddress(parsing: text)
+        } catch {
+            report(setting, key, "'\(text)' is no address to listen on: \(error.reason)")
+            return nil
+        }
+    }
+
+    private func key(_ steps: [String]) -> ValueType { ConfigurationKeys.type(at: steps) ?? .text }
+
+    private mutating func report(_ setting: Setting?, _ key: String, _ message: String) {
+        problems.append(.init(place: setting?.place ?? "configuration", key: key, message: message))
+    }
+}
