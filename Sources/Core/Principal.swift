@@ -8,7 +8,9 @@ public final class Principal {
     /// The router of its namespace.
     public let router: Router
     /// The rules that can apply to it; nil means everything is allowed.
-    private let access: ResolvedAccess?
+    private var access: ResolvedAccess?
+    /// The version of the rules that ``access`` was resolved from.
+    private var accessVersion: UInt64
     /// Decisions by the match cache's serial numbers; made when the first rule is asked.
     private var decisions: UnsafeMutablePointer<UInt64>?
     private static let decisionCount = 64
@@ -21,7 +23,9 @@ public final class Principal {
         self.identity = identity
         self.clientID = clientID
         self.router = router
-        access = router.accessRules.resolve(for: identity, clientID: clientID)
+        let (rules, version) = router.accessRules
+        access = rules.resolve(for: identity, clientID: clientID)
+        accessVersion = version
     }
 
     deinit { decisions?.deallocate() }
@@ -30,9 +34,19 @@ public final class Principal {
     /// - Parameter serial: the match cache's number for the topic, under which the decision is remembered.
     @inline(__always)
     func mayPublish(_ topic: UnsafeRawBufferPointer, serial: UInt64) -> Bool {
+        if accessVersion != router.accessVersion { resolveAgain() }
         // Topics under `$` belong to the node (MQTT 3.1.1 §4.7.2).
         guard let access else { return topic[0] != UInt8(ascii: "$") }
         return remembered(access, topic, serial: serial)
+    }
+
+    /// The rules have been reloaded.
+    @inline(never)
+    private func resolveAgain() {
+        let (rules, version) = router.accessRules
+        access = rules.resolve(for: identity, clientID: clientID)
+        accessVersion = version
+        decisions?.update(repeating: 0, count: Self.decisionCount)
     }
 
     private func remembered(_ access: ResolvedAccess, _ topic: UnsafeRawBufferPointer, serial: UInt64) -> Bool {
@@ -52,7 +66,10 @@ public final class Principal {
     }
 
     /// Whether it may subscribe to all that a filter matches.
-    func maySubscribe(_ filter: TopicFilter) -> Bool { access?.maySubscribe(filter) ?? true }
+    func maySubscribe(_ filter: TopicFilter) -> Bool {
+        if accessVersion != router.accessVersion { resolveAgain() }
+        return access?.maySubscribe(filter) ?? true
+    }
 
     /// Takes `count` publish tokens.
     /// - Parameter now: the lane's time in milliseconds.

@@ -4,8 +4,8 @@ import Synchronization
 /// for whatever reason, comes through here with a ``Principal``.
 ///
 /// Threading: shared by all lanes. Every call names the lane it is made on.
-// SAFETY: `index` and `changes` are used under `indexLock`, `retainedEvents` under `retainedLock`, `sessions` is in a
-// mutex, the generation is atomic, everything else never changes.
+// SAFETY: `index` and `changes` are used under `indexLock`, `retainedEvents` under `retainedLock`, `sessions` and `access` are in
+// mutexes, generation and version are atomics, everything else never changes.
 public final class Router: @unchecked Sendable {
     /// The namespace's name.
     public let name: String
@@ -14,8 +14,9 @@ public final class Router: @unchecked Sendable {
     /// The limits it enforces.
     public let limits: Limits
     let hashKey: UInt64
-    let accessRules: AccessRules
 
+    private let access: Mutex<(rules: AccessRules, version: UInt64)>
+    private let accessCounter = Atomic<UInt64>(1)
     private let indexLock = Mutex(())
     private var index: TopicIndex
     /// The filters that changed last, by generation; nil stands for any filter.
@@ -35,10 +36,26 @@ public final class Router: @unchecked Sendable {
         self.name = name
         self.number = number
         self.limits = limits
-        self.accessRules = accessRules
+        access = Mutex((accessRules, 1))
         self.hashKey = hashKey
         index = TopicIndex(key: hashKey)
         retainedEvents = RetainedEvents(key: hashKey, limits: limits)
+    }
+
+    // MARK: Access rules
+
+    /// The rules in force and their version.
+    var accessRules: (rules: AccessRules, version: UInt64) { access.withLock { $0 } }
+    /// The version of the rules in force.
+    var accessVersion: UInt64 { accessCounter.load(ordering: .acquiring) }
+
+    /// Replaces the rules. Every principal's next publish or subscribe is judged by the new ones; subscriptions that
+    /// were granted stay until their session ends.
+    public func reload(_ rules: AccessRules) {
+        access.withLock { access in
+            access = (rules, access.version + 1)
+            accessCounter.store(access.version, ordering: .releasing)
+        }
     }
 
     // MARK: Ports

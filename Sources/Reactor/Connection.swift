@@ -1,5 +1,6 @@
 import CLinux
 import Core
+import Glibc
 
 /// One socket with its conversation: reads into the lane's buffer, writes out of pooled ones. While nothing is on its
 /// way an idle connection holds no buffer at all.
@@ -282,7 +283,7 @@ final class Connection: Link {
     /// - Returns: bytes the socket took; an error closes the connection and takes them all, to nowhere.
     private func writeSome(_ bytes: UnsafeRawPointer, _ count: Int) -> Int {
         while true {
-            let result = send(socket, bytes, count, Int32(MSG_NOSIGNAL.rawValue) | Int32(MSG_DONTWAIT.rawValue))
+            let result = send(socket, bytes, count, Int32(MSG_NOSIGNAL) | Int32(MSG_DONTWAIT))
             if result >= 0 { return result }
             if errno == EINTR { continue }
             if errno == EAGAIN { return 0 }

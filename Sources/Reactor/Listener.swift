@@ -1,5 +1,6 @@
 import CLinux
-import Core
+public import Core
+import Glibc
 
 /// A listening socket and the adapter that speaks on it. Accepts on the lane that watches it and gives each connection
 /// to the lane with the fewest.
@@ -15,15 +16,16 @@ public final class Listener: Sendable {
     public init(_ address: SocketAddress, adapter: any Adapter) throws(SocketAddress.Failure) {
         self.adapter = adapter
         unixPath = address.unixPath
-        socket = CLinux.socket(
+        let socket = Glibc.socket(
             address.family, Int32(SOCK_STREAM.rawValue | SOCK_NONBLOCK.rawValue | SOCK_CLOEXEC.rawValue), 0)
         guard socket >= 0 else { throw Self.failure(address) }
+        self.socket = socket
         Self.set(socket, SOL_SOCKET, SO_REUSEADDR, 1)
         if address.family == AF_INET6 { Self.set(socket, Int32(IPPROTO_IPV6), IPV6_V6ONLY, 1) }
         if let path = address.unixPath { Self.removeStale(path, address) }
-        guard address.withSystemAddress({ bind(socket, $0, $1) }) == 0, listen(socket, 4_096) == 0 else {
+        guard address.withSystemAddress({ Glibc.bind(socket, $0, $1) }) == 0, listen(socket, 4_096) == 0 else {
             let failure = Self.failure(address)
-            CLinux.close(socket)
+            Glibc.close(socket)
             throw failure
         }
         self.address = unixPath == nil ? SocketAddress(socket: socket, peer: false) ?? address : address
@@ -31,8 +33,8 @@ public final class Listener: Sendable {
 
     /// A socket file that nobody answers on is what a killed node left behind.
     private static func removeStale(_ path: String, _ address: SocketAddress) {
-        let probe = CLinux.socket(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
-        defer { CLinux.close(probe) }
+        let probe = Glibc.socket(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
+        defer { Glibc.close(probe) }
         if address.withSystemAddress({ connect(probe, $0, $1) }) != 0, errno == ECONNREFUSED { unlink(path) }
     }
 
@@ -47,7 +49,7 @@ public final class Listener: Sendable {
 
     /// Stops listening for good.
     func close() {
-        CLinux.close(socket)
+        Glibc.close(socket)
         if let unixPath { unlink(unixPath) }
     }
 

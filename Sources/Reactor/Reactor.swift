@@ -1,5 +1,6 @@
 import CLinux
 public import Core
+import Glibc
 public import Logging
 import Synchronization
 
@@ -15,8 +16,8 @@ public final class Reactor: Sendable {
         Self.raiseDescriptorLimit()
         var descriptors: [(epoll: Int32, wake: Int32)] = []
         for _ in 0..<count {
-            let epoll = epoll_create1(Int32(EPOLL_CLOEXEC.rawValue))
-            let wake = eventfd(0, Int32(EFD_NONBLOCK.rawValue | EFD_CLOEXEC.rawValue))
+            let epoll = epoll_create1(Int32(EPOLL_CLOEXEC))
+            let wake = eventfd(0, Int32(EFD_NONBLOCK | EFD_CLOEXEC))
             guard epoll >= 0, wake >= 0 else {
                 throw SocketAddress.Failure(description: "epoll: \(String(cString: strerror(errno)))")
             }
@@ -46,7 +47,7 @@ public final class Reactor: Sendable {
             guard status == 0 else {
                 throw SocketAddress.Failure(description: "cannot start a thread: \(String(cString: strerror(status)))")
             }
-            pthread_setname_np(thread, "lane-\(number)")
+            apus_name_thread(thread, "lane-\(number)")
             started.append(thread)
         }
         threads = Mutex(started)
@@ -72,7 +73,7 @@ public final class Reactor: Sendable {
     /// Adds up the counters of all lanes. Waits for each lane to answer: not for a lane's own thread.
     public func counters() -> Counters {
         let total = CounterSum()
-        let answered = eventfd(0, Int32(EFD_SEMAPHORE.rawValue | EFD_CLOEXEC.rawValue))
+        let answered = eventfd(0, Int32(EFD_SEMAPHORE | EFD_CLOEXEC))
         guard answered >= 0 else { return Counters() }
         defer { close(answered) }
         for lane in 0..<lanes.count {
@@ -87,6 +88,9 @@ public final class Reactor: Sendable {
         for _ in 0..<lanes.count { _ = read(answered, &count, 8) }
         return total.sum.withLock { $0 }
     }
+
+    /// Processors this process may use.
+    public static var processorCount: Int { max(1, Int(sysconf(Int32(_SC_NPROCESSORS_ONLN)))) }
 
     /// A fleet needs more descriptors than the soft limit gives by default.
     private static func raiseDescriptorLimit() {

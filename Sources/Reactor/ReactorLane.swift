@@ -1,12 +1,13 @@
 import CLinux
 import Core
+import Glibc
 import Logging
 
 /// A lane of the messaging plane: one thread, one epoll, the connections on it.
 ///
 /// A pass: wait; read and route every ready connection; take mail and timers; end what has ended; post mail; send once
 /// for each connection that was written to.
-public final class ReactorLane: Lane {
+final class ReactorLane: Lane {
     private struct Entry {
         var generation: UInt32
         var connection: Connection?
@@ -60,8 +61,8 @@ public final class ReactorLane: Lane {
     deinit {
         for buffer in buffers { buffer.deallocate() }
         receiveBuffer.deallocate()
-        CLinux.close(epoll)
-        CLinux.close(reserve)
+        Glibc.close(epoll)
+        Glibc.close(reserve)
     }
 
     // MARK: The loop
@@ -202,7 +203,7 @@ public final class ReactorLane: Lane {
         connection.conversation.close(reason, on: self)
         connection.flush()
         leave(connection)
-        CLinux.close(connection.socket)
+        Glibc.close(connection.socket)
         lanes.connectionLeft(number)
     }
 
@@ -293,7 +294,7 @@ public final class ReactorLane: Lane {
             case .connection(let socket, let isLocal):
                 if lanes.connectionCount >= limits.maxConnections {
                     counters.close(.overLimit)
-                    CLinux.close(socket)
+                    Glibc.close(socket)
                     continue
                 }
                 let lane = lanes.assignConnection()
@@ -314,8 +315,8 @@ public final class ReactorLane: Lane {
     private func descriptorsExhausted(_ listener: Listener) {
         counters.descriptorsExhausted &+= 1
         logger.warning("no file descriptor left: a connection was refused; raise the limit (LimitNOFILE=, ulimit -n)")
-        CLinux.close(reserve)
-        if case .connection(let socket, _) = listener.accept() { CLinux.close(socket) }
+        Glibc.close(reserve)
+        if case .connection(let socket, _) = listener.accept() { Glibc.close(socket) }
         reserve = open("/dev/null", O_RDONLY | O_CLOEXEC)
         listenAgainAt = now + 100
         for (index, listener) in listeners.enumerated() {

@@ -1,4 +1,5 @@
 import CLinux
+import Glibc
 
 /// An address to listen on: `127.0.0.1:1883`, `[::1]:1883`, `localhost:1883` or `unix:/run/apus.sock`.
 public struct SocketAddress: Sendable, CustomStringConvertible {

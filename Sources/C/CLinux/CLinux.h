@@ -12,6 +12,7 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdint.h>
@@ -47,6 +48,11 @@ static inline uint32_t apus_epoll_events(const struct epoll_event *event) { retu
 
 /// What a child process inherits; Swift 6 refuses the mutable global itself.
 static inline char **apus_environment(void) { return environ; }
+
+extern int pthread_setname_np(pthread_t thread, const char *name);
+
+/// Names a thread, for top and the debugger; at most 15 bytes are kept.
+static inline void apus_name_thread(pthread_t thread, const char *name) { pthread_setname_np(thread, name); }
 
 /// Monotonic time in nanoseconds.
 static inline uint64_t apus_monotonic_ns(void) {

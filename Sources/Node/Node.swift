@@ -1,0 +1,164 @@
+import Core
+import Logging
+import Reactor
+import Security
+
+/// A running node: wires configuration, authenticator, router, reactor and listeners, and lives until a signal ends it.
+public struct Node {
+    private var configuration: Configuration
+    private let log: Log
+    private let logger: Logger
+    private let router: Router
+    private let authenticator: PasswordAuthenticator
+    private let reactor: Reactor
+    private let systemd = SystemdNotify()
+
+    /// Why a node did not start.
+    public struct StartFailure: Error, CustomStringConvertible {
+        /// What is wrong and what would be right.
+        public let description: String
+    }
+
+    /// Runs a node until SIGTERM or SIGINT.
+    /// - Parameters:
+    ///   - configuration: how to run.
+    ///   - reload: makes the configuration anew on SIGHUP.
+    /// - Throws: ``StartFailure`` when the node cannot start.
+    public static func run(
+        _ configuration: Configuration, reload: () throws(ConfigurationError) -> Configuration
+    ) throws(StartFailure) {
+        // Before any thread exists, so that every thread leaves the signals to the main one.
+        Signals.block()
+        let log = Log(configuration.log)
+        log.bootstrap()
+        var node = try Node(configuration, log: log)
+        node.serve(reload)
+    }
+
+    private init(_ configuration: Configuration, log: Log) throws(StartFailure) {
+        self.configuration = configuration
+        self.log = log
+        logger = Logger(label: "node")
+        let users = try Self.users(configuration)
+        let rules = try Self.rules(configuration)
+        do {
+            authenticator = try PasswordAuthenticator(users: users, anonymous: configuration.security.anonymous)
+        } catch { throw StartFailure(description: "cannot start the password checker: \(error)") }
+        router = Router(
+            limits: configuration.limits, accessRules: rules, hashKey: UInt64.random(in: .min ... .max))
+        let lanes = configuration.lanes == 0 ? Reactor.processorCount : configuration.lanes
+        do throws(SocketAddress.Failure) {
+            reactor = try Reactor(lanes: lanes, limits: configuration.limits, logger: Logger(label: "reactor"))
+            try Self.listen(configuration, reactor, router, authenticator, log)
+        } catch { throw StartFailure(description: error.description) }
+    }
+
+    private static func listen(
+        _ configuration: Configuration, _ reactor: Reactor, _ router: Router, _ authenticator: PasswordAuthenticator,
+        _ log: Log
+    ) throws(SocketAddress.Failure) {
+        let adapters = Adapters.all(routers: [router.name: router], authenticator: authenticator)
+        var ready: [(protocolName: String, address: String)] = []
+        for settings in configuration.listeners {
+            guard let adapter = adapters[settings.protocolName] else { continue }
+            let listener = try Listener(try SocketAddress(settings.address.description), adapter: adapter)
+            reactor.listen(listener)
+            ready.append((settings.protocolName.rawValue, listener.address.description))
+        }
+        log.ready(node: configuration.name, listeners: ready)
+    }
+
+    // MARK: Life
+
+    private mutating func serve(_ reload: () throws(ConfigurationError) -> Configuration) {
+        notify(.ready)
+        while true {
+            switch Signals.wait() {
+            case .terminate: return stop()
+            case .reload: self.reload(reload)
+            case .report: report()
+            case .toggleDebug:
+                let isDebug = log.levels.toggleDebug()
+                logger.notice("log level changed", metadata: ["debug": "\(isDebug)"])
+            }
+        }
+    }
+
+    private func stop() {
+        logger.notice("stopping", metadata: ["drain_seconds": "\(configuration.drainSeconds)"])
+        notify(.stopping)
+        report()
+        reactor.stop(drainMilliseconds: UInt64(configuration.drainSeconds) * 1_000)
+        authenticator.stop()
+        logger.notice("stopped")
+    }
+
+    /// SIGHUP: what can change, changes; what cannot is named.
+    private mutating func reload(_ reload: () throws(ConfigurationError) -> Configuration) {
+        notify(.reloading)
+        defer { notify(.ready) }
+        do {
+            let new = try reload()
+            let users = try Self.users(new)
+            let rules = try Self.rules(new)
+            authenticator.reload(users: users, anonymous: new.security.anonymous)
+            router.reload(rules)
+            log.levels.update(new.log)
+            for key in new.keysNeedingRestart(since: configuration) {
+                logger.warning("this key changes only at a restart", metadata: ["key": "\(key)"])
+            }
+            configuration.security = new.security
+            configuration.log.level = new.log.level
+            configuration.log.levels = new.log.levels
+            logger.notice("configuration reloaded")
+        } catch {
+            logger.error("reload refused, the running configuration stays", metadata: ["problem": "\(error)"])
+        }
+    }
+
+    /// SIGUSR1: everything that was counted, as one record.
+    private func report() {
+        let counters = reactor.counters()
+        var metadata: Logger.Metadata = [
+            "event": "counters",
+            "connections": "\(reactor.lanes.connectionCount)",
+            "sessions": "\(router.sessionCount)",
+            "subscriptions": "\(router.subscriptionCount)",
+            "retained": "\(router.retainedCount)",
+            "accepted": "\(counters.accepted)",
+            "events_in": "\(counters.eventsIn)",
+            "bytes_in": "\(counters.bytesIn)",
+            "events_out": "\(counters.eventsOut)",
+            "cache_misses": "\(counters.cacheMisses)",
+            "subscriptions_refused": "\(counters.subscriptionsRefused)",
+            "descriptors_exhausted": "\(counters.descriptorsExhausted)",
+        ]
+        for reason in DropReason.allCases where counters.dropped[reason.rawValue] > 0 {
+            metadata["dropped_\(reason)"] = "\(counters.dropped[reason.rawValue])"
+        }
+        for reason in CloseReason.allCases where counters.closed[reason.rawValue] > 0 {
+            metadata["closed_\(reason)"] = "\(counters.closed[reason.rawValue])"
+        }
+        logger.notice("counters", metadata: metadata)
+    }
+
+    private func notify(_ state: SystemdNotify.State) {
+        do { try systemd.send(state) } catch {
+            logger.warning("systemd was not told", metadata: ["problem": "\(error)"])
+        }
+    }
+
+    // MARK: Security
+
+    private static func users(_ configuration: Configuration) throws(StartFailure) -> [User] {
+        guard let path = configuration.security.users else { return [] }
+        do { return try UserFile.load(path).users } catch { throw StartFailure(description: error.description) }
+    }
+
+    private static func rules(_ configuration: Configuration) throws(StartFailure) -> AccessRules {
+        do { return try AccessRules(configuration.security.access) } catch {
+            throw StartFailure(
+                description: "security.access[\(error.rule)]: '\(error.topic)' is not a topic filter")
+        }
+    }
+}
