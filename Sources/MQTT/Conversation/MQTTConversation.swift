@@ -9,7 +9,7 @@ final class MQTTConversation: Conversation {
         /// Nothing but CONNECT is allowed.
         case awaitingConnect
         /// CONNECT has been taken; its credentials are being checked, or its session's lane is being reached.
-        case connecting(ConnectPacket)
+        indirect case connecting(ConnectPacket)
         case established
         case ended
     }
