@@ -6,8 +6,9 @@
 #   scripts/packages.sh --list build         only print the names
 set -eu
 
-# Swift for Linux comes without a linker, libc headers and the libraries that its own tools and Foundation load.
-toolchain="binutils libc6-dev libcurl4 libncurses6 libsqlite3-0 libuuid1 libxml2 pkg-config tzdata zlib1g-dev"
+# Swift for Linux comes without a linker, without libc's headers, and without libraries that its own tools load.
+# libstdc++-*-dev (below) brings the compiler's start files, too.
+toolchain="binutils libc6-dev libcurl4 libncurses6 libsqlite3-0 libxml2 pkg-config"
 node="libssl-dev libmosquitto-dev"
 bench="mosquitto valgrind"
 interop="python3 python3-venv mosquitto-clients"
