@@ -94,8 +94,10 @@ case " $missing " in
 esac
 
 echo "Installing:$missing" >&2
-# The lists may be old or absent; one broken third-party source must not stand in the way.
-install || { $root apt-get update -q || true; install; }
+# The lists may be absent or old; one broken third-party source must not stand in the way.
+update() { $root apt-get update -q || true; }
+ls /var/lib/apt/lists/*_Packages* >/dev/null 2>&1 || update
+install || { update; install; }
 if [ -n "$policy_is_ours" ] && [ -d /run/systemd/system ]; then
     $root systemctl disable -q mosquitto.service || true
 fi
