@@ -184,10 +184,10 @@ public final class Router: @unchecked Sendable {
             outcome.verdict = .quotaExceeded
             return outcome
         }
-        outcome.matched = Int32(truncatingIfNeeded: entry.pointee.matched)
+        outcome.matched = entry.pointee.matched
         lane.identifiers = UnsafePointer(entry.pointee.identifiers)
         let targets = UnsafePointer(entry.pointee.targets)
-        for index in 0..<entry.pointee.localCount { _ = lane.deliver(run, targets + index) }
+        for index in 0..<Int(entry.pointee.localCount) { _ = lane.deliver(run, targets + index) }
         if entry.pointee.localCount < entry.pointee.targetCount { stageRemote(run, entry, on: lane, &outcome) }
         if entry.pointee.groupCount > 0 { deliverToGroups(run, entry, on: lane, &outcome) }
         if run.pointee.isRetained { retain(run, on: lane) }
@@ -238,7 +238,7 @@ public final class Router: @unchecked Sendable {
         _ entry: UnsafeMutablePointer<MatchCache.Entry>, since: UInt64, _ current: UInt64
     ) -> Bool {
         guard since != 0, current - since <= UInt64(Self.changesKept) else { return false }
-        let topic = UnsafeRawBufferPointer(start: entry.pointee.block, count: entry.pointee.topicLength)
+        let topic = UnsafeRawBufferPointer(start: entry.pointee.block, count: Int(entry.pointee.topicLength))
         var number = since + 1
         while number <= current {
             let filter = changes[Int(truncatingIfNeeded: number) & (Self.changesKept - 1)]
@@ -256,11 +256,12 @@ public final class Router: @unchecked Sendable {
         _ outcome: inout PublishOutcome
     ) {
         let targets = UnsafePointer(entry.pointee.targets)
-        var start = entry.pointee.localCount
-        while start < entry.pointee.targetCount {
+        let count = Int(entry.pointee.targetCount)
+        var start = Int(entry.pointee.localCount)
+        while start < count {
             let remote = targets[start].address.lane
             var end = start + 1
-            while end < entry.pointee.targetCount, targets[end].address.lane == remote { end += 1 }
+            while end < count, targets[end].address.lane == remote { end += 1 }
             stage(run, targets + start, end - start, to: remote, on: lane, &outcome)
             start = end
         }
@@ -299,9 +300,9 @@ public final class Router: @unchecked Sendable {
                 single.wireLength = 0
             }
             var start = 0
-            for group in 0..<entry.pointee.groupCount {
-                let end = entry.pointee.groupEnds[group]
-                let member = entry.pointee.members + start + entry.pointee.cursor % (end - start)
+            for group in 0..<Int(entry.pointee.groupCount) {
+                let end = Int(entry.pointee.groupEnds[group])
+                let member = entry.pointee.members + start + Int(entry.pointee.cursor) % (end - start)
                 start = end
                 withUnsafePointer(to: single) { single in
                     if member.pointee.address.lane == lane.number {
@@ -311,7 +312,7 @@ public final class Router: @unchecked Sendable {
                     }
                 }
             }
-            entry.pointee.cursor = (entry.pointee.cursor &+ 1) & 0xFFFF_FFFF
+            entry.pointee.cursor &+= 1
         }
     }
 

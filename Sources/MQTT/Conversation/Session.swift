@@ -7,7 +7,9 @@ final class Session: Port {
     let isClean: Bool
     private(set) var principal: Principal
     /// The connection's output, while there is one.
-    private(set) unowned(unsafe) var link: Link?
+    private var link: Link? { linkReference?.takeUnretainedValue() }
+    /// Unmanaged, so that a delivery costs no reference count: the connection outlives its conversation's attachment.
+    private var linkReference: Unmanaged<Link>?
     private unowned(unsafe) var conversation: MQTTConversation?
 
     /// When the session will expire if its client stays away; 0 while connected.
@@ -30,7 +32,7 @@ final class Session: Port {
     /// A connection takes the session over. Unsettled events are sent again once the caller calls ``pump(on:)``.
     func attach(_ conversation: MQTTConversation, link: Link, principal: Principal) {
         self.conversation = conversation
-        self.link = link
+        linkReference = Unmanaged.passUnretained(link)
         self.principal = principal
         unsent = inFlight.first
     }
@@ -38,7 +40,7 @@ final class Session: Port {
     /// The connection is gone. From here on direct events pass by and guaranteed ones wait.
     func detach() {
         conversation = nil
-        link = nil
+        linkReference = nil
     }
 
     /// Ends the connection that has the session now, because another one takes over (§3.1.4-2).
@@ -55,8 +57,7 @@ final class Session: Port {
         if options.contains(.noLocal), run.pointee.publisher == address { return 0 }
         let qos = min(run.pointee.qos, options.qos)
         if qos == 0 {
-            guard let link else { return 0 }
-            deliverDirect(run, link, lane)
+            linkReference?._withUnsafeGuaranteedRef { deliverDirect(run, $0, lane) }
             return 0
         }
         var refused = 0
