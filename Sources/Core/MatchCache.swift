@@ -57,7 +57,8 @@ final class MatchCache {
     private var hashes: UnsafeMutablePointer<UInt64>
     private var setMask: Int
     private var replace = 0
-    private var nextSerial: UInt64 = 1
+    /// Also counts the entries that were placed: while it stands still, no entry moves or changes its topic.
+    private(set) var nextSerial: UInt64 = 1
     private let key: UInt64
     private let lane: Int
     private var raw = RawMatch()

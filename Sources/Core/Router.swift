@@ -137,8 +137,18 @@ public final class Router: @unchecked Sendable {
     public func route(_ turn: Turn, on lane: Lane) {
         guard let principal = turn.principal else { return }
         let cache = lane.cache(for: self)
+        // All look-ups first: independent of each other, they wait for memory together instead of one after another.
         for number in 0..<turn.runCount {
             let run = turn.runs + number
+            let hash = cache.hash(run.pointee.topic, run.pointee.topicLength)
+            run.pointee.hash = hash
+            run.pointee.known = UnsafeMutableRawPointer(
+                cache.find(run.pointee.topic, run.pointee.topicLength, hash: hash))
+        }
+        let serial = cache.nextSerial
+        for number in 0..<turn.runCount {
+            let run = turn.runs + number
+            if cache.nextSerial != serial { run.pointee.known = nil }
             run.pointee.owned = turn.owned + (run.pointee.events - turn.events)
             let outcome = publish(UnsafePointer(run), as: principal, on: lane, cache)
             turn.outcomes[number] = outcome
@@ -159,7 +169,9 @@ public final class Router: @unchecked Sendable {
             lane.singleOwned.pointee?.release()
             lane.singleOwned.pointee = nil
         }
-        return withUnsafePointer(to: &run) { publish($0, as: principal, on: lane, lane.cache(for: self)) }
+        let cache = lane.cache(for: self)
+        run.hash = cache.hash(run.topic, run.topicLength)
+        return withUnsafePointer(to: &run) { publish($0, as: principal, on: lane, cache) }
     }
 
     @inline(__always)
@@ -170,7 +182,7 @@ public final class Router: @unchecked Sendable {
         let count = run.pointee.count
         lane.counters.eventsIn &+= UInt64(truncatingIfNeeded: count)
         lane.counters.bytesIn &+= UInt64(truncatingIfNeeded: run.pointee.wireLength)
-        guard let entry = match(run.pointee.topic, run.pointee.topicLength, on: lane, cache) else {
+        guard let entry = match(run, on: lane, cache) else {
             outcome.verdict = .malformedTopic
             return outcome
         }
@@ -197,19 +209,29 @@ public final class Router: @unchecked Sendable {
     /// The targets of a topic: from the cache, from the cache after a look at what changed, or from the index.
     @inline(__always)
     private func match(
-        _ topic: UnsafeRawPointer, _ count: Int, on lane: Lane, _ cache: MatchCache
+        _ run: UnsafePointer<EventRun>, on lane: Lane, _ cache: MatchCache
     ) -> UnsafeMutablePointer<MatchCache.Entry>? {
-        let hash = cache.hash(topic, count)
         let current = generation.load(ordering: .acquiring)
-        if let entry = cache.find(topic, count, hash: hash) {
-            if entry.pointee.generation == current { return entry }
-            refresh(entry, on: lane, cache)
+        if let entry = run.pointee.known?.assumingMemoryBound(to: MatchCache.Entry.self),
+            entry.pointee.generation == current
+        {
             return entry
         }
-        return matchNew(topic, count, hash, on: lane, cache)
+        return matchAgain(run, on: lane, cache)
     }
 
     @inline(never)
+    private func matchAgain(
+        _ run: UnsafePointer<EventRun>, on lane: Lane, _ cache: MatchCache
+    ) -> UnsafeMutablePointer<MatchCache.Entry>? {
+        let (topic, count, hash) = (run.pointee.topic, run.pointee.topicLength, run.pointee.hash)
+        guard let entry = cache.find(topic, count, hash: hash) else {
+            return matchNew(topic, count, hash, on: lane, cache)
+        }
+        if entry.pointee.generation != generation.load(ordering: .acquiring) { refresh(entry, on: lane, cache) }
+        return entry
+    }
+
     private func matchNew(
         _ topic: UnsafeRawPointer, _ count: Int, _ hash: UInt64, on lane: Lane, _ cache: MatchCache
     ) -> UnsafeMutablePointer<MatchCache.Entry>? {

@@ -3,7 +3,7 @@ import Core
 /// What outlives a connection (MQTT 3.1.1 §3.1.2.4): subscriptions (kept in the router's index), the in-flight windows
 /// of both directions, and guaranteed events that wait. The router delivers to it; a conversation attaches to it.
 final class Session: Port {
-    let clientID: String
+    var clientID: String { principal.clientID }
     let isClean: Bool
     private(set) var principal: Principal
     /// The connection's output, while there is one.
@@ -21,8 +21,7 @@ final class Session: Port {
     /// Packet identifiers of QoS 2 publishes received and not yet released (§4.3.3).
     private var received: Set<UInt16> = []
 
-    init(clientID: String, isClean: Bool, principal: Principal) {
-        self.clientID = clientID
+    init(isClean: Bool, principal: Principal) {
         self.isClean = isClean
         self.principal = principal
     }
