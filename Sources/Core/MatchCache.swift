@@ -51,6 +51,8 @@ final class MatchCache {
 
     private static let ways = 4
     private static let maxSets = 4_096
+    /// Bytes of all blocks; beyond it everything is forgotten at once. Topics with very many subscribers fill it.
+    private static let maxBytes = 64 << 20
 
     private var entries: UnsafeMutablePointer<Entry>
     /// The hashes of the entries, apart: a set is searched within one cache line.
@@ -61,6 +63,7 @@ final class MatchCache {
     private(set) var nextSerial: UInt64 = 1
     private let key: UInt64
     private let lane: Int
+    private var bytes = 0
     private var raw = RawMatch()
     private var scratch = MatchScratch()
     private var targets: [Target] = []
@@ -114,6 +117,7 @@ final class MatchCache {
     /// The place for a topic that is not there: an empty one of its set, or one that is given up.
     func place(_ topic: UnsafeRawPointer, _ count: Int, hash: UInt64) -> UnsafeMutablePointer<Entry> {
         let first = (Int(truncatingIfNeeded: hash) & setMask) * Self.ways
+        if bytes > Self.maxBytes { forgetAll() }
         for index in first..<first + Self.ways where entries[index].topicLength < 0 {
             return claim(index, topic, count, hash)
         }
@@ -144,9 +148,19 @@ final class MatchCache {
         let capacity = max(bytes, 64)
         let block = UnsafeMutableRawPointer.allocate(byteCount: capacity, alignment: 64)
         block.copyMemory(from: entry.pointee.block, byteCount: entry.pointee.blockCapacity)
+        self.bytes += capacity - entry.pointee.blockCapacity
         entry.pointee.block.deallocate()
         entry.pointee.block = block
         entry.pointee.blockCapacity = capacity
+    }
+
+    private func forgetAll() {
+        for index in 0..<(setMask + 1) * Self.ways {
+            entries[index].block.deallocate()
+            entries[index] = Entry(block: .allocate(byteCount: 16, alignment: 16), capacity: 16)
+            hashes[index] = 0
+        }
+        bytes = 0
     }
 
     private func grow() {

@@ -149,7 +149,9 @@ public final class Router: @unchecked Sendable {
         for number in 0..<turn.runCount {
             let run = turn.runs + number
             if cache.nextSerial != serial { run.pointee.known = nil }
-            run.pointee.owned = turn.owned + (run.pointee.events - turn.events)
+            // Only these runs are shared as owned events, and only their copies are released afterwards.
+            let isShared = run.pointee.qos > 0 || run.pointee.isRetained
+            run.pointee.owned = isShared ? turn.owned + (run.pointee.events - turn.events) : nil
             let outcome = publish(UnsafePointer(run), as: principal, on: lane, cache)
             turn.outcomes[number] = outcome
             turn.releaseOwned(run.pointee)

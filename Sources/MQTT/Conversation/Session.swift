@@ -101,7 +101,8 @@ final class Session: Port {
     }
 
     private func hasRoom(_ link: Link, _ lane: Lane) -> Bool {
-        inFlight.count < lane.limits.maxInFlight && !link.isCongested && unsent == inFlight.next
+        inFlight.count < lane.limits.maxInFlight && inFlight.bytes < lane.limits.maxQueuedBytes
+            && !link.isCongested && unsent == inFlight.next
     }
 
     private func write(_ event: Event, _ flags: UInt8, _ identifier: UInt16, to link: Link) {
@@ -174,9 +175,11 @@ final class Session: Port {
 
     // MARK: QoS 2 from the client
 
+    /// Whether a QoS 2 publish with this identifier was taken and not released: another one is a duplicate.
+    func hasReceived(_ identifier: UInt16) -> Bool { received.contains(identifier) }
+
     /// Notes a QoS 2 publish.
-    /// - Returns: false when its identifier was noted before: a duplicate.
-    func noteReceived(_ identifier: UInt16) -> Bool { received.insert(identifier).inserted }
+    func noteReceived(_ identifier: UInt16) { received.insert(identifier) }
 
     /// PUBREL: the identifier may be used again.
     func release(_ identifier: UInt16) { received.remove(identifier) }
