@@ -109,3 +109,28 @@ enum ConfigurationFile {
         return text
     }
 }
+
+/// Where a configuration comes from, kept so that a reload reads the same again.
+public struct ConfigurationSource: Sendable {
+    /// The file, or nil for that of `APUS_CONFIG` or none.
+    public var file: String?
+    /// The environment.
+    public var environment: [String: String]
+    /// What the command line says.
+    public var flags: [ConfigurationFlag]
+
+    /// Makes a source.
+    public init(
+        file: String?, environment: [String: String] = Configuration.processEnvironment,
+        flags: [ConfigurationFlag] = []
+    ) {
+        self.file = file
+        self.environment = environment
+        self.flags = flags
+    }
+
+    /// Reads and checks the configuration as it is now.
+    public func load() throws(ConfigurationError) -> Configuration {
+        try Configuration.load(file: file, environment: environment, flags: flags)
+    }
+}
