@@ -112,6 +112,9 @@ final class MosquittoClient {
         context.map { Unmanaged<MosquittoClient>.fromOpaque($0).takeUnretainedValue() }
     }
 
+    /// Whether `text` is a topic filter of MQTT.
+    static func isFilter(_ text: String) -> Bool { mosquitto_sub_topic_check(text) == MOSQ_ERR_SUCCESS.rawValue }
+
     /// Where it connects to, for errors.
     private var place: String { settings.unixPath ?? "\(settings.host):\(settings.port)" }
 

@@ -49,6 +49,9 @@ struct SubCommand: ParsableCommand {
     func validate() throws {
         try ClientOptions.validate(qos: qos)
         if topic.isEmpty || topic.contains("") { throw ValidationError("Say what to subscribe to by -t FILTER") }
+        for filter in topic where !MosquittoClient.isFilter(filter) {
+            throw ValidationError("'\(filter)' is no topic filter: '+' stands alone in a level, '#' alone in the last")
+        }
         if let count, count < 1 { throw ValidationError("--count must be at least 1") }
         if let timeout, timeout < 1 { throw ValidationError("--timeout must be at least 1") }
         if keepsSession, client.id == nil { throw ValidationError("--disable-clean-session needs --id") }
