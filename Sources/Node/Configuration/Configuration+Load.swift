@@ -65,7 +65,12 @@ extension Configuration {
 extension Setting {
     /// A node without `listeners` speaks MQTT on loopback; environment and flags may move that listener.
     fileprivate mutating func addStandardListener() {
-        guard case .map(var entries, let place) = self, self["listeners"] == nil else { return }
+        guard case .map(var entries, let place) = self else { return }
+        switch self["listeners"] {
+        case nil: break
+        case .nothing?: entries.removeAll { $0.name == "listeners" }
+        case .text?, .list?, .map?: return
+        }
         let listener = Setting.map(
             [
                 Entry(name: "protocol", place: "default", value: .text("mqtt", place: "default")),
