@@ -50,7 +50,7 @@ let package = Package(
         .executableTarget(
             name: "apus",
             dependencies: [
-                "Node", "CMosquitto", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                "Node", "Security", "CMosquitto", .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ], swiftSettings: strict),
         .executableTarget(
             name: "apus-bench",
@@ -60,7 +60,9 @@ let package = Package(
         .testTarget(name: "ReactorTests", dependencies: ["Reactor", "MQTT", "Core"], swiftSettings: strict),
         .testTarget(name: "MQTTTests", dependencies: ["MQTT", "Core"], swiftSettings: strict),
         .testTarget(name: "SecurityTests", dependencies: ["Security", "Core"], swiftSettings: strict),
-        .testTarget(name: "NodeTests", dependencies: ["Node", "Core"], swiftSettings: strict),
+        .testTarget(
+            name: "NodeTests",
+            dependencies: ["Node", "Core", "Security", .product(name: "Logging", package: "swift-log")], swiftSettings: strict),
         .testTarget(name: "Tidy", swiftSettings: strict),
     ]
 )

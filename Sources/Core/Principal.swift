@@ -71,9 +71,10 @@ public final class Principal {
         return access?.maySubscribe(filter) ?? true
     }
 
-    /// Takes `count` publish tokens.
+    /// Takes `count` publish tokens. A run is taken whole while a token is left and may leave a debt, so that the rate
+    /// holds whatever the size of the runs.
     /// - Parameter now: the lane's time in milliseconds.
-    /// - Returns: whether there were enough.
+    /// - Returns: whether there was a token.
     @inline(__always)
     func takeTokens(_ count: Int, rate: Int, now: UInt64) -> Bool {
         guard rate > 0 else { return true }
@@ -82,7 +83,7 @@ public final class Principal {
         let refill = rate * elapsed / 1_000
         if tokensAt == 0 { tokens = rate } else { tokens = min(rate, tokens + refill) }
         if refill > 0 || tokensAt == 0 { tokensAt = now }
-        guard tokens >= count else { return false }
+        guard tokens > 0 else { return false }
         tokens -= count
         return true
     }

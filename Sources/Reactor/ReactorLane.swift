@@ -25,11 +25,11 @@ final class ReactorLane: Lane {
     /// Bytes of an output buffer: it is sent when full, never grown.
     static let bufferSize = 1 << 16
     /// Bytes of a connection's first window in a pass.
-    static let smallSize = 1 << 11
+    static let smallSize = 1 << 10
     /// Connections with something to send, beyond which it is sent at once.
     static let touchedAtOnce = 1_024
     private static let spareBuffers = 32
-    private static let spareSmallBuffers = 1_024
+    private static let spareSmallBuffers = 128
     private static let wakeToken = UInt64.max
     private static let listenerTokens = UInt64(0xFFFF_FFFF) << 32
 

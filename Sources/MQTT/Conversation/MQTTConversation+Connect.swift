@@ -85,7 +85,7 @@ extension MQTTConversation {
                     context.discard(kept, on: lane)
                 }
             }
-            let session = Session(clientID: connect.clientID, isClean: connect.isClean, principal: principal)
+            let session = Session(isClean: connect.isClean, principal: principal)
             principal.router.register(session, on: lane)
             switch principal.router.claimSession(connect.clientID, for: session.address) {
             case .held: return begin(session, isPresent: false, connect, on: lane)

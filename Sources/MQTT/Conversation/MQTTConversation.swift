@@ -39,7 +39,7 @@ final class MQTTConversation: Conversation {
     }
 
     override var label: String {
-        if let session { return session.clientID }
+        if let principal { return principal.clientID }
         if case .connecting(let connect) = state { return connect.clientID }
         return ""
     }

@@ -3,11 +3,13 @@ import Core
 /// What outlives a connection (MQTT 3.1.1 §3.1.2.4): subscriptions (kept in the router's index), the in-flight windows
 /// of both directions, and guaranteed events that wait. The router delivers to it; a conversation attaches to it.
 final class Session: Port {
-    let clientID: String
+    var clientID: String { principal.clientID }
     let isClean: Bool
     private(set) var principal: Principal
     /// The connection's output, while there is one.
-    private(set) unowned(unsafe) var link: Link?
+    private var link: Link? { linkReference?.takeUnretainedValue() }
+    /// Unmanaged, so that a delivery costs no reference count: the connection outlives its conversation's attachment.
+    private var linkReference: Unmanaged<Link>?
     private unowned(unsafe) var conversation: MQTTConversation?
 
     /// When the session will expire if its client stays away; 0 while connected.
@@ -19,8 +21,7 @@ final class Session: Port {
     /// Packet identifiers of QoS 2 publishes received and not yet released (§4.3.3).
     private var received: Set<UInt16> = []
 
-    init(clientID: String, isClean: Bool, principal: Principal) {
-        self.clientID = clientID
+    init(isClean: Bool, principal: Principal) {
         self.isClean = isClean
         self.principal = principal
     }
@@ -30,7 +31,7 @@ final class Session: Port {
     /// A connection takes the session over. Unsettled events are sent again once the caller calls ``pump(on:)``.
     func attach(_ conversation: MQTTConversation, link: Link, principal: Principal) {
         self.conversation = conversation
-        self.link = link
+        linkReference = Unmanaged.passUnretained(link)
         self.principal = principal
         unsent = inFlight.first
     }
@@ -38,7 +39,7 @@ final class Session: Port {
     /// The connection is gone. From here on direct events pass by and guaranteed ones wait.
     func detach() {
         conversation = nil
-        link = nil
+        linkReference = nil
     }
 
     /// Ends the connection that has the session now, because another one takes over (§3.1.4-2).
@@ -55,8 +56,7 @@ final class Session: Port {
         if options.contains(.noLocal), run.pointee.publisher == address { return 0 }
         let qos = min(run.pointee.qos, options.qos)
         if qos == 0 {
-            guard let link else { return 0 }
-            deliverDirect(run, link, lane)
+            linkReference?._withUnsafeGuaranteedRef { deliverDirect(run, $0, lane) }
             return 0
         }
         var refused = 0
@@ -101,7 +101,8 @@ final class Session: Port {
     }
 
     private func hasRoom(_ link: Link, _ lane: Lane) -> Bool {
-        inFlight.count < lane.limits.maxInFlight && !link.isCongested && unsent == inFlight.next
+        inFlight.count < lane.limits.maxInFlight && inFlight.bytes < lane.limits.maxQueuedBytes
+            && !link.isCongested && unsent == inFlight.next
     }
 
     private func write(_ event: Event, _ flags: UInt8, _ identifier: UInt16, to link: Link) {
@@ -174,9 +175,11 @@ final class Session: Port {
 
     // MARK: QoS 2 from the client
 
+    /// Whether a QoS 2 publish with this identifier was taken and not released: another one is a duplicate.
+    func hasReceived(_ identifier: UInt16) -> Bool { received.contains(identifier) }
+
     /// Notes a QoS 2 publish.
-    /// - Returns: false when its identifier was noted before: a duplicate.
-    func noteReceived(_ identifier: UInt16) -> Bool { received.insert(identifier).inserted }
+    func noteReceived(_ identifier: UInt16) { received.insert(identifier) }
 
     /// PUBREL: the identifier may be used again.
     func release(_ identifier: UInt16) { received.remove(identifier) }

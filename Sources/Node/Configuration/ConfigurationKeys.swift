@@ -184,4 +184,16 @@ public enum ConfigurationKeys {
 
     /// The type of the value at `steps`, or nil when that is no value.
     static func type(at steps: [String]) -> ValueType? { all.first { $0.steps == steps }?.type }
+
+    /// The rows of the reference page, as Markdown; a test compares them with `docs/configuration.md`.
+    public static var markdown: String {
+        var lines = ["| Key | Allowed | Default | Meaning | Variable | Live |", "|---|---|---|---|---|---|"]
+        for key in all {
+            let allowed = key.allowed.replacing("|", with: "\\|")
+            let live = key.isLive ? "yes" : "restart"
+            lines.append(
+                "| `\(key.path)` | \(allowed) | \(key.standard) | \(key.meaning) | `\(key.variable)` | \(live) |")
+        }
+        return lines.joined(separator: "\n") + "\n"
+    }
 }
