@@ -3,9 +3,8 @@
 #ifndef APUS_CLINUX_H
 #define APUS_CLINUX_H
 
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE 1
-#endif
+// No _GNU_SOURCE here: Swift's own Glibc module is made without it, and structures that differ with it (fd_set) would
+// then have two definitions, which the compiler refuses in a clean debug build.
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -31,7 +30,7 @@
 #include <time.h>
 #include <unistd.h>
 
-// glibc declares these only under _GNU_SOURCE, which Swift's importer has already decided about.
+// glibc declares these only under _GNU_SOURCE.
 extern char **environ;
 extern int posix_spawn_file_actions_addchdir_np(posix_spawn_file_actions_t *actions, const char *path);
 extern int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags);
