@@ -33,19 +33,23 @@ let package = Package(
     targets: [
         // System libraries: a module map and a header each, nothing else.
         .systemLibrary(name: "CLinux", path: "Sources/C/CLinux"),
-        .systemLibrary(name: "COpenSSL", path: "Sources/C/COpenSSL", pkgConfig: "openssl", providers: [.apt(["libssl-dev"])]),
+        .systemLibrary(
+            name: "COpenSSL", path: "Sources/C/COpenSSL", pkgConfig: "openssl", providers: [.apt(["libssl-dev"])]),
         .systemLibrary(
             name: "CMosquitto", path: "Sources/C/CMosquitto", pkgConfig: "libmosquitto",
             providers: [.apt(["libmosquitto-dev"])]),
 
         .target(name: "Core", swiftSettings: hot),
-        .target(name: "Reactor", dependencies: ["Core", "CLinux", .product(name: "Logging", package: "swift-log")], swiftSettings: hot),
+        .target(
+            name: "Reactor", dependencies: ["Core", "CLinux", .product(name: "Logging", package: "swift-log")],
+            swiftSettings: hot),
         .target(name: "MQTT", dependencies: ["Core"], swiftSettings: hot),
         .target(name: "Security", dependencies: ["Core", "COpenSSL"], swiftSettings: strict),
         .target(
             name: "Node",
             dependencies: [
-                "Core", "Reactor", "MQTT", "Security", "CLinux", "Yams", .product(name: "Logging", package: "swift-log"),
+                "Core", "Reactor", "MQTT", "Security", "CLinux", "Yams",
+                .product(name: "Logging", package: "swift-log"),
             ], swiftSettings: strict),
         .executableTarget(
             name: "apus",
@@ -54,7 +58,8 @@ let package = Package(
             ], swiftSettings: strict),
         .executableTarget(
             name: "apus-bench",
-            dependencies: ["CLinux", .product(name: "ArgumentParser", package: "swift-argument-parser")], swiftSettings: hot),
+            dependencies: ["CLinux", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+            swiftSettings: hot),
 
         .testTarget(name: "CoreTests", dependencies: ["Core"], swiftSettings: strict),
         .testTarget(name: "ReactorTests", dependencies: ["Reactor", "MQTT", "Core"], swiftSettings: strict),
@@ -62,7 +67,8 @@ let package = Package(
         .testTarget(name: "SecurityTests", dependencies: ["Security", "Core"], swiftSettings: strict),
         .testTarget(
             name: "NodeTests",
-            dependencies: ["Node", "Core", "Security", .product(name: "Logging", package: "swift-log")], swiftSettings: strict),
+            dependencies: ["Node", "Core", "Security", .product(name: "Logging", package: "swift-log")],
+            swiftSettings: strict),
         .testTarget(name: "Tidy", swiftSettings: strict),
     ]
 )

@@ -131,7 +131,7 @@ public struct EventRun: BitwiseCopyable {
 @usableFromInline final class EventStorage: ManagedBuffer<EventHeader, UInt8> {}
 
 /// An event that lives on, shared by reference. Immutable once made: topic, properties and payload in one allocation.
-// SAFETY: the storage is written only in `init`, before anybody else has the reference; read-only afterwards.
+/// SAFETY: the storage is written only in `init`, before anybody else has the reference; read-only afterwards.
 public struct Event: @unchecked Sendable {
     let storage: EventStorage
 

@@ -373,7 +373,7 @@ final class ReactorLane: Lane {
 }
 
 /// A connection on its way from one lane to another.
-// SAFETY: the sender forgets the connection before it posts the parcel; the receiver alone uses it afterwards.
+/// SAFETY: the sender forgets the connection before it posts the parcel; the receiver alone uses it afterwards.
 private struct Parcel: @unchecked Sendable {
     let connection: Connection
     init(_ connection: Connection) { self.connection = connection }

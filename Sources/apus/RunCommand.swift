@@ -55,9 +55,12 @@ struct RunCommand: ParsableCommand {
         ]
         let source = ConfigurationSource(file: config, flags: flags.compactMap { $0 })
         let configuration = try source.load()
-        // WIRING: the one call that starts the node; replace this line by
-        // `try Node.run(configuration, source: source)`, which returns when the node has drained.
-        throw CommandFailure("this build has no node yet (\(configuration.name))")
+        do throws(Node.StartFailure) {
+            try Node.run(configuration, source: source)
+        } catch {
+            printError("apus: \(error)")
+            throw ExitCode(error.isConfiguration ? 78 : 1)
+        }
     }
 }
 

@@ -10,6 +10,8 @@ enum TerminalPrompt {
         var hidden = shown
         // Without signals from the keyboard nothing can end the process while the terminal is hidden; ^C is read below.
         hidden.c_lflag &= ~tcflag_t(ECHO | ISIG)
+        // ^C ends a line as Return does, or it would wait in the terminal for one.
+        withUnsafeMutableBytes(of: &hidden.c_cc) { $0[Int(VEOL)] = 0x03 }
         guard tcsetattr(STDIN_FILENO, TCSAFLUSH, &hidden) == 0 else {
             throw CommandFailure.system("cannot hide the password")
         }

@@ -3,34 +3,18 @@
 #ifndef APUS_CLINUX_H
 #define APUS_CLINUX_H
 
-// No _GNU_SOURCE here: Swift's own Glibc module is made without it, and structures that differ with it (fd_set) would
-// then have two definitions, which the compiler refuses in a clean debug build.
-#include <arpa/inet.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <netdb.h>
-#include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
-#include <signal.h>
 #include <spawn.h>
 #include <stdint.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/resource.h>
-#include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/timerfd.h>
-#include <sys/types.h>
-#include <sys/uio.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
 
-// glibc declares these only under _GNU_SOURCE.
+// glibc declares these only under _GNU_SOURCE, which Swift's importer has already decided about.
 extern char **environ;
 extern int posix_spawn_file_actions_addchdir_np(posix_spawn_file_actions_t *actions, const char *path);
 extern int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags);
