@@ -82,39 +82,3 @@ struct InFlight: ~Copyable {
         capacity = larger
     }
 }
-
-/// Events that wait for room in the window, oldest first.
-struct EventQueue {
-    struct Entry {
-        var event: Event
-        var qos: UInt8
-        var isRetained: Bool
-    }
-
-    private var entries: [Entry?] = []
-    private var head = 0
-    private(set) var bytes = 0
-
-    var count: Int { entries.count - head }
-    var isEmpty: Bool { head == entries.count }
-
-    mutating func append(_ entry: Entry) {
-        bytes += entry.event.cost
-        entries.append(entry)
-    }
-
-    mutating func popFirst() -> Entry? {
-        guard head < entries.count, let entry = entries[head] else { return nil }
-        entries[head] = nil
-        head += 1
-        bytes -= entry.event.cost
-        if head == entries.count {
-            entries = []
-            head = 0
-        } else if head >= 1_024, head * 2 > entries.count {
-            entries.removeFirst(head)
-            head = 0
-        }
-        return entry
-    }
-}

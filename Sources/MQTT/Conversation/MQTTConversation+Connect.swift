@@ -110,8 +110,7 @@ extension MQTTConversation {
 
     private func begin(_ session: Session, isPresent: Bool, _ connect: ConnectPacket, on lane: Lane) -> Verdict {
         guard let principal else { return .close(.protocolError) }
-        context.returned(session, on: lane)
-        session.attach(self, link: link, principal: principal)
+        session.begin(self, link: link, principal: principal)
         self.session = session
         state = .established
         if let will = connect.will {

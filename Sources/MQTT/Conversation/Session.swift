@@ -1,21 +1,13 @@
 import Core
 
-/// What outlives a connection (MQTT 3.1.1 §3.1.2.4): subscriptions (kept in the router's index), the in-flight windows
-/// of both directions, and guaranteed events that wait. The router delivers to it; a conversation attaches to it.
-final class Session: Port {
+/// The inbox of an MQTT client (MQTT 3.1.1 §3.1.2.4): adds the in-flight windows of both directions. A conversation
+/// attaches to it.
+final class Session: Inbox {
     var clientID: String { principal.clientID }
+    /// Whether the session ends with its connection.
     let isClean: Bool
-    private(set) var principal: Principal
-    /// The connection's output, while there is one.
-    private var link: Link? { linkReference?.takeUnretainedValue() }
-    /// Unmanaged, so that a delivery costs no reference count: the connection outlives its conversation's attachment.
-    private var linkReference: Unmanaged<Link>?
     private unowned(unsafe) var conversation: MQTTConversation?
-
-    /// When the session will expire if its client stays away; 0 while connected.
-    var expiresAt: UInt64 = 0
     private var inFlight = InFlight()
-    private var queue = EventQueue()
     /// The next of the window to be sent; behind ``InFlight/next`` only after a reconnect.
     private var unsent: UInt64 = 0
     /// Packet identifiers of QoS 2 publishes received and not yet released (§4.3.3).
@@ -23,23 +15,22 @@ final class Session: Port {
 
     init(isClean: Bool, principal: Principal) {
         self.isClean = isClean
-        self.principal = principal
+        super.init(principal: principal)
     }
 
     // MARK: Attaching
 
     /// A connection takes the session over. Unsettled events are sent again once the caller calls ``pump(on:)``.
-    func attach(_ conversation: MQTTConversation, link: Link, principal: Principal) {
+    func begin(_ conversation: MQTTConversation, link: Link, principal: Principal) {
         self.conversation = conversation
-        linkReference = Unmanaged.passUnretained(link)
-        self.principal = principal
+        attach(link, principal: principal)
         unsent = inFlight.first
     }
 
-    /// The connection is gone. From here on direct events pass by and guaranteed ones wait.
-    func detach() {
+    /// The connection is gone.
+    func end() {
         conversation = nil
-        linkReference = nil
+        detach()
     }
 
     /// Ends the connection that has the session now, because another one takes over (§3.1.4-2).
@@ -56,7 +47,7 @@ final class Session: Port {
         if options.contains(.noLocal), run.pointee.publisher == address { return 0 }
         let qos = min(run.pointee.qos, options.qos)
         if qos == 0 {
-            linkReference?._withUnsafeGuaranteedRef { deliverDirect(run, $0, lane) }
+            attachedLink?._withUnsafeGuaranteedRef { deliverDirect(run, $0, lane) }
             return 0
         }
         var refused = 0
@@ -84,20 +75,14 @@ final class Session: Port {
     /// Sends a guaranteed event, or lets it wait.
     /// - Returns: false when the queue is full; the event is dropped and counted.
     private func deliverGuaranteed(_ event: Event, qos: UInt8, isRetained: Bool, on lane: Lane) -> Bool {
-        if let link, queue.isEmpty, hasRoom(link, lane) {
+        if let link, waiting.isEmpty, hasRoom(link, lane) {
             lane.counters.eventsOut &+= 1
             let identifier = inFlight.add(event, qos: qos, isRetained: isRetained)
             unsent = inFlight.next
             write(event, qos << 1 | (isRetained ? 1 : 0), identifier, to: link)
             return true
         }
-        guard queue.count < lane.limits.maxQueuedEvents, queue.bytes + event.cost <= lane.limits.maxQueuedBytes
-        else {
-            lane.counters.drop(.queueFull)
-            return false
-        }
-        queue.append(EventQueue.Entry(event: event, qos: qos, isRetained: isRetained))
-        return true
+        return wait(EventQueue.Entry(event: event, qos: qos, isRetained: isRetained), on: lane)
     }
 
     private func hasRoom(_ link: Link, _ lane: Lane) -> Bool {
@@ -140,7 +125,7 @@ final class Session: Port {
             }
             unsent += 1
         }
-        while hasRoom(link, lane), let entry = queue.popFirst() {
+        while hasRoom(link, lane), let entry = nextWaiting() {
             _ = inFlight.add(entry.event, qos: entry.qos, isRetained: entry.isRetained)
             lane.counters.eventsOut &+= 1
             let identifier = InFlight.identifier(unsent)
@@ -170,7 +155,7 @@ final class Session: Port {
     @inline(__always)
     private func settled(on lane: Lane) {
         if unsent < inFlight.first { unsent = inFlight.first }
-        if !queue.isEmpty { pump(on: lane) }
+        if !waiting.isEmpty { pump(on: lane) }
     }
 
     // MARK: QoS 2 from the client
