@@ -42,8 +42,9 @@ deep: .packages-build ## thread sanitizer, address sanitizer, five minutes of fu
 format: ## format all sources in place
 	swift format -i -r $(SOURCES)
 
-lint: ## check the format of all sources
+lint: ## check the format of all sources and the links of all documents
 	swift format lint --strict -r $(SOURCES)
+	scripts/links.sh
 
 clean: ## remove everything that was built
 	rm -rf .build .build-*
