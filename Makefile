@@ -36,7 +36,7 @@ fuzz: .packages-build ## fuzz each parser for SECONDS_EACH seconds
 
 deep: .packages-build ## thread sanitizer, address sanitizer, five minutes of fuzzing each
 	swift test --scratch-path .build-thread --sanitize thread
-	swift test --scratch-path .build-address --sanitize address
+	LSAN_OPTIONS=suppressions=$(CURDIR)/scripts/leaks.supp swift test --scratch-path .build-address --sanitize address
 	Tests/Fuzz/run.sh 300
 
 format: ## format all sources in place
