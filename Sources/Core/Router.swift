@@ -72,6 +72,11 @@ public final class Router: @unchecked Sendable {
         lane.displace(port.address)
     }
 
+    /// Notes whether somebody is attached to a port: shared groups choose among members that are present.
+    public func setPresence(_ port: Port, _ isPresent: Bool) {
+        indexLock.withLock { _ in index.setPresence(port.number, isPresent) { noteChange($0) } }
+    }
+
     // MARK: Subscribing
 
     /// What became of a subscription.

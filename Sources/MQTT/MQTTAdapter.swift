@@ -41,6 +41,7 @@ final class MQTTContext: Sendable {
     func leave(_ session: Session, on lane: Lane) {
         session.end()
         if session.isClean { return discard(session, on: lane) }
+        session.principal.router.setPresence(session, false)
         absent(on: lane).add(session, expiresAt: lane.now + UInt64(lane.limits.sessionExpirySeconds) * 1_000)
     }
 

@@ -110,6 +110,7 @@ extension MQTTConversation {
 
     private func begin(_ session: Session, isPresent: Bool, _ connect: ConnectPacket, on lane: Lane) -> Verdict {
         guard let principal else { return .close(.protocolError) }
+        if isPresent { principal.router.setPresence(session, true) }
         session.begin(self, link: link, principal: principal)
         self.session = session
         state = .established

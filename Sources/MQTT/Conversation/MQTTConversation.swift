@@ -58,6 +58,13 @@ final class MQTTConversation: Conversation {
         }
         while true {
             let rest = UnsafeRawBufferPointer(rebasing: bytes[offset...])
+            guard let first = rest.first else { return Progress(consumed: offset, verdict: .waiting) }
+            // The first byte says enough to send away who speaks another protocol, without waiting for the rest.
+            guard let type = PacketType(rawValue: first >> 4), type.requiredFlags.map({ $0 == first & 0x0F }) ?? true
+            else { return Progress(consumed: offset, verdict: .close(.malformedPacket)) }
+            if case .awaitingConnect = state, type != .connect {
+                return Progress(consumed: offset, verdict: .close(.protocolError))
+            }
             let (header, remaining): (Int, Int)
             switch Framing.of(rest) {
             case .incomplete: return Progress(consumed: offset, verdict: .waiting)
@@ -70,13 +77,8 @@ final class MQTTConversation: Conversation {
             }
             guard rest.count >= header + remaining else { return Progress(consumed: offset, verdict: .waiting) }
             let body = UnsafeRawBufferPointer(rebasing: rest[header..<header + remaining])
-            guard let type = PacketType(rawValue: rest[0] >> 4),
-                type.requiredFlags.map({ $0 == rest[0] & 0x0F }) ?? true
-            else { return Progress(consumed: offset, verdict: .close(.malformedPacket)) }
             if type == .publish {
-                guard case .established = state else {
-                    return Progress(consumed: offset, verdict: .close(.protocolError))
-                }
+                guard session != nil else { return Progress(consumed: offset, verdict: .close(.protocolError)) }
                 if let stop = receivePublishes(bytes, &offset, turn, lane) {
                     return Progress(consumed: offset, verdict: stop)
                 }
