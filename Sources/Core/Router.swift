@@ -98,11 +98,13 @@ public final class Router: @unchecked Sendable {
             return .notAuthorized
         }
         return indexLock.withLock { _ in
-            guard index.ports[port.number].count < UInt32(limits.maxSubscriptionsPerSession) else {
+            let isNew = index.subscribe(port.number, subscription)
+            // Looked at afterwards, because replacing a subscription takes no further place.
+            if isNew, index.ports[port.number].count > UInt32(limits.maxSubscriptionsPerSession) {
+                _ = index.unsubscribe(port.number, subscription.filter)
                 lane.counters.subscriptionsRefused &+= 1
                 return .overLimit
             }
-            let isNew = index.subscribe(port.number, subscription)
             noteChange(subscription.filter)
             return .granted(isNew: isNew)
         }

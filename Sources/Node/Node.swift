@@ -110,6 +110,7 @@ public struct Node {
                 logger.warning("this key changes only at a restart", metadata: ["key": "\(key)"])
             }
             configuration.security = new.security
+            configuration.drainSeconds = new.drainSeconds
             configuration.log.level = new.log.level
             configuration.log.levels = new.log.levels
             logger.notice("configuration reloaded")

@@ -13,7 +13,7 @@ extension MQTTConversation {
             }
             return .close(.unsupportedVersion)
         }
-        var connect = try ConnectPacket(body)
+        var connect = try ConnectPacket(body, limits: lane.limits)
         if connect.clientID.isEmpty {
             guard connect.isClean else {
                 PacketWriter.connack(.identifierRejected, sessionPresent: false, to: link)

@@ -122,7 +122,6 @@ public enum ConfigurationKeys {
             "Seconds in which a new connection must log in."),
         LimitKey(
             "session_expiry", \.sessionExpirySeconds, .seconds(0...4_294_967_295), "Seconds an absent session is kept."),
-        LimitKey("max_keep_alive", \.maxKeepAliveSeconds, .seconds(1...65_535), "The longest keep-alive granted."),
         LimitKey(
             "max_publish_rate", \.maxPublishRate, .integer(0...1_000_000_000),
             "Events a second and connection; 0 is unlimited."),
@@ -133,7 +132,7 @@ public enum ConfigurationKeys {
         [
             ConfigurationKey("node.name", .text, "the host name", "The node's name, unique in the mesh."),
             ConfigurationKey("node.data", .path, "./apus-data", "The directory of everything the node keeps."),
-            ConfigurationKey("node.lanes", .integer(0...1_024), "0", "Event loops; 0 means one per core."),
+            ConfigurationKey("node.lanes", .integer(0...256), "0", "Event loops; 0 means one per core."),
             ConfigurationKey(
                 "node.drain_seconds", .seconds(0...3_600), "10", "How long a stopping node flushes.", isLive: true),
             ConfigurationKey(
