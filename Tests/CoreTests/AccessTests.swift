@@ -59,7 +59,8 @@ import Testing
     @Test(arguments: ["+", "#", "a/b", "*", ">", "x*", "", "a\0"])
     func aNameNeverWidensARule(_ name: String) throws {
         let bench = Bench(
-            rules: try Self.rules(AccessRule(effect: .allow, action: .all, topics: ["d/${clientid}/#", "u/${username}"])))
+            rules: try Self.rules(
+                AccessRule(effect: .allow, action: .all, topics: ["d/${clientid}/#", "u/${username}"])))
         let principal = bench.principal(name, clientID: name)
         let port = bench.port()
         for topic in ["d/other/x", "d/a/b/c", "u/other", "d/x/y"] {

@@ -54,7 +54,8 @@ import Testing
             for number in 0..<20_000 { bench.publish("t/\(number)", "\(round)") }
         }
         #expect(port.deliveries.count == 40_000)
-        #expect(port.deliveries[39_999] == .init(topic: "t/19999", payload: "1", qos: 0, options: .qos(2), identifiers: []))
+        #expect(
+            port.deliveries[39_999] == .init(topic: "t/19999", payload: "1", qos: 0, options: .qos(2), identifiers: []))
     }
 
     @Test func malformedAndSystemTopicsAreNotRouted() {
