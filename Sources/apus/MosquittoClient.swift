@@ -1,4 +1,5 @@
-/// An MQTT client over libmosquitto, driven by its caller: one thread, no callback outside of ``MosquittoClient/loop(milliseconds:)``.
+/// An MQTT client over libmosquitto, driven by its caller: one thread, no callback outside of
+/// ``MosquittoClient/loop(milliseconds:)``.
 import CMosquitto
 import Glibc
 

@@ -13,7 +13,7 @@ struct RunCommand: ParsableCommand {
             the environment (APUS_NODE_NAME, …), that over the file. The log goes to standard error; one line says \
             'ready' with the addresses when clients can connect.
 
-            SIGTERM and SIGINT drain and end the node, SIGHUP reads the configuration and the users again, SIGUSR1 logs \
+            SIGTERM and SIGINT drain and end the node, SIGHUP reads configuration and users again, SIGUSR1 logs \
             the counters, SIGUSR2 switches debug logging on and off.
 
             Examples:

@@ -10,7 +10,7 @@ struct UserCommand: ParsableCommand {
         abstract: "Manage the users who may log in.",
         discussion: """
             The file is the one that `security.users` names. A running node takes a change on SIGHUP. The password is \
-            asked for on a terminal, else read from the first line of standard input or of --password-file; it is never \
+            asked for on a terminal, else read from the first line of standard input or of --password-file; it is not \
             an argument, where other users of the machine could see it.
 
             Examples:

@@ -62,7 +62,8 @@ struct ConfigurationTests {
               access:
                 - { allow: all, topics: ["#"], groups: [ops], users: [anna, anonymous] }
                 - { deny: publish, topics: ["a/${username}/+", "b/${clientid}/>"] }
-            limits: { max_packet: 1MiB, max_connections: 1_000, max_publish_rate: 5, max_queued: 65536, session_expiry: 0 }
+            limits:
+              { max_packet: 1MiB, max_connections: 1_000, max_publish_rate: 5, max_queued: 65536, session_expiry: 0 }
             log: { level: warning, format: json, levels: { mqtt: debug, node.signals: trace } }
             """)
         #expect(configuration.name == "frankfurt")

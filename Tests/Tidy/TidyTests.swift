@@ -91,7 +91,9 @@ import Testing
                 open.removeLast()
             }
             let words = text.split(separator: " ")
-            if let word = words.firstIndex(of: "func"), !text.hasPrefix("//"), !text.hasSuffix("}"), word < 6 {
+            // A requirement of a protocol has no body and ends with neither.
+            let opens = text.hasSuffix("{") || text.hasSuffix("(")
+            if let word = words.firstIndex(of: "func"), !text.hasPrefix("//"), opens, word < 6 {
                 open.append((indent, String(words[min(word + 1, words.count - 1)]), number + 1))
             }
         }
@@ -102,7 +104,10 @@ import Testing
         for source in try Self.files("Sources") {
             for (number, line) in source.lines.enumerated() {
                 let place = "\(source.path):\(number + 1)"
-                #expect(!line.contains("nonisolated(unsafe)"), "\(place)")
+                // The load generator's signal handler may touch nothing but plain memory.
+                if source.path != "apus-bench/Child.swift" {
+                    #expect(!line.contains("nonisolated(unsafe)"), "\(place)")
+                }
                 #expect(
                     !line.contains("try!") && !line.contains("fatalError("), "\(place): a peer must not end the node")
                 guard line.contains("@unchecked Sendable"), !line.contains("//") else { continue }

@@ -178,6 +178,6 @@ final class Session: Inbox {
 }
 
 extension WireLayout {
-    /// A PUBLISH of MQTT 3.1 or 3.1.1 at QoS 0 without DUP and RETAIN: bytes that any such subscriber takes as they are.
+    /// A PUBLISH of MQTT 3.1 or 3.1.1 at QoS 0 without DUP and RETAIN: bytes any such subscriber takes as they are.
     static let mqtt3Direct = WireLayout(rawValue: 1)
 }

@@ -113,7 +113,7 @@ public enum ConfigurationKeys {
             "max_unsettled", \.maxUnsettled, .integer(1...65_535),
             "Guaranteed events received from a client and not yet settled."),
         LimitKey(
-            "max_output", \.maxOutputBytes, .size(4_096...(1 << 32)), "Bytes that wait for a slow reader's connection."),
+            "max_output", \.maxOutputBytes, .size(4_096...(1 << 32)), "Bytes that wait for a slow reader."),
         LimitKey("max_mailbox", \.maxMailboxBytes, .size(65_536...(1 << 36)), "Bytes that wait for a lane."),
         LimitKey("max_retained_events", \.maxRetainedEvents, .integer(0...1_000_000_000), "Retained events."),
         LimitKey("max_retained", \.maxRetainedBytes, .size(0...(1 << 44)), "Bytes of retained events."),
@@ -121,7 +121,7 @@ public enum ConfigurationKeys {
             "connect_timeout", \.connectTimeoutSeconds, .seconds(1...3_600),
             "Seconds in which a new connection must log in."),
         LimitKey(
-            "session_expiry", \.sessionExpirySeconds, .seconds(0...4_294_967_295), "Seconds an absent session is kept."),
+            "session_expiry", \.sessionExpirySeconds, .seconds(0...4_294_967_295), "Seconds a session is kept absent."),
         LimitKey(
             "max_publish_rate", \.maxPublishRate, .integer(0...1_000_000_000),
             "Events a second and connection; 0 is unlimited."),
