@@ -77,6 +77,8 @@ final class MQTTConversation: Conversation {
                 guard case .established = state else {
                     return Progress(consumed: offset, verdict: .close(.protocolError))
                 }
+                // Not yet set when CONNECT came in the same read.
+                turn.principal = principal
                 if let stop = receivePublishes(bytes, &offset, turn, lane) {
                     return Progress(consumed: offset, verdict: stop)
                 }
