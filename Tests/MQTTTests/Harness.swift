@@ -165,6 +165,7 @@ final class TestLane: Lane {
         moving = []
         for (connection, lane, arrived) in leaving where connection.closing == nil {
             let number = connection.number
+            connection.deadline = nil
             lanes.call(lane) { lane in
                 guard let lane = lane as? TestLane, let connection = lane.node?.connections[number] else { return }
                 connection.lane = lane
@@ -285,6 +286,12 @@ final class TestNode {
 
     /// Time goes on; timers and chores of all lanes run.
     func advance(milliseconds: UInt64) {
+        tick(milliseconds: milliseconds)
+        settle()
+    }
+
+    /// As ``advance(milliseconds:)``, but no mail is read.
+    func tick(milliseconds: UInt64) {
         now += milliseconds
         for lane in lanes { lane.now = now }
         for connection in connections.values.sorted(by: { $0.number < $1.number }) where connection.closing == nil {
@@ -299,7 +306,6 @@ final class TestNode {
             for chore in lane.chores { chore(lane) }
             lane.finishPass()
         }
-        settle()
     }
 
     /// What all lanes have counted.

@@ -29,7 +29,9 @@ import Testing
         Case("type 0 with flags", [0x0F, 0]),
         Case("type 15", [0xF0, 0], .protocolError),
         Case("type 15 with flags", [0xF1, 0]),
-        Case("HTTP", Array("GET / HTTP/1.1\r\nHost: example.org\r\nAccept: */*\r\n\r\n".utf8) + .init(repeating: 10, count: 99)),
+        Case(
+            "HTTP",
+            Array("GET / HTTP/1.1\r\nHost: example.org\r\nAccept: */*\r\n\r\n".utf8) + .init(repeating: 10, count: 99)),
         Case("TLS", [0x16, 3, 1, 2, 0, 1, 0, 1, 0xFC, 3, 3] + .init(repeating: 7, count: 600)),
         Case("length of five bytes", [0x10, 0x80, 0x80, 0x80, 0x80, 1]),
         Case("CONNECT of 256 MB", [0x10, 0xFF, 0xFF, 0xFF, 0x7F], .packetTooLarge),
@@ -199,7 +201,8 @@ import Testing
 
     /// Filters that are well-formed packets: refused one by one, the connection stays (§3.9.3).
     @Test(arguments: [
-        "a/#/b", "a#", "#a", "a/+b", "b+", "++", "$share", "$share/", "$share/g", "$share/g/", "$share//a", "$share/g+/a",
+        "a/#/b", "a#", "#a", "a/+b", "b+", "++", "$share", "$share/", "$share/g", "$share/g/", "$share//a",
+        "$share/g+/a",
         "$share/#/a", "$local/", "$share/g/a#", String(repeating: "/", count: 128),
     ])
     func refusedFilter(_ filter: String) throws {

@@ -120,7 +120,9 @@ import Testing
         client.step(ids.flatMap { Frame.publish("a", "\($0)", qos: 2, id: $0) })
         client.cut()
         client = TestClient(node, "c", clean: false)
-        #expect(client.ask(ids.flatMap { Frame.publish("a", "\($0)", qos: 2, id: $0, dup: true) }) == ids.map { .pubrec($0) })
+        #expect(
+            client.ask(ids.flatMap { Frame.publish("a", "\($0)", qos: 2, id: $0, dup: true) })
+                == ids.map { .pubrec($0) })
         #expect(client.ask(ids.flatMap { Frame.pubrel($0) }) == ids.map { .pubcomp($0) })
         #expect(witness.events().map(\.text) == ids.map { "\($0)" })
     }

@@ -139,7 +139,8 @@ import Testing
         client.cut()
         let back = TestClient(node, "c", clean: false)
         #expect(back.returned.count == 2)
-        #expect(back.ask(Frame.puback(1), Frame.puback(1), Frame.pubrec(2), Frame.pubrec(2)) == [.pubrel(2), .pubrel(2)])
+        #expect(
+            back.ask(Frame.puback(1), Frame.puback(1), Frame.pubrec(2), Frame.pubrec(2)) == [.pubrel(2), .pubrel(2)])
         #expect(back.ask(Frame.puback(2), Frame.pubcomp(2), Frame.pubcomp(2)).isEmpty)
         back.cut()
         #expect(TestClient(node, "c", clean: false).returned.isEmpty)
