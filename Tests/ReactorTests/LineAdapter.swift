@@ -1,17 +1,17 @@
-public import Core
+import Core
 
 /// A whole protocol in one page, built on Core's public interface alone: the worked example of
 /// `docs/adding-an-adapter.md`, and the proof that a protocol comes in without a line in Core.
 ///
 /// A client sends lines: `SUB <filter>` and `PUB <topic> <payload>`. It gets `EVT <topic> <payload>`, and `ERR` for
 /// what it may not do.
-public final class LineAdapter: Adapter {
-    public let name = "line"
+final class LineAdapter: Adapter {
+    let name = "line"
     private let router: Router
 
-    public init(router: Router) { self.router = router }
+    init(router: Router) { self.router = router }
 
-    public func makeConversation(link: Link, on lane: Lane) -> Conversation {
+    func makeConversation(link: Link, on lane: Lane) -> Conversation {
         let principal = Principal(identity: Identity(), clientID: "line", router: router)
         let conversation = LineConversation(principal: principal, link: link)
         router.register(conversation.port, on: lane)

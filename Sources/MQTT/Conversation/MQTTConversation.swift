@@ -79,6 +79,8 @@ final class MQTTConversation: Conversation {
             let body = UnsafeRawBufferPointer(rebasing: rest[header..<header + remaining])
             if type == .publish {
                 guard session != nil else { return Progress(consumed: offset, verdict: .close(.protocolError)) }
+                // Not yet set when CONNECT came in the same read.
+                turn.principal = principal
                 if let stop = receivePublishes(bytes, &offset, turn, lane) {
                     return Progress(consumed: offset, verdict: stop)
                 }
