@@ -12,7 +12,7 @@ public func fuzzOne(_ start: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
     let bytes = UnsafeRawBufferPointer(start: start + 1, count: count - 1)
     switch start[0] % 6 {
     case 0: framing(bytes)
-    case 1: _ = try? ConnectPacket(bytes)
+    case 1: _ = try? ConnectPacket(bytes, limits: Limits())
     case 2: subscribe(bytes, hasOptions: true)
     case 3: subscribe(bytes, hasOptions: false)
     case 4: text(bytes)
