@@ -1,71 +1,34 @@
-import Core
-import Foundation
+import Glibc
 
-/// A seeded generator (SplitMix64): the same seed, the same test. `APUS_SEED` replays one that failed.
+/// Repeatable randomness (SplitMix64). The seed is drawn once per process, or taken from the environment variable
+/// APUS_SEED; every expectation about random input ends with ``note``, so that a failure says how to repeat it.
 struct Seeded: RandomNumberGenerator {
+    private static let processSeed: UInt64 = {
+        if let text = getenv("APUS_SEED"), let seed = UInt64(String(cString: text)) { return seed }
+        return UInt64.random(in: 1...999_999_999)
+    }()
+
     private var state: UInt64
 
-    /// The seed for this run, to be shown when a test fails.
-    static let seed = ProcessInfo.processInfo.environment["APUS_SEED"].flatMap { UInt64($0) } ?? 20_261_121
+    /// - Parameter stream: keeps the random numbers of different tests apart.
+    init(_ stream: UInt64) { state = Self.processSeed &+ stream &* 0xD1B5_4A32_D192_ED03 }
 
-    init(_ salt: UInt64 = 0) { state = Self.seed &+ salt &* 0x9E37_79B9_7F4A_7C15 }
+    /// How to repeat what failed.
+    var note: String { "repeat with APUS_SEED=\(Self.processSeed)" }
 
     mutating func next() -> UInt64 {
         state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
+        var word = state
+        word = (word ^ (word >> 30)) &* 0xBF58_476D_1CE4_E5B9
+        word = (word ^ (word >> 27)) &* 0x94D0_49BB_1331_11EB
+        return word ^ (word >> 31)
     }
 
-    /// A number below `bound`.
+    /// A number from 0 up to, not including, `bound`.
     mutating func below(_ bound: Int) -> Int { Int(next() % UInt64(bound)) }
 
-    mutating func pick<Element>(_ elements: [Element]) -> Element { elements[below(elements.count)] }
+    /// True once in `times`.
+    mutating func once(in times: Int) -> Bool { below(times) == 0 }
 
-    /// A topic of few distinct levels, so that filters often match.
-    mutating func topic() -> String {
-        let names = ["a", "b", "ab", "abc", "", "$x", "long-level-name-of-some-length"]
-        return (0...below(4)).map { _ in pick(names) }.joined(separator: "/").nonEmpty
-    }
-
-    /// A well-formed filter of the grammar.
-    mutating func filter(_ grammar: TopicFilter.Grammar) -> String {
-        let names = ["a", "b", "ab", "abc", "", "$x", "long-level-name-of-some-length"]
-        let wild = grammar == .mqtt ? ["+", "a*", "*", ">"] : ["*", "a*", "ab*", "+", "#"]
-        var levels = (0...below(4)).map { _ in below(3) == 0 ? pick(wild) : pick(names) }
-        if below(4) == 0 { levels[levels.count - 1] = grammar == .mqtt ? "#" : ">" }
-        return levels.joined(separator: "/").nonEmpty
-    }
-}
-
-extension String {
-    fileprivate var nonEmpty: String { isEmpty ? "a" : self }
-}
-
-/// The meaning of a filter, written as plainly as possible: what the compiled filter, the index and the retained
-/// events are compared with.
-enum Oracle {
-    static func matches(_ filter: String, _ grammar: TopicFilter.Grammar, _ topic: String) -> Bool {
-        let wanted = filter.split(separator: "/", omittingEmptySubsequences: false).map(String.init)
-        let levels = topic.split(separator: "/", omittingEmptySubsequences: false).map(String.init)
-        let isMQTT = grammar == .mqtt
-        let wildcards = isMQTT ? ["+", "#"] : ["*", ">"]
-        if levels[0].hasPrefix("$") {
-            if wanted[0] == wildcards[0] || (wanted[0] == wildcards[1] && wanted.count == 1) { return false }
-        }
-        for (index, level) in wanted.enumerated() {
-            let isLast = index == wanted.count - 1
-            if isMQTT, level == "#" { return true }
-            if !isMQTT, level == ">", isLast { return index < levels.count }
-            guard index < levels.count else { return false }
-            if level == wildcards[0] { continue }
-            if !isMQTT, level.hasSuffix("*") {
-                guard levels[index].hasPrefix(level.dropLast()) else { return false }
-                continue
-            }
-            guard level == levels[index] else { return false }
-        }
-        return wanted.count == levels.count
-    }
+    mutating func pick<Element>(_ choices: [Element]) -> Element { choices[below(choices.count)] }
 }

@@ -2,107 +2,148 @@ import Testing
 
 @testable import Core
 
-@Suite struct TopicFilterTests {
-    @Test(arguments: ["a", "/", "a//b", "/a/", "$x/y", "a/b+c*>", "ä/日本"])
-    func ordinaryTopicsAreValid(_ topic: String) {
-        // `+` is a wildcard in the MQTT grammar and therefore no part of any topic.
-        #expect(isValid(topic) == !topic.contains("+"))
-    }
+@Suite("Topic filters")
+struct TopicFilterTests {
+    typealias Kind = TopicFilter.Kind
 
-    @Test(arguments: ["", "a/#", "+", "a\0b"])
-    func topicsThatCannotBePublishedTo(_ topic: String) { #expect(!isValid(topic)) }
-
-    @Test func boundsOfTopics() {
-        #expect(isValid(String(repeating: "a/", count: 127) + "a"))
-        #expect(!isValid(String(repeating: "a/", count: 128) + "a"))
-        #expect(isValid(String(repeating: "x", count: 65_535)))
-        #expect(!isValid(String(repeating: "x", count: 65_536)))
+    @Test(
+        "MQTT filters",
+        arguments: [
+            ("a", [Kind.literal]), ("a/b", [.literal, .literal]), ("+", [.single]), ("#", [.rest]),
+            ("/", [.literal, .literal]),
+            ("+/a/#", [.single, .literal, .rest]), ("/+", [.literal, .single]), ("/#", [.literal, .rest]),
+            ("a*/b>/*/>", [.literal, .literal, .literal, .literal]), ("$SYS/#", [.literal, .rest]), ("$", [.literal]),
+            ("$sharex/a", [.literal, .literal]), ("$local", [.literal]), ("$localx/a", [.literal, .literal]),
+        ])
+    func mqtt(_ text: String, _ kinds: [Kind]) throws {
+        let filter = try TopicFilter(text, grammar: .mqtt)
+        #expect(filter.levels.map(\.kind) == kinds)
+        #expect(filter.text == text)
+        #expect(filter.group == nil && !filter.isLocalOnly)
     }
 
     @Test(
+        "SMF filters",
         arguments: [
-            [0x80], [0xC0, 0x80], [0xC1, 0xBF], [0xE0, 0x9F, 0x80], [0xED, 0xA0, 0x80], [0xF0, 0x8F, 0x80, 0x80],
-            [0xF4, 0x90, 0x80, 0x80], [0xF5, 0x80, 0x80, 0x80], [0xE2, 0x82], [0xE2, 0x28, 0xA1], [0xFF],
-        ] as [[UInt8]])
-    func malformedUTF8IsRefused(_ bytes: [UInt8]) { #expect(!bytes.withUnsafeBytes(Topic.isUTF8)) }
+            ("a", [Kind.literal]), ("*", [.single]), (">", [.more]), ("red*/b", [.prefix, .literal]),
+            ("*ed", [.literal]),
+            ("r*d", [.literal]), ("a/>", [.literal, .more]), (">/a", [.literal, .literal]),
+            ("a/b>", [.literal, .literal]),
+            ("+/#", [.literal, .literal]), ("a+", [.literal]), ("**", [.prefix]), ("*/>", [.single, .more]),
+            ("/*", [.literal, .single]), ("a/>/b", [.literal, .literal, .literal]),
+        ])
+    func smf(_ text: String, _ kinds: [Kind]) throws {
+        #expect(try TopicFilter(text, grammar: .smf).levels.map(\.kind) == kinds)
+    }
 
-    @Test func utf8AgreesWithTheStandardLibrary() {
-        var random = Seeded(1)
-        for _ in 0..<20_000 {
-            let bytes = (0..<random.below(6)).map { _ in
-                random.below(2) == 0 ? UInt8(random.below(256)) : random.pick([0xE2, 0x82, 0xAC, 0xF0, 0x9F, 0x41])
-            }
-            let expected = String(validating: bytes, as: UTF8.self) != nil
-            #expect(bytes.withUnsafeBytes(Topic.isUTF8) == expected, "\(bytes)")
+    @Test(
+        "Either grammar, decided by the whole filter",
+        arguments: [
+            ("a/+", [Kind.literal, .single]), ("a/*", [.literal, .single]), ("a/*/#", [.literal, .literal, .rest]),
+            ("+/>", [.single, .literal]), ("*/>", [.single, .more]), ("a", [.literal]),
+        ])
+    func either(_ text: String, _ kinds: [Kind]) throws {
+        #expect(try TopicFilter(text, grammar: .either).levels.map(\.kind) == kinds)
+    }
+
+    @Test(
+        "Misplaced wildcards",
+        arguments: ["a+", "+a", "a/+b", "++", "a#", "#a", "#/a", "a/#/b", "##", "+#", "a/b#", "#/", "a/+/#/", "a#/b"])
+    func misplaced(_ text: String) {
+        #expect(throws: TopicFilter.Failure.misplacedWildcard) { try TopicFilter(text, grammar: .mqtt) }
+        #expect(throws: TopicFilter.Failure.misplacedWildcard) { try TopicFilter(text, grammar: .either) }
+        #expect(throws: Never.self) { try TopicFilter(text, grammar: .smf) }
+    }
+
+    @Test("Refused in both grammars", arguments: [TopicFilter.Grammar.mqtt, .smf, .either])
+    func refused(_ grammar: TopicFilter.Grammar) {
+        func failure(_ text: String) -> TopicFilter.Failure? {
+            do {
+                _ = try TopicFilter(text, grammar: grammar)
+                return nil
+            } catch { return error }
         }
-    }
-
-    @Test(arguments: [
-        ("", TopicFilter.Failure.empty), ("a+", .misplacedWildcard), ("+a/b", .misplacedWildcard),
-        ("a/#/b", .misplacedWildcard), ("a#", .misplacedWildcard), ("$share", .malformedShare),
-        ("$share/", .malformedShare), ("$share/g", .malformedShare), ("$share//a", .malformedShare),
-        ("$share/g+/a", .malformedShare), ("$share/g/", .malformedShare), ("a\0", .notText),
-        ("$local/", .empty),
-    ])
-    func malformedFilters(_ text: String, _ failure: TopicFilter.Failure) {
-        #expect(throws: failure) { try TopicFilter(text, grammar: .mqtt) }
-    }
-
-    @Test func optionsInFront() throws {
-        let shared = try TopicFilter("$share/g/a/+", grammar: .mqtt)
-        #expect(shared.group == Array("g".utf8) && shared.text == "a/+")
-        let local = try TopicFilter("$local/a", grammar: .mqtt)
-        #expect(local.isLocalOnly && local.text == "a" && local.group == nil)
-        // Only the exact words mean something.
-        #expect(try TopicFilter("$shared/g/a", grammar: .mqtt).group == nil)
-    }
-
-    @Test func matchesLikeTheOracle() throws {
-        var random = Seeded(2)
-        for _ in 0..<100_000 {
-            let grammar: TopicFilter.Grammar = random.below(2) == 0 ? .mqtt : .smf
-            let (text, topic) = (random.filter(grammar), random.topic())
-            guard let filter = try? TopicFilter(text, grammar: grammar) else { continue }
-            let found = Array(topic.utf8).withUnsafeBytes { filter.matches($0) }
-            #expect(found == Oracle.matches(text, grammar, topic), "\(text) \(grammar) \(topic)")
+        #expect(failure("") == .empty)
+        #expect(failure("$local/") == .empty)
+        #expect(failure("a\0") == .notText)
+        #expect(failure("\0") == .notText)
+        for text in [
+            "$share", "$share/", "$share/g", "$share/g/", "$share//a", "$share//", "$share/g+/a", "$share/g#/a",
+        ] {
+            #expect(failure(text) == .malformedShare, "\(text)")
         }
+        #expect(failure("$share/+/a") == .malformedShare)
+        #expect(failure(String(repeating: "/", count: 127)) == nil)
+        #expect(failure(String(repeating: "/", count: 128)) == .tooManyLevels)
+        #expect(failure(String(repeating: "a", count: 65_535)) == nil)
+        #expect(failure(String(repeating: "a", count: 65_536)) == .tooLong)
     }
 
-    @Test func coveringAndIntersectingMeanWhatTheySay() throws {
-        let topics = Self.smallTopics()
+    @Test("Shared and local-only filters")
+    func options() throws {
+        let shared = try TopicFilter("$share/group one/a/+/#", grammar: .mqtt)
+        #expect(shared.group == Array("group one".utf8))
+        #expect(shared.text == "a/+/#")
+        #expect(shared.levels.map(\.kind) == [.literal, .single, .rest])
+        #expect(try TopicFilter("$share/g//", grammar: .mqtt).text == "/")
+        #expect(try TopicFilter("$share/g/$SYS/a", grammar: .mqtt).matches("$SYS/a"))
+        #expect(throws: TopicFilter.Failure.misplacedWildcard) { try TopicFilter("$share/g/a+", grammar: .mqtt) }
+        let local = try TopicFilter("$local/a/>", grammar: .smf)
+        #expect(local.isLocalOnly && local.group == nil && local.text == "a/>")
+        #expect(local.levels.map(\.kind) == [.literal, .more])
+    }
+
+    @Test(
+        "The standard's own examples (MQTT 3.1.1 section 4.7)",
+        arguments: [
+            ("sport/tennis/player1/#", "sport/tennis/player1", true),
+            ("sport/tennis/player1/#", "sport/tennis/player1/ranking", true),
+            ("sport/#", "sport", true), ("sport/tennis/+", "sport/tennis/player1/ranking", false),
+            ("sport/+", "sport", false),
+            ("sport/+", "sport/", true), ("+/+", "/finance", true), ("/+", "/finance", true), ("+", "/finance", false),
+            ("#", "$SYS/x", false), ("+/monitor/Clients", "$SYS/monitor/Clients", false), ("$SYS/#", "$SYS/x", true),
+            ("$SYS/monitor/+", "$SYS/monitor/Clients", true), ("$SYS/#", "$SYS", true), ("a", "A", false),
+        ])
+    func examples(_ filter: String, _ topic: String, _ isMatch: Bool) throws {
+        #expect(try TopicFilter(filter, grammar: .mqtt).matches(topic) == isMatch)
+        #expect(NaiveFilter(filter, smf: false).matches(NaiveFilter.split(topic)) == isMatch)
+    }
+
+    @Test(
+        "SMF wildcards",
+        arguments: [
+            ("a/>", "a", false), ("a/>", "a/", true), ("a/>", "a/b/c", true), ("red*", "red", true),
+            ("red*", "reddish", true),
+            ("red*", "re", false), ("*", "a", true), ("*", "a/b", false), (">", "$x", false), ("$*/a", "$x/a", true),
+            ("*ed", "red", false), ("*ed", "*ed", true), ("r*d", "r*d", true), (">/a", ">/a", true),
+            ("a/*/c", "a//c", true),
+        ])
+    func smfExamples(_ filter: String, _ topic: String, _ isMatch: Bool) throws {
+        #expect(try TopicFilter(filter, grammar: .smf).matches(topic) == isMatch)
+        #expect(NaiveFilter(filter, smf: true).matches(NaiveFilter.split(topic)) == isMatch)
+    }
+
+    @Test("`*` and `>` of an MQTT client stay ordinary characters")
+    func noWildcardLeak() throws {
+        #expect(try !TopicFilter("a/*", grammar: .mqtt).matches("a/b"))
+        #expect(try !TopicFilter("a/>", grammar: .mqtt).matches("a/b"))
+        #expect(try !TopicFilter("a*", grammar: .mqtt).matches("ab"))
+        #expect(try TopicFilter("a/*", grammar: .mqtt).matches("a/*"))
+    }
+
+    @Test("Matching against the naive matcher on random pairs")
+    func oracle() throws {
         var random = Seeded(3)
-        for _ in 0..<3_000 {
-            let grammar: TopicFilter.Grammar = random.below(2) == 0 ? .mqtt : .smf
-            guard let one = try? TopicFilter(random.filter(grammar), grammar: grammar),
-                let two = try? TopicFilter(random.filter(grammar), grammar: grammar)
-            else { continue }
-            let matchedByOne = topics.map { one.matches(UnsafeRawBufferPointer($0)) }
-            let matchedByTwo = topics.map { two.matches(UnsafeRawBufferPointer($0)) }
-            let both = zip(matchedByOne, matchedByTwo)
-            // What it claims must hold for every topic; it may be more careful than necessary.
-            if one.covers(two) { #expect(both.allSatisfy { $0 || !$1 }, "\(one.text) covers \(two.text)") }
-            if both.contains(where: { $0 && $1 }) { #expect(one.intersects(two), "\(one.text) meets \(two.text)") }
+        let topics = (0..<300).map { _ in Words.topic(&random) }.map { ($0, NaiveFilter.split($0)) }
+        var matched = 0
+        for _ in 0..<300 {
+            let naive = Words.filter(&random)
+            let filter = try TopicFilter(naive.text, grammar: naive.grammar)
+            for (topic, levels) in topics where filter.matches(topic) != naive.matches(levels) {
+                Issue.record("\(naive.text) (\(naive.grammar)) and \(topic), \(random.note)")
+            }
+            matched += topics.count { naive.matches($0.1) }
         }
-        topics.forEach { $0.deallocate() }
-    }
-
-    /// Every topic of up to four levels over the levels that random filters use.
-    private static func smallTopics() -> [UnsafeMutableRawBufferPointer] {
-        let names = ["a", "ab", "abc", "", "$x", "long-level-name-of-some-length", "z"]
-        var all = names
-        var last = names
-        for _ in 0..<3 {
-            last = last.flatMap { head in names.map { head + "/" + $0 } }
-            all += last
-        }
-        return all.filter { !$0.isEmpty }.map { topic in
-            let copy = UnsafeMutableRawBufferPointer.allocate(byteCount: topic.utf8.count, alignment: 1)
-            copy.copyBytes(from: topic.utf8)
-            return copy
-        }
-    }
-
-    private func isValid(_ topic: String) -> Bool {
-        Array(topic.utf8).withUnsafeBytes { Topic.isValid($0, limits: Limits()) }
+        #expect(matched > 1_000, "the words must meet often enough to prove something")
     }
 }

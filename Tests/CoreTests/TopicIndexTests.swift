@@ -2,190 +2,169 @@ import Testing
 
 @testable import Core
 
-@Suite struct TopicIndexTests {
-    /// A subscription as the naive list knows it.
-    private struct Known: Hashable {
-        var port: UInt32
-        var text: String
-        var isMQTT: Bool
-        var group: Int
-    }
-
-    private struct Hit: Hashable, Comparable {
-        var address: UInt64
-        var options: UInt8
+@Suite("The subscription index against the naive matcher")
+struct TopicIndexTests {
+    struct Found: Hashable, Comparable {
+        var port: Int
+        var options: DeliveryOptions
         var identifier: UInt32
-        static func < (a: Hit, b: Hit) -> Bool {
-            (a.address, a.identifier, a.options) < (b.address, b.identifier, b.options)
-        }
+
+        static func < (a: Found, b: Found) -> Bool { (a.port, a.identifier) < (b.port, b.identifier) }
     }
 
-    /// A million pairs of topic and subscription: 20 rounds of 100 topics against 500 subscriptions that come and go.
-    @Test func agreesWithANaiveList() throws {
-        var random = Seeded(10)
-        var index = TopicIndex(key: random.next())
-        let ports = (0..<40).map { index.addPort(PortAddress(lane: $0 % 3, slot: $0, generation: 1)) }
-        var known: [Known: (DeliveryOptions, UInt32)] = [:]
-        for _ in 0..<20 {
-            while known.count < 500 { change(&index, &known, ports, &random) }
-            for _ in 0..<300 { change(&index, &known, ports, &random) }
-            for _ in 0..<100 { compare(random.topic(), index, known) }
-            let count = index.subscriptionCount
-            #expect(count == known.count)
-        }
-        for entry in known.keys { _ = index.unsubscribe(entry.port, try filter(entry)) }
-        let left = (index.subscriptionCount, index.records.count, index.groups.count, index.tree.count)
-        #expect(left == (0, 0, 0, 0), "everything is pruned")
+    /// One subscription as the oracle keeps it.
+    struct Held {
+        var filter: NaiveFilter
+        var group: String?
+        var found: Found
     }
 
-    private func filter(_ known: Known) throws -> TopicFilter {
-        let prefix = known.group == 0 ? "" : "$share/g\(known.group)/"
-        return try TopicFilter(prefix + known.text, grammar: known.isMQTT ? .mqtt : .smf)
-    }
-
-    private func change(
-        _ index: inout TopicIndex, _ known: inout [Known: (DeliveryOptions, UInt32)], _ ports: [UInt32],
-        _ random: inout Seeded
-    ) {
-        if random.below(3) == 0, let old = known.keys.min(by: { ($0.text, $0.port) < ($1.text, $1.port) }) {
-            guard let filter = try? filter(old) else { return }
-            let wasThere = index.unsubscribe(old.port, filter)
-            let isThere = index.unsubscribe(old.port, filter)
-            #expect(wasThere && !isThere)
-            known[old] = nil
-            return
-        }
-        let isMQTT = random.below(2) == 0
-        let entry = Known(
-            port: random.pick(ports), text: random.filter(isMQTT ? .mqtt : .smf), isMQTT: isMQTT,
-            group: max(0, random.below(6) - 3))
-        guard let filter = try? filter(entry) else { return }
-        // The same filter may be written in both grammars: then the later one replaces the earlier.
-        let twin = known.keys.first {
-            $0.port == entry.port && $0.group == entry.group && (try? self.filter($0))?.isSame(as: filter) == true
-        }
-        let options = DeliveryOptions.qos(UInt8(random.below(3)))
-        let identifier = UInt32(random.below(4))
-        let isNew = index.subscribe(
-            entry.port, Subscription(filter: filter, options: options, identifier: identifier))
-        #expect(isNew == (twin == nil), "\(entry)")
-        if let twin { known[twin] = nil }
-        known[entry] = (options, identifier)
-    }
-
-    private func compare(
-        _ topic: String, _ index: borrowing TopicIndex, _ known: [Known: (DeliveryOptions, UInt32)]
-    ) {
+    /// An index and the plain dictionary that it must agree with.
+    final class Pair {
+        var index = TopicIndex(key: 77)
+        var held: [String: Held] = [:]
+        var ports: [UInt32] = []
         var raw = RawMatch()
         var scratch = MatchScratch()
-        Array(topic.utf8).withUnsafeBytes { index.match($0, into: &raw, scratch: &scratch) }
-        var direct: [Hit] = []
-        var groups: [String: [Hit]] = [:]
-        for (entry, (options, identifier)) in known
-        where Oracle.matches(entry.text, entry.isMQTT ? .mqtt : .smf, topic) {
-            let hit = Hit(
-                address: index.ports[entry.port].address.packed, options: options.rawValue, identifier: identifier)
-            guard entry.group > 0, let filter = try? filter(entry) else {
-                direct.append(hit)
-                continue
+
+        init(ports count: Int) {
+            for port in 0..<count {
+                ports.append(index.addPort(PortAddress(lane: port % 3, slot: port, generation: 9)))
             }
-            groups["\(entry.group) \(filter.levels.map(\.kind)) \(filter.literal)", default: []].append(hit)
         }
-        #expect(raw.hits.map(hit).sorted() == direct.sorted(), "\(topic)")
-        var found: [[Hit]] = []
-        var start = 0
-        for end in raw.groupEnds {
-            found.append(raw.members[start..<end].map(hit).sorted())
-            start = end
+
+        private func key(_ port: Int, _ filter: NaiveFilter, _ group: String?) -> String {
+            "\(port)|\(group ?? "-")|\(filter.meaning)"
         }
-        #expect(Set(found) == Set(groups.values.map { $0.sorted() }), "\(topic)")
-        #expect(found.count == groups.count)
+
+        func subscribe(_ random: inout Seeded) throws {
+            let port = random.below(ports.count)
+            let naive = Words.filter(&random)
+            let group = random.once(in: 5) ? random.pick(["g", "h", "a group"]) : nil
+            let found = Found(
+                port: port, options: DeliveryOptions(rawValue: UInt8(random.below(16))),
+                identifier: UInt32(random.below(1_000_000)))
+            let text = (group.map { "$share/\($0)/" } ?? "") + naive.text
+            // Text that begins with an option by chance would say something else.
+            let filter = try TopicFilter(text, grammar: naive.grammar)
+            let isNew = index.subscribe(
+                ports[port], Subscription(filter: filter, options: found.options, identifier: found.identifier))
+            let key = key(port, naive, group)
+            #expect(isNew == (held[key] == nil), "\(text), \(random.note)")
+            held[key] = Held(filter: naive, group: group, found: found)
+        }
+
+        func unsubscribe(_ random: inout Seeded) throws {
+            guard let (key, gone) = held.randomElement(using: &random) else { return }
+            let text = (gone.group.map { "$share/\($0)/" } ?? "") + gone.filter.text
+            let filter = try TopicFilter(text, grammar: gone.filter.grammar)
+            let wasThere = index.unsubscribe(ports[gone.found.port], filter)
+            #expect(wasThere, "\(text), \(random.note)")
+            let isThere = index.unsubscribe(ports[gone.found.port], filter)
+            #expect(!isThere)
+            held[key] = nil
+        }
+
+        func check(_ topic: String, _ note: String) {
+            let levels = NaiveFilter.split(topic)
+            var direct: [Found] = []
+            var groups: [String: [Found]] = [:]
+            for held in held.values where held.filter.matches(levels) {
+                if let group = held.group {
+                    groups["\(group)|\(held.filter.meaning)", default: []].append(held.found)
+                } else {
+                    direct.append(held.found)
+                }
+            }
+            Array(topic.utf8).withUnsafeBytes { index.match($0, into: &raw, scratch: &scratch) }
+            var start = 0
+            var members: [[Found]] = []
+            for end in raw.groupEnds {
+                members.append(raw.members[start..<end].map(found).sorted())
+                start = end
+            }
+            if raw.hits.map(found).sorted() != direct.sorted() { Issue.record("\(topic), \(note)") }
+            let expected = groups.values.map { $0.sorted() }.sorted { "\($0)" < "\($1)" }
+            if members.sorted(by: { "\($0)" < "\($1)" }) != expected { Issue.record("groups of \(topic), \(note)") }
+        }
+
+        private func found(_ hit: RawMatch.Hit) -> Found {
+            let address = PortAddress(packed: hit.address)
+            #expect(address.lane == address.slot % 3 && address.generation == 9)
+            return Found(port: address.slot, options: hit.options, identifier: hit.identifier)
+        }
     }
 
-    private func hit(_ raw: RawMatch.Hit) -> Hit {
-        Hit(address: raw.address, options: raw.options.rawValue, identifier: raw.identifier)
+    @Test("A million pairs of topic and filter, with churn between", arguments: 0..<10)
+    func millionPairs(_ round: Int) throws {
+        var random = Seeded(100 + UInt64(round))
+        let pair = Pair(ports: 12)
+        while pair.held.count < 200 { try pair.subscribe(&random) }
+        for _ in 0..<500 {
+            pair.check(Words.topic(&random), random.note)
+            try pair.unsubscribe(&random)
+            while pair.held.count < 200 { try pair.subscribe(&random) }
+        }
+        #expect(pair.index.subscriptionCount == pair.held.count)
+        for port in pair.ports { pair.index.removePort(port) { _ in } }
+        pair.expectEmpty()
     }
 
-    @Test func filtersComeBackAsTheyWere() throws {
-        var index = TopicIndex(key: 7)
-        let port = index.addPort(PortAddress(lane: 0, slot: 0, generation: 1))
-        let texts = ["a/+/b", "#", "a//b", "/", "$share/g/x/#", "$local/l/+"]
+    @Test("Unsubscribing everything prunes everything")
+    func prunes() throws {
+        var random = Seeded(120)
+        let pair = Pair(ports: 5)
+        for _ in 0..<2_000 { try pair.subscribe(&random) }
+        while !pair.held.isEmpty { try pair.unsubscribe(&random) }
+        pair.expectEmpty()
+    }
+
+    @Test("A filter read back from the tree means what was put in")
+    func roundTrip() throws {
+        var random = Seeded(121)
+        let topics = (0..<200).map { _ in Words.topic(&random) }
+        for _ in 0..<500 {
+            var index = TopicIndex(key: 3)
+            let port = index.addPort(PortAddress(lane: 0, slot: 1, generation: 1))
+            let naive = Words.filter(&random)
+            let option = random.pick(["", "$share/some group/", "$local/"])
+            let filter = try TopicFilter(option + naive.text, grammar: naive.grammar)
+            _ = index.subscribe(port, Subscription(filter: filter, options: .qos(2), identifier: 4))
+            var again: [Subscription] = []
+            index.forEachSubscription(of: port) { again.append($0) }
+            #expect(again.count == 1 && again[0].identifier == 4 && again[0].options == .qos(2))
+            let back = again[0].filter
+            #expect(back.levels.map(\.kind) == filter.levels.map(\.kind), "\(naive.text), \(random.note)")
+            #expect(back.group == filter.group && back.isLocalOnly == filter.isLocalOnly)
+            for topic in topics where back.matches(topic) != filter.matches(topic) {
+                Issue.record("\(naive.text) came back as \(back.text): \(topic), \(random.note)")
+            }
+            let isGone = index.unsubscribe(port, back)
+            #expect(isGone)
+        }
+    }
+
+    @Test("A removed port names every filter it had, once")
+    func removedPort() throws {
+        var index = TopicIndex(key: 3)
+        let port = index.addPort(PortAddress(lane: 0, slot: 1, generation: 1))
+        let other = index.addPort(PortAddress(lane: 0, slot: 2, generation: 1))
+        let texts = ["a/+/#", "a/b", "+", "#", "$share/g/a"]
         for text in texts {
             let filter = try TopicFilter(text, grammar: .mqtt)
-            _ = index.subscribe(port, Subscription(filter: filter, options: .qos(1)))
+            _ = index.subscribe(port, Subscription(filter: filter, options: .qos(0)))
+            _ = index.subscribe(other, Subscription(filter: filter, options: .qos(0)))
         }
-        for text in ["a/red*/b", "x/>", "*/y/>"] {
-            let filter = try TopicFilter(text, grammar: .smf)
-            _ = index.subscribe(port, Subscription(filter: filter, options: .qos(1)))
-        }
-        var found: [String] = []
-        index.forEachSubscription(of: port) { subscription in
-            let filter = subscription.filter
-            let group = filter.group.map { "$share/\(String(decoding: $0, as: UTF8.self))/" } ?? ""
-            found.append((filter.isLocalOnly ? "$local/" : "") + group + filter.text)
-        }
-        #expect(Set(found) == Set(texts + ["a/red*/b", "x/>", "*/y/>"]))
-        var changed = 0
-        index.removePort(port) { _ in changed += 1 }
-        let left = index.tree.count
-        #expect(changed == texts.count + 3 && left == 0)
-    }
-
-    @Test func groupsPreferMembersThatAreThere() throws {
-        var index = TopicIndex(key: 7)
-        let ports = (0..<2).map { index.addPort(PortAddress(lane: 0, slot: $0, generation: 1)) }
-        let filter = try TopicFilter("$share/g/a", grammar: .mqtt)
-        for port in ports { _ = index.subscribe(port, Subscription(filter: filter, options: .qos(1))) }
-        func members() -> Int {
-            var raw = RawMatch()
-            var scratch = MatchScratch()
-            Array("a".utf8).withUnsafeBytes { index.match($0, into: &raw, scratch: &scratch) }
-            return raw.members.count
-        }
-        var changes = 0
-        #expect(members() == 2)
-        index.setPresence(ports[0], false) { _ in changes += 1 }
-        #expect(members() == 1)
-        index.setPresence(ports[1], false) { _ in changes += 1 }
-        #expect(members() == 2, "nobody is there: any of them may keep the event")
-        #expect(changes == 2)
-    }
-
-    @Test func numberTableAgreesWithADictionary() {
-        var random = Seeded(11)
-        var table = NumberTable()
-        var known: [UInt32: UInt32] = [:]
-        for round in 1...200_000 {
-            // Few distinct hashes make long runs, which deletion must not tear.
-            let hash = UInt32(truncatingIfNeeded: random.next() % 5_000 * 7)
-            if random.below(3) > 0 || known.isEmpty {
-                known[UInt32(round)] = hash
-                table.insert(UInt32(round), hash: hash)
-            } else if let (number, hash) = known.first {
-                known[number] = nil
-                table.remove(number, hash: hash)
-                let found = table.find(hash) { $0 == number }
-                #expect(found == 0)
-            }
-            if round % 20_000 == 0 {
-                let count = table.count
-                #expect(count == known.count)
-                let lost = known.filter { number, hash in table.find(hash) { $0 == number } != number }
-                #expect(lost.isEmpty)
-            }
-        }
+        var told: [String] = []
+        index.removePort(port) { told.append(($0.group == nil ? "" : "$share/g/") + $0.text) }
+        #expect(told.sorted() == texts.sorted())
+        #expect(index.subscriptionCount == texts.count)
     }
 }
 
-extension TopicFilter {
-    /// The literal parts, joined.
-    fileprivate var literal: String {
-        levels.filter { $0.kind == .literal || $0.kind == .prefix }
-            .map { String(decoding: label($0), as: UTF8.self) }.joined(separator: "/")
-    }
-
-    /// Whether both say the same, however written.
-    fileprivate func isSame(as other: TopicFilter) -> Bool {
-        levels.map(\.kind) == other.levels.map(\.kind) && literal == other.literal && group == other.group
+extension TopicIndexTests.Pair {
+    func expectEmpty() {
+        let (nodes, records, groups) = (index.tree.count, index.records.count, index.groups.count)
+        #expect(nodes == 0 && records == 0 && groups == 0 && index.subscriptionCount == 0)
     }
 }
