@@ -81,15 +81,21 @@ public struct AccessRules: Sendable, Equatable {
         return ResolvedAccess(entries: entries)
     }
 
-    /// Fills in `${username}` and `${clientid}`; nil when a value is missing or holds a separator or wildcard.
+    /// Fills in `${username}` and `${clientid}`; nil when a value is missing or is not plain.
     private static func substitute(_ topic: String, user: String?, clientID: String) -> String? {
         var text = topic
         for (name, value) in [("${username}", user), ("${clientid}", clientID)] {
             guard text.contains(name) else { continue }
-            guard let value, !value.isEmpty, !value.contains(where: { "/+#*>\0".contains($0) }) else { return nil }
+            guard let value, isPlain(value) else { return nil }
             text = text.replacing(name, with: value)
         }
         return text
+    }
+
+    /// Whether a name can stand in a topic without changing what the topic means. Bytes, not characters: a separator
+    /// followed by a combining mark is another character but still a separator. `$` begins `$share` and variables.
+    private static func isPlain(_ name: String) -> Bool {
+        !name.isEmpty && !name.utf8.contains { "/+#*>$\0".utf8.contains($0) }
     }
 }
 

@@ -146,4 +146,20 @@ struct AccessTests {
         #expect(failure(["${username}#"]) == AccessRules.Failure(rule: 1, topic: "${username}#"))
         #expect(failure(["a/*/>", "+/b", "${username}/${clientid}"]) == nil)
     }
+
+    @Test(
+        "A name never becomes an option of a filter, nor hides a separator in a character",
+        arguments: ["$share", "$local", "$SYS", "bob/\u{301}", "bob/\u{301}x", "x${username}"])
+    func namesThatChangeMeaning(_ name: String) throws {
+        let rules = [
+            AccessRule(effect: .allow, action: .all, topics: ["${clientid}/g/#", "${clientid}/#", "dev/${clientid}/#"])
+        ]
+        let allowed = try access(rules, user: "ann", clientID: name)
+        for topic in ["a", "g/x", "x/y", "dev/bob/\u{301}/y", "dev/bob/\u{301}x", "dev/xann/y"] {
+            #expect(!mayPublish(allowed, topic), "\(topic)")
+        }
+        for filter in ["#", "a", "g/#", "$SYS/#", "dev/bob/#"] {
+            #expect(try !maySubscribe(allowed, filter), "\(filter)")
+        }
+    }
 }
