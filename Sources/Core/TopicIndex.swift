@@ -93,6 +93,7 @@ struct TopicIndex: ~Copyable {
         if known != 0 {
             records[known].options = subscription.options
             records[known].identifier = subscription.identifier
+            records[known].isLocalOnly = subscription.filter.isLocalOnly
             return false
         }
         let record = records.allocate(
