@@ -139,7 +139,9 @@ public final class Router: @unchecked Sendable {
         let cache = lane.cache(for: self)
         for number in 0..<turn.runCount {
             let run = turn.runs + number
-            run.pointee.owned = turn.owned + (run.pointee.events - turn.events)
+            // Only what releaseOwned gives back is shared; a port that keeps a direct event has a copy of its own.
+            let isShared = run.pointee.qos > 0 || run.pointee.isRetained
+            run.pointee.owned = isShared ? turn.owned + (run.pointee.events - turn.events) : nil
             let outcome = publish(UnsafePointer(run), as: principal, on: lane, cache)
             turn.outcomes[number] = outcome
             turn.releaseOwned(run.pointee)
