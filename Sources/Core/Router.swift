@@ -93,7 +93,8 @@ public final class Router: @unchecked Sendable {
             return .notAuthorized
         }
         return indexLock.withLock { _ in
-            guard index.ports[port.number].count < UInt32(limits.maxSubscriptionsPerSession) else {
+            let isFull = index.ports[port.number].count >= limits.maxSubscriptionsPerSession
+            guard !isFull || index.find(port.number, subscription.filter) != 0 else {
                 lane.counters.subscriptionsRefused &+= 1
                 return .overLimit
             }
