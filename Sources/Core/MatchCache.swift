@@ -220,6 +220,8 @@ final class MatchCache {
     }
 
     private func identify(_ target: inout Target, _ identifier: UInt32) {
+        // A session may hold more matching subscriptions than can be counted: further identifiers are left out.
+        guard target.identifierCount < .max else { return }
         if target.identifierCount == 0 { target.identifierStart = UInt32(identifiers.count) }
         identifiers.append(identifier)
         target.identifierCount += 1

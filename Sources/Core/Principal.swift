@@ -14,7 +14,7 @@ public final class Principal {
     /// Decisions by the match cache's serial numbers; made when the first rule is asked.
     private var decisions: UnsafeMutablePointer<UInt64>?
     private static let decisionCount = 64
-    /// Publish tokens left, refilled by time; only with a rate.
+    /// Thousandths of publish tokens left, refilled by the millisecond; only with a rate.
     private var tokens = 0
     private var tokensAt: UInt64 = 0
 
@@ -78,13 +78,12 @@ public final class Principal {
     @inline(__always)
     func takeTokens(_ count: Int, rate: Int, now: UInt64) -> Bool {
         guard rate > 0 else { return true }
-        let elapsed = Int(min(now &- tokensAt, 1_000))
+        let elapsed = Int(min(now &- tokensAt, 1 << 20))
         // A second's worth is the burst; a principal seen for the first time has it.
-        let refill = rate * elapsed / 1_000
-        if tokensAt == 0 { tokens = rate } else { tokens = min(rate, tokens + refill) }
-        if refill > 0 || tokensAt == 0 { tokensAt = now }
-        guard tokens > 0 else { return false }
-        tokens -= count
+        tokens = tokensAt == 0 ? rate * 1_000 : min(rate * 1_000, tokens + rate * elapsed)
+        tokensAt = now
+        guard tokens >= 1_000 else { return false }
+        tokens -= count * 1_000
         return true
     }
 }

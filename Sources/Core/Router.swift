@@ -99,13 +99,12 @@ public final class Router: @unchecked Sendable {
             return .notAuthorized
         }
         return indexLock.withLock { _ in
-            let isNew = index.subscribe(port.number, subscription)
-            // Looked at afterwards, because replacing a subscription takes no further place.
-            if isNew, index.ports[port.number].count > UInt32(limits.maxSubscriptionsPerSession) {
-                _ = index.unsubscribe(port.number, subscription.filter)
+            let isFull = index.ports[port.number].count >= limits.maxSubscriptionsPerSession
+            guard !isFull || index.find(port.number, subscription.filter) != 0 else {
                 lane.counters.subscriptionsRefused &+= 1
                 return .overLimit
             }
+            let isNew = index.subscribe(port.number, subscription)
             noteChange(subscription.filter)
             return .granted(isNew: isNew)
         }

@@ -187,30 +187,33 @@ extension TopicFilter {
     /// Whether every topic that `other` matches is matched by this filter too.
     public func covers(_ other: TopicFilter) -> Bool {
         if startsWithWildcard, other.bytes.first == UInt8(ascii: "$") { return false }
-        var index = 0
-        while index < levels.count {
+        let least = leastLevels
+        let theirLeast = other.leastLevels
+        // What may go on is covered only by what may go on, from the same level or an earlier one.
+        guard isOpen ? theirLeast >= least : !other.isOpen && theirLeast == least else { return false }
+        return (0..<least).allSatisfy { index in
             let own = levels[index]
-            if own.kind == .rest { return true }
-            guard index < other.levels.count else { return false }
             let theirs = other.levels[index]
-            switch (own.kind, theirs.kind) {
-            case (.more, .rest): return false  // theirs matches the parent, ours does not
-            case (.more, _): return true
-            case (_, .rest), (_, .more): return false
-            case (.single, _): break
-            case (.prefix, .literal), (.prefix, .prefix):
-                guard other.label(theirs).starts(with: label(own)) else { return false }
-            case (.literal, .literal):
-                guard other.label(theirs) == label(own) else { return false }
-            default: return false
+            return switch (own.kind, theirs.kind) {
+            case (.single, _), (.rest, _), (.more, _): true
+            case (.prefix, .literal), (.prefix, .prefix): other.label(theirs).starts(with: label(own))
+            case (.literal, .literal): other.label(theirs) == label(own)
+            default: false
             }
-            index += 1
         }
-        return other.levels.count == levels.count
     }
+
+    /// Whether topics of any further depth are matched.
+    private var isOpen: Bool { levels.last?.kind == .rest || levels.last?.kind == .more }
+
+    /// Levels of the shortest topic that is matched; `#` alone needs one as well, for no topic has none.
+    private var leastLevels: Int { max(1, levels.last?.kind == .rest ? levels.count - 1 : levels.count) }
 
     /// Whether some topic could be matched by both filters.
     public func intersects(_ other: TopicFilter) -> Bool {
+        let dollar = UInt8(ascii: "$")
+        if startsWithWildcard, other.bytes.first == dollar { return false }
+        if other.startsWithWildcard, bytes.first == dollar { return false }
         var index = 0
         while true {
             let own = index < levels.count ? levels[index] : nil

@@ -109,6 +109,7 @@ struct TopicIndex: ~Copyable {
         if known != 0 {
             records[known].options = subscription.options
             records[known].identifier = subscription.identifier
+            records[known].isLocalOnly = subscription.filter.isLocalOnly
             return false
         }
         let record = records.allocate(
@@ -125,18 +126,23 @@ struct TopicIndex: ~Copyable {
     /// Removes a subscription.
     /// - Returns: whether it was there.
     mutating func unsubscribe(_ port: UInt32, _ filter: TopicFilter) -> Bool {
-        guard let (node, ending) = findPath(filter) else { return false }
-        var place = node
-        var role = Role.direct
-        if let name = filter.group {
-            guard let number = groupNumbers[GroupKey(node: node, ending: ending, name: name)] else { return false }
-            place = number
-            role = .member
-        }
-        let record = find(place: place, role: role, ending: ending, owner: port)
+        let record = find(port, filter)
         guard record != 0 else { return false }
         remove(record)
         return true
+    }
+
+    /// The record of a port's subscription; 0 when there is none.
+    func find(_ port: UInt32, _ filter: TopicFilter) -> UInt32 {
+        guard let (node, ending) = findPath(filter) else { return 0 }
+        var place = node
+        var role = Role.direct
+        if let name = filter.group {
+            guard let number = groupNumbers[GroupKey(node: node, ending: ending, name: name)] else { return 0 }
+            place = number
+            role = .member
+        }
+        return find(place: place, role: role, ending: ending, owner: port)
     }
 
     /// The filter of a record, written in the grammar that can express it: prefixes and `>` are SMF, else MQTT.
