@@ -10,7 +10,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 seconds=${1:-20}
 case $seconds in '' | *[!0-9]* | 0) echo "usage: $0 [seconds per target]" >&2; exit 2 ;; esac
-work=$PWD/Tests/Fuzz/.work
+root=$PWD
+work=$root/Tests/Fuzz/.work
 mkdir -p "$work"
 
 flags=(-g -O -parse-as-library -swift-version 6 -enable-testing -sanitize=fuzzer,address -I "$work"
@@ -23,7 +24,8 @@ say() { printf 'fuzz: %s (%d s)\n' "$*" "$SECONDS"; }
 compile() {
     local log=$work/$1.log
     shift
-    if ! swiftc "${flags[@]}" "$@" >"$log" 2>&1; then
+    # In there, because the compiler leaves files of its own where it runs.
+    if ! (cd "$work" && swiftc "${flags[@]}" "$@") >"$log" 2>&1; then
         grep -E 'error:' "$log" >&2 || cat "$log" >&2
         say "FAILED: cannot build, see $log"
         exit 1
@@ -34,7 +36,7 @@ compile() {
 module() {
     say "compiling $1"
     local sources
-    mapfile -t sources < <(find "Sources/$1" -name '*.swift' | sort)
+    mapfile -t sources < <(find "$root/Sources/$1" -name '*.swift' | sort)
     compile "module-$1" -whole-module-optimization -module-name "$1" -emit-module \
         -emit-module-path "$work/$1.swiftmodule" -c -o "$work/$1.o" "${sources[@]}"
 }
@@ -102,9 +104,9 @@ run() {
 module Core
 module MQTT
 objects=("$work/Core.o" "$work/MQTT.o")
-target codec Tests/Fuzz/codec/*.swift "${objects[@]}"
-target conversation Tests/Fuzz/conversation/*.swift Tests/MQTTTests/{Harness,Frames}.swift "${objects[@]}"
-target canary Tests/Fuzz/canary/*.swift
+target codec "$root"/Tests/Fuzz/codec/*.swift "${objects[@]}"
+target conversation "$root"/Tests/Fuzz/conversation/*.swift "$root"/Tests/MQTTTests/{Harness,Frames}.swift "${objects[@]}"
+target canary "$root"/Tests/Fuzz/canary/*.swift
 seeds
 
 failed=()
