@@ -109,6 +109,8 @@ def persistent_session(node):
     for number in range(100):
         sender.publish("p/x", str(number), 1 + number % 2).wait_for_publish(10)
     sender.publish("p/x", "direct", 0)
+    # Acknowledged after the direct event was routed: it must not arrive while the keeper is back already.
+    sender.publish("elsewhere", "", 1).wait_for_publish(10)
     second = Client(node, "keeper", clean=False)
     check(second.session_present, "no session present")
     # Paho hands an event of QoS 2 over at its PUBREL, so the order is checked for each QoS.
