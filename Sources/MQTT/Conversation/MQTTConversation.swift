@@ -121,7 +121,10 @@ final class MQTTConversation: Conversation {
         for number in 0..<turn.runCount {
             let run = turn.runs + number
             let outcome = turn.outcomes[number]
-            if outcome.verdict == .malformedTopic { return link.close(.malformedPacket) }
+            if outcome.verdict == .malformedTopic {
+                forgetReceived(turn, from: number)
+                return link.close(.malformedPacket)
+            }
             guard run.pointee.qos > 0 else { continue }
             if outcome.pending == 0, pendingAcknowledgements.isEmpty {
                 let first: UInt8 = run.pointee.qos == 1 ? 0x40 : 0x50
@@ -133,6 +136,14 @@ final class MQTTConversation: Conversation {
                 pendingAcknowledgements.append(
                     identifiers, qos: run.pointee.qos, token: outcome.token, pending: outcome.pending)
             }
+        }
+    }
+
+    /// Runs that were not routed have not been received: their client may send them again.
+    private func forgetReceived(_ turn: Turn, from first: Int) {
+        for number in first..<turn.runCount where turn.runs[number].qos == 2 {
+            let run = turn.runs[number]
+            for index in 0..<run.count { session?.release(run.events[index].reference) }
         }
     }
 
