@@ -65,7 +65,7 @@ final class MQTTConversation: Conversation {
             case .packet(let headerLength, let remainingLength): (header, remaining) = (headerLength, remainingLength)
             }
             // Checked before anything is kept: a claim of size costs the node nothing.
-            guard header + remaining <= maxPacketBytes(lane) else {
+            guard header + remaining <= maxPacketBytes(rest[0], lane) else {
                 return Progress(consumed: offset, verdict: .close(.packetTooLarge))
             }
             guard rest.count >= header + remaining else { return Progress(consumed: offset, verdict: .waiting) }
@@ -94,9 +94,10 @@ final class MQTTConversation: Conversation {
         }
     }
 
-    /// A client that has not been let in yet may send no more than a CONNECT needs.
-    private func maxPacketBytes(_ lane: Lane) -> Int {
-        if case .established = state { return lane.limits.maxPacketBytes }
+    /// Only events may be large: before CONNECT nobody needs more than this, and a SUBSCRIBE of 16 MiB would hold its
+    /// lane for seconds.
+    private func maxPacketBytes(_ first: UInt8, _ lane: Lane) -> Int {
+        if case .established = state, first & 0xF0 == 0x30 { return lane.limits.maxPacketBytes }
         return min(lane.limits.maxPacketBytes, 1 << 19)
     }
 
