@@ -114,6 +114,8 @@ import Testing
         Case("PUBLISH of 256 MB", [0x30, 0xFF, 0xFF, 0xFF, 0x7F], .packetTooLarge),
         Case("SUBSCRIBE of 256 MB", [0x82, 0xFF, 0xFF, 0xFF, 0x7F], .packetTooLarge),
         Case("PUBLISH just over the limit", [0x30] + Frame.length((16 << 20) - 4), .packetTooLarge),
+        Case("SUBSCRIBE of 1 MB", [0x82] + Frame.length(1 << 20), .packetTooLarge),
+        Case("unknown type of 1 MB", [0x0F] + Frame.length(1 << 20), .packetTooLarge),
         Case("PUBLISH at QoS 3", publish(0x36, a, [0, 1])),
         Case("PUBLISH at QoS 3 with DUP", publish(0x3E, a, [0, 1])),
         Case("PUBLISH with DUP at QoS 0", publish(0x38, a)),
@@ -197,6 +199,15 @@ import Testing
             #expect(client.closing == .malformedPacket)
             #expect(node.router.retainedCount == 0)
         }
+    }
+
+    @Test func manyFiltersInOnePacket() throws {
+        let node = try TestNode()
+        let client = TestClient(node, "c")
+        let filters = (0..<20_000).map { (filter: "f/\($0)", qos: UInt8(1)) }
+        #expect(client.ask(Frame.subscribe(1, filters)) == [.suback(1, .init(repeating: 1, count: 20_000))])
+        #expect(client.ask(Frame.unsubscribe(2, filters.map(\.filter))) == [.unsuback(2)])
+        #expect(node.router.subscriptionCount == 0)
     }
 
     /// Filters that are well-formed packets: refused one by one, the connection stays (§3.9.3).

@@ -79,7 +79,8 @@ private struct World {
         case 36..<41: node.lanes[roll(2)].pass()
         case 41..<44: subscribe(device, client)
         case 44: unsubscribe(device, client)
-        case 45..<47: cut(device, client)
+        case 45: cut(device, client)
+        case 46: stall(client)
         case 47:
             client.send(Frame.disconnect)
             leave(device, client)
@@ -92,7 +93,9 @@ private struct World {
         for _ in 0..<400 {
             for device in devices {
                 if device.client?.closing != nil || device.client == nil { connect(device) }
-                if let client = device.client { read(device, client, all: true) }
+                guard let client = device.client else { continue }
+                if client.connection.link.isCongested { node.drain(client.connection) }
+                read(device, client, all: true)
             }
             settle()
         }
@@ -147,7 +150,10 @@ private struct World {
                 due["\(subscriber.name) <- \(stream)", default: []].append(number)
             }
         }
-        client.step(frame)
+        // In two reads, sometimes.
+        let split = roll(2) == 0 ? roll(frame.count) : 0
+        if split > 0 { client.step(Array(frame[..<split])) }
+        client.step(Array(frame[split...]))
     }
 
     private func takeID(_ device: Device) -> UInt16 {
@@ -189,6 +195,15 @@ private struct World {
         if roll(2) == 0 { client.step(Array(Frame.publish("t/0", "never complete").dropLast(1 + roll(10)))) }
         node.cut(client.connection)
         leave(device, client)
+    }
+
+    /// A reader becomes slow, or has caught up.
+    private mutating func stall(_ client: TestClient) {
+        if client.connection.link.isCongested {
+            node.drain(client.connection)
+        } else {
+            client.connection.link.isCongested = true
+        }
     }
 
     /// What the node sent before the end may still have arrived, or not.

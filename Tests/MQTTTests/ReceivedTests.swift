@@ -109,6 +109,25 @@ import Testing
         #expect(back.closing == nil)
     }
 
+    /// What stands behind a malformed topic in the same read is neither published nor taken for received.
+    @Test func behindAMalformedTopic() throws {
+        let node = try TestNode()
+        let witness = TestClient(node, "w")
+        witness.subscribe("#", qos: 2)
+        let client = TestClient(node, "c", clean: false)
+        let answers = client.ask(
+            Frame.publish("a", "1", qos: 2, id: 1), Frame.publish("a/#", "2", qos: 2, id: 2),
+            Frame.publish("a", "3", qos: 2, id: 3), Frame.publish("b", "4", qos: 2, id: 4))
+        #expect(answers == [.pubrec(1)])
+        #expect(client.closing == .malformedPacket)
+        let back = TestClient(node, "c", clean: false)
+        let again = back.ask(
+            Frame.publish("a", "1", qos: 2, id: 1, dup: true), Frame.publish("a", "3", qos: 2, id: 3, dup: true),
+            Frame.publish("b", "4", qos: 2, id: 4, dup: true))
+        #expect(again == [.pubrec(1), .pubrec(3), .pubrec(4)])
+        #expect(witness.events().map(\.text) == ["1", "3", "4"])
+    }
+
     /// Everything a client in the middle of a flood sends again after a cut is answered, and published once.
     @Test func floodsThroughACut() throws {
         let node = try TestNode(lanes: 2)
