@@ -57,7 +57,10 @@ let package = Package(
             dependencies: ["CLinux", .product(name: "ArgumentParser", package: "swift-argument-parser")], swiftSettings: hot),
 
         .testTarget(name: "CoreTests", dependencies: ["Core"], swiftSettings: strict),
-        .testTarget(name: "ReactorTests", dependencies: ["Reactor", "MQTT", "Core"], swiftSettings: strict),
+        .testTarget(
+            name: "ReactorTests",
+            dependencies: ["Reactor", "MQTT", "Core", .product(name: "Logging", package: "swift-log")],
+            swiftSettings: strict),
         .testTarget(name: "MQTTTests", dependencies: ["MQTT", "Core"], swiftSettings: strict),
         .testTarget(name: "SecurityTests", dependencies: ["Security", "Core"], swiftSettings: strict),
         .testTarget(name: "NodeTests", dependencies: ["Node", "Core"], swiftSettings: strict),
