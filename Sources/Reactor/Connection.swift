@@ -30,7 +30,7 @@ final class Connection: Link {
     private var isTouched = false
     private(set) var closing: CloseReason?
     private var isPaused = false
-    private var isReading = true
+    private(set) var isReading = true
     private var isWatchingWrites = false
     private var isDraining = false
     /// Bytes received and not yet taken.
