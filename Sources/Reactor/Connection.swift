@@ -260,6 +260,12 @@ final class Connection: Link {
         if pending.isEmpty, count > 0 { sent = writeSome(window, count) }
         if sent == count {
             closeWindow()
+        } else if let last = pending.last, ReactorLane.bufferSize - last.end >= count {
+            // Little by little must not cost a buffer each time.
+            (last.base + last.end).copyMemory(from: window, byteCount: count)
+            pending[pending.count - 1].end += count
+            pendingBytes += count
+            closeWindow()
         } else {
             // The window itself becomes the queue's chunk: no copy.
             pending.append(Chunk(base: window, start: sent, end: count))
