@@ -213,6 +213,7 @@ final class ReactorLane: Lane {
         connection.releaseBuffers()
         let pointer = Unmanaged.passUnretained(connection).toOpaque()
         touched.removeAll { $0 == pointer }
+        if !moving.isEmpty { moving.removeAll { $0 == pointer } }
         forget(connection)
     }
 
