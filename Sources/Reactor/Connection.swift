@@ -13,6 +13,8 @@ final class Connection: Link {
         var start: Int32
         var end: Int32
         var isLarge: Bool
+
+        var room: Int { (isLarge ? ReactorLane.bufferSize : ReactorLane.smallSize) - Int(end) }
     }
 
     unowned(unsafe) var lane: ReactorLane
@@ -33,7 +35,7 @@ final class Connection: Link {
     private var isTouched = false
     private(set) var closing: CloseReason?
     private var isPaused = false
-    private var isReading = true
+    private(set) var isReading = true
     private var isWatchingWrites = false
     private var isDraining = false
     /// Bytes received and not yet taken.
@@ -279,7 +281,16 @@ final class Connection: Link {
         if pending.isEmpty, count > 0 { sent = writeSome(window, count) }
         if sent == count {
             closeWindow()
+        } else if let last = pending.last, last.room >= count {
+            // Little by little must not cost a buffer each time.
+            (last.base + Int(last.end)).copyMemory(from: window, byteCount: count)
+            pending[pending.count - 1].end += Int32(count)
+            pendingBytes += count
+            closeWindow()
         } else {
+            // Who lets more wait than a small buffer holds will let more wait still.
+            if !isLarge, !pending.isEmpty { enlargeWindow() }
+            guard let window = self.window else { return }
             // The window itself becomes the queue's chunk: no copy.
             pending.append(Chunk(base: window, start: Int32(sent), end: Int32(count), isLarge: isLarge))
             pendingBytes += count - sent

@@ -131,8 +131,9 @@ final class ReactorLane: Lane {
         if events & EPOLLOUT.rawValue != 0 { connection.writable() }
         if events & (EPOLLIN.rawValue | EPOLLHUP.rawValue | EPOLLERR.rawValue) != 0 {
             connection.readable()
-            // A paused connection is not read, but its end must be noticed all the same.
-            if events & (EPOLLHUP.rawValue | EPOLLERR.rawValue) != 0 { connection.close(.connectionLost) }
+            // A connection that is read notices its end after the last byte; one that is not must be told.
+            let hasEnded = events & (EPOLLHUP.rawValue | EPOLLERR.rawValue) != 0
+            if hasEnded, !connection.isReading { connection.close(.connectionLost) }
         }
     }
 

@@ -1,106 +1,107 @@
 import Core
 
-/// A whole protocol in one page, built on Core's public interface alone: the worked example of
-/// `docs/adding-an-adapter.md`, and the proof that a protocol comes in without a line in Core.
+/// A whole adapter in sixty lines, on Core's public interface alone: the worked example for a new protocol.
 ///
-/// A client sends lines: `SUB <filter>` and `PUB <topic> <payload>`. It gets `EVT <topic> <payload>`, and `ERR` for
-/// what it may not do.
+/// Lines of text. The client says `SUB filter`, answered `OK` or `NO`; `PUB topic payload`; `QUIT`. It is told
+/// `EVT topic payload`.
 final class LineAdapter: Adapter {
     let name = "line"
     private let router: Router
 
     init(router: Router) { self.router = router }
 
-    func makeConversation(link: Link, on lane: Lane) -> Conversation {
-        let principal = Principal(identity: Identity(), clientID: "line", router: router)
-        let conversation = LineConversation(principal: principal, link: link)
-        router.register(conversation.port, on: lane)
-        return conversation
-    }
+    func makeConversation(link: Link, on lane: Lane) -> Conversation { LineConversation(link, router, lane) }
 }
 
-/// Lines in, publishes and subscriptions out.
+/// The state machine of one connection. The connection owns it, so it must not own the connection.
 private final class LineConversation: Conversation {
-    let port: LinePort
+    private unowned let link: Link
     private let principal: Principal
-    private unowned(unsafe) let link: Link
+    private let port: LinePort
 
-    init(principal: Principal, link: Link) {
-        self.principal = principal
+    init(_ link: Link, _ router: Router, _ lane: Lane) {
         self.link = link
-        port = LinePort(link: link)
+        principal = Principal(identity: Identity(), clientID: link.peer, router: router)
+        port = LinePort(link)
+        super.init()
+        router.register(port, on: lane)
     }
 
     override func receive(_ bytes: UnsafeRawBufferPointer, _ turn: Turn, on lane: Lane) -> Progress {
-        turn.principal = principal
         var start = 0
+        turn.principal = principal
         while let end = bytes[start...].firstIndex(of: UInt8(ascii: "\n")) {
-            if turn.isFull { return Progress(consumed: start, verdict: .routeFirst) }
-            let line = UnsafeRawBufferPointer(rebasing: bytes[start..<end])
-            if line.starts(with: Array("PUB ".utf8)) {
-                publish(UnsafeRawBufferPointer(rebasing: line[4...]), turn)
-            } else {
-                // A subscription must not see what was published before it.
+            let parts = bytes[start..<end].split(
+                separator: UInt8(ascii: " "), maxSplits: 2, omittingEmptySubsequences: false)
+            switch (String(decoding: parts[0], as: UTF8.self), parts.count) {
+            case ("PUB", 3):
+                if turn.isFull { return Progress(consumed: start, verdict: .routeFirst) }
+                publish(parts[1], parts[2], turn)
+            case ("SUB", 2):
+                // What was published before must not reach a subscription that comes after it.
                 if !turn.isEmpty { return Progress(consumed: start, verdict: .routeFirst) }
-                if !subscribe(line, on: lane) { say("ERR\n") }
+                subscribe(parts[1], on: lane)
+            case ("QUIT", 1): return Progress(consumed: end + 1, verdict: .close(.clientDisconnected))
+            default: return Progress(consumed: start, verdict: .close(.malformedPacket))
             }
             start = end + 1
         }
-        return Progress(consumed: start, verdict: .waiting)
+        let isTooLarge = bytes.count - start > lane.limits.maxPacketBytes
+        return Progress(consumed: start, verdict: isTooLarge ? .close(.packetTooLarge) : .waiting)
     }
 
-    private func publish(_ text: UnsafeRawBufferPointer, _ turn: Turn) {
-        let space = text.firstIndex(of: UInt8(ascii: " ")) ?? text.count
-        guard let base = text.baseAddress, space > 0 else { return say("ERR\n") }
-        let payload = min(space + 1, text.count)
+    private func publish(_ topic: Slice<UnsafeRawBufferPointer>, _ payload: Slice<UnsafeRawBufferPointer>, _ turn: Turn)
+    {
+        guard let base = topic.base.baseAddress else { return }
         let event = turn.events + turn.eventCount
-        event.pointee = EventView(payload: base + payload, payloadLength: text.count - payload)
+        event.pointee = EventView(payload: base + payload.startIndex, payloadLength: payload.count)
         turn.runs[turn.runCount] = EventRun(
-            topic: base, topicLength: space, events: event, count: 1, wire: base, wireLength: 0, properties: base,
-            propertiesLength: 0, publisher: port.address, layout: .none, qos: 0, isRetained: false)
+            topic: base + topic.startIndex, topicLength: topic.count, events: event, count: 1, wire: base,
+            wireLength: 0, properties: base, propertiesLength: 0, publisher: port.address, layout: .none, qos: 0,
+            isRetained: false)
         turn.eventCount += 1
         turn.runCount += 1
     }
 
-    private func subscribe(_ line: UnsafeRawBufferPointer, on lane: Lane) -> Bool {
-        guard line.starts(with: Array("SUB ".utf8)),
-            let filter = try? TopicFilter(line[4...], grammar: .either, limits: lane.limits)
-        else { return false }
-        let outcome = principal.router.subscribe(
-            port, Subscription(filter: filter, options: .qos(0)), as: principal, on: lane)
-        if case .granted = outcome { return true }
-        return false
+    private func subscribe(_ text: Slice<UnsafeRawBufferPointer>, on lane: Lane) {
+        var isGranted = false
+        if let filter = try? TopicFilter(text, grammar: .either, limits: lane.limits) {
+            let subscription = Subscription(filter: filter, options: .qos(0))
+            if case .granted = principal.router.subscribe(port, subscription, as: principal, on: lane) {
+                isGranted = true
+            }
+        }
+        link.append(line: isGranted ? "OK\n" : "NO\n")
     }
-
-    private func say(_ text: String) { Array(text.utf8).withUnsafeBytes { link.append($0.baseAddress!, $0.count) } }
 
     override func close(_ reason: CloseReason, on lane: Lane) { principal.router.unregister(port, on: lane) }
 }
 
-/// Events out, as lines.
+/// Where the router delivers to; it leaves with the conversation.
 private final class LinePort: Port {
-    private unowned(unsafe) let link: Link
+    private unowned let link: Link
 
-    init(link: Link) { self.link = link }
+    init(_ link: Link) { self.link = link }
 
     override func deliver(_ run: UnsafePointer<EventRun>, _ target: UnsafePointer<Target>, on lane: Lane) -> Int {
-        guard !link.isCongested else {
-            lane.counters.drop(.outputFull, run.pointee.count)
-            return 0
-        }
         for index in 0..<run.pointee.count {
-            let view = run.pointee.events[index]
-            let words: [(UnsafeRawPointer, Int)] = [
-                (run.pointee.topic, run.pointee.topicLength), (view.payload, Int(view.payloadLength)),
-            ]
-            var end: UInt8 = UInt8(ascii: " ")
-            Array("EVT ".utf8).withUnsafeBytes { link.append($0.baseAddress!, $0.count) }
-            for (bytes, count) in words {
-                link.append(bytes, count)
-                link.append(&end, 1)
-                end = UInt8(ascii: "\n")
+            if link.isCongested {
+                lane.counters.drop(.outputFull)
+                continue
             }
+            let event = run.pointee.events[index]
+            link.append(line: "EVT ")
+            link.append(run.pointee.topic, run.pointee.topicLength)
+            link.append(line: " ")
+            link.append(event.payload, Int(event.payloadLength))
+            link.append(line: "\n")
+            lane.counters.eventsOut &+= 1
         }
         return 0
     }
+}
+
+extension Output {
+    /// Appends a short piece of text.
+    func append(line: StaticString) { append(line.utf8Start, line.utf8CodeUnitCount) }
 }
