@@ -64,7 +64,7 @@ let package = Package(
         .testTarget(name: "CoreTests", dependencies: ["Core"], swiftSettings: strict),
         .testTarget(
             name: "ReactorTests",
-            dependencies: ["Reactor", "MQTT", "Core", "CLinux", .product(name: "Logging", package: "swift-log")],
+            dependencies: ["Reactor", "Core", "CLinux", .product(name: "Logging", package: "swift-log")],
             swiftSettings: strict),
         .testTarget(name: "MQTTTests", dependencies: ["MQTT", "Core"], swiftSettings: strict),
         .testTarget(name: "SecurityTests", dependencies: ["Security", "Core"], swiftSettings: strict),
