@@ -9,7 +9,7 @@ open class Inbox: Port {
     /// The attached connection's output. Unmanaged, so that a delivery costs no reference count: the connection
     /// outlives its attachment, because ``detach()`` is called before it ends.
     public final private(set) var attachedLink: Unmanaged<Link>?
-    /// Guaranteed events that wait for their turn.
+    /// Guaranteed events that wait for their turn, and direct ones that came behind them.
     public final private(set) var waiting = EventQueue()
     /// When it will end if nobody comes back, in the lane's milliseconds; 0 while attached.
     public final internal(set) var expiresAt: UInt64 = 0
@@ -30,7 +30,7 @@ open class Inbox: Port {
     /// The connection is gone. From here on direct events pass by and guaranteed ones wait.
     public final func detach() { attachedLink = nil }
 
-    /// Lets a guaranteed event wait.
+    /// Lets an event wait.
     /// - Returns: false when ``Limits/maxQueuedEvents`` or ``Limits/maxQueuedBytes`` is reached; the event is dropped
     ///   and counted.
     public final func wait(_ entry: EventQueue.Entry, on lane: Lane) -> Bool {
@@ -48,13 +48,13 @@ open class Inbox: Port {
     public final func nextWaiting() -> EventQueue.Entry? { waiting.popFirst() }
 }
 
-/// Guaranteed events in the order they came, oldest first.
+/// Events in the order they came, oldest first.
 public struct EventQueue {
     /// One event and how it is to be delivered.
     public struct Entry {
         /// The event.
         public var event: Event
-        /// Quality of service for this subscriber, 1 or 2.
+        /// Quality of service for this subscriber.
         public var qos: UInt8
         /// Whether it goes out as a retained event.
         public var isRetained: Bool

@@ -41,6 +41,28 @@ import Testing
         #expect(TestClient(node, "c", clean: false).returned.isEmpty)
     }
 
+    @Test func directEventsDoNotOvertakeThoseThatWait() throws {
+        var limits = Limits()
+        limits.maxInFlight = 1
+        let node = try TestNode(limits: limits)
+        let client = persistent(node, "a", qos: 1)
+        publish(node, 1...2)
+        publish(node, 3...3, qos: 0)
+        publish(node, 4...4)
+        #expect(client.events().map(\.text) == ["1"])
+        client.send(Frame.puback(1))
+        #expect(client.events().map(\.text) == ["2"])
+        client.send(Frame.puback(2))
+        #expect(client.events().map { "\($0.text) \($0.qos)" } == ["3 0", "4 1"])
+        // Who is away misses direct events, whatever waits.
+        client.cut()
+        publish(node, 5...5)
+        publish(node, 6...6, qos: 0)
+        let back = TestClient(node, "c", clean: false)
+        back.send(Frame.puback(3))
+        #expect((back.returned.count, back.events().map(\.text)) == (1, ["5"]))
+    }
+
     @Test func windowLimit() throws {
         var limits = Limits()
         limits.maxInFlight = 8

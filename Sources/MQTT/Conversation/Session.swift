@@ -47,7 +47,11 @@ final class Session: Inbox {
         if options.contains(.noLocal), run.pointee.publisher == address { return 0 }
         let qos = min(run.pointee.qos, options.qos)
         if qos == 0 {
-            attachedLink?._withUnsafeGuaranteedRef { deliverDirect(run, $0, lane) }
+            if waiting.isEmpty {
+                attachedLink?._withUnsafeGuaranteedRef { deliverDirect(run, $0, lane) }
+            } else {
+                waitInLine(run, on: lane)
+            }
             return 0
         }
         var refused = 0
@@ -69,6 +73,15 @@ final class Session: Inbox {
             PacketWriter.publish(
                 0x30, topic: run.pointee.topic, topicLength: run.pointee.topicLength, identifier: 0,
                 payload: view.payload, payloadLength: Int(view.payloadLength), to: link)
+        }
+    }
+
+    /// Direct events behind guaranteed ones that wait: overtaking would turn one publisher's events around.
+    private func waitInLine(_ run: UnsafePointer<EventRun>, on lane: Lane) {
+        guard let link else { return }
+        guard !link.isCongested else { return lane.counters.drop(.outputFull, run.pointee.count) }
+        for index in 0..<run.pointee.count {
+            _ = wait(EventQueue.Entry(event: run.pointee.event(index), qos: 0, isRetained: false), on: lane)
         }
     }
 
@@ -126,9 +139,9 @@ final class Session: Inbox {
             unsent += 1
         }
         while hasRoom(link, lane), let entry = nextWaiting() {
-            _ = inFlight.add(entry.event, qos: entry.qos, isRetained: entry.isRetained)
             lane.counters.eventsOut &+= 1
-            let identifier = InFlight.identifier(unsent)
+            var identifier: UInt16 = 0
+            if entry.qos > 0 { identifier = inFlight.add(entry.event, qos: entry.qos, isRetained: entry.isRetained) }
             unsent = inFlight.next
             write(entry.event, entry.qos << 1 | (entry.isRetained ? 1 : 0), identifier, to: link)
         }
