@@ -33,37 +33,45 @@ let package = Package(
     targets: [
         // System libraries: a module map and a header each, nothing else.
         .systemLibrary(name: "CLinux", path: "Sources/C/CLinux"),
-        .systemLibrary(name: "COpenSSL", path: "Sources/C/COpenSSL", pkgConfig: "openssl", providers: [.apt(["libssl-dev"])]),
+        .systemLibrary(
+            name: "COpenSSL", path: "Sources/C/COpenSSL", pkgConfig: "openssl", providers: [.apt(["libssl-dev"])]),
         .systemLibrary(
             name: "CMosquitto", path: "Sources/C/CMosquitto", pkgConfig: "libmosquitto",
             providers: [.apt(["libmosquitto-dev"])]),
 
         .target(name: "Core", swiftSettings: hot),
-        .target(name: "Reactor", dependencies: ["Core", "CLinux", .product(name: "Logging", package: "swift-log")], swiftSettings: hot),
+        .target(
+            name: "Reactor", dependencies: ["Core", "CLinux", .product(name: "Logging", package: "swift-log")],
+            swiftSettings: hot),
         .target(name: "MQTT", dependencies: ["Core"], swiftSettings: hot),
         .target(name: "Security", dependencies: ["Core", "COpenSSL"], swiftSettings: strict),
         .target(
             name: "Node",
             dependencies: [
-                "Core", "Reactor", "MQTT", "Security", "CLinux", "Yams", .product(name: "Logging", package: "swift-log"),
+                "Core", "Reactor", "MQTT", "Security", "CLinux", "Yams",
+                .product(name: "Logging", package: "swift-log"),
             ], swiftSettings: strict),
         .executableTarget(
             name: "apus",
             dependencies: [
-                "Node", "CMosquitto", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                "Node", "Security", "CMosquitto", .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ], swiftSettings: strict),
         .executableTarget(
             name: "apus-bench",
-            dependencies: ["CLinux", .product(name: "ArgumentParser", package: "swift-argument-parser")], swiftSettings: hot),
+            dependencies: ["CLinux", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+            swiftSettings: hot),
 
         .testTarget(name: "CoreTests", dependencies: ["Core"], swiftSettings: strict),
         .testTarget(
             name: "ReactorTests",
-            dependencies: ["Reactor", "MQTT", "Core", "CLinux", .product(name: "Logging", package: "swift-log")],
+            dependencies: ["Reactor", "Core", "CLinux", .product(name: "Logging", package: "swift-log")],
             swiftSettings: strict),
         .testTarget(name: "MQTTTests", dependencies: ["MQTT", "Core"], swiftSettings: strict),
         .testTarget(name: "SecurityTests", dependencies: ["Security", "Core"], swiftSettings: strict),
-        .testTarget(name: "NodeTests", dependencies: ["Node", "Core"], swiftSettings: strict),
+        .testTarget(
+            name: "NodeTests",
+            dependencies: ["Node", "Core", "Security", .product(name: "Logging", package: "swift-log")],
+            swiftSettings: strict),
         .testTarget(name: "Tidy", swiftSettings: strict),
     ]
 )

@@ -23,6 +23,7 @@ public struct Credentials: Sendable, CustomStringConvertible {
         self.peer = peer
     }
 
+    /// The user and the address, nothing secret.
     public var description: String { "Credentials(user: \(user ?? "-"), peer: \(peer))" }
 }
 

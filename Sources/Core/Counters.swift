@@ -40,8 +40,6 @@ public enum CloseReason: Int, CaseIterable, Sendable, Error {
     case notAuthenticated
     /// A client id that cannot be used.
     case badClientID
-    /// The client does not read and its buffers are full of what cannot be dropped.
-    case tooSlow
     /// More connections or sessions than the limit, or too many waiting to be authenticated.
     case overLimit
     /// The node is stopping.

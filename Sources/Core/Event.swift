@@ -60,7 +60,10 @@ public struct EventRun: BitwiseCopyable {
     /// Whether the event is to be kept as its topic's last value.
     public var isRetained: Bool
     /// Owned copies of the events, made when the first port needs one; lane's scratch.
-    var owned: UnsafeMutablePointer<Unmanaged<EventStorage>?>?
+    @usableFromInline var owned: UnsafeMutablePointer<Unmanaged<EventStorage>?>?
+    /// The topic's hash and what the match cache had under it when the turn began; router's scratch.
+    @usableFromInline var hash: UInt64
+    @usableFromInline var known: UnsafeMutableRawPointer?
 
     /// The topic as a buffer.
     @inlinable public var topicBytes: UnsafeRawBufferPointer {
@@ -79,6 +82,7 @@ public struct EventRun: BitwiseCopyable {
     }
 
     /// Makes a run of borrowed events.
+    @inlinable @inline(__always)
     public init(
         topic: UnsafeRawPointer, topicLength: Int, events: UnsafeMutablePointer<EventView>, count: Int,
         wire: UnsafeRawPointer, wireLength: Int, properties: UnsafeRawPointer, propertiesLength: Int,
@@ -97,6 +101,8 @@ public struct EventRun: BitwiseCopyable {
         self.qos = qos
         self.isRetained = isRetained
         owned = nil
+        hash = 0
+        known = nil
     }
 
     /// Event `index` as an owned one, shared by every port that asks during this turn.
@@ -113,7 +119,7 @@ public struct EventRun: BitwiseCopyable {
 }
 
 /// What an owned event knows of itself, in front of its bytes.
-struct EventHeader {
+@usableFromInline struct EventHeader {
     var topicLength: Int32
     var propertiesLength: Int32
     var payloadLength: Int32
@@ -122,10 +128,10 @@ struct EventHeader {
 }
 
 /// The one allocation of an owned event.
-final class EventStorage: ManagedBuffer<EventHeader, UInt8> {}
+@usableFromInline final class EventStorage: ManagedBuffer<EventHeader, UInt8> {}
 
 /// An event that lives on, shared by reference. Immutable once made: topic, properties and payload in one allocation.
-// SAFETY: the storage is written only in `init`, before anybody else has the reference; read-only afterwards.
+/// SAFETY: the storage is written only in `init`, before anybody else has the reference; read-only afterwards.
 public struct Event: @unchecked Sendable {
     let storage: EventStorage
 

@@ -1,7 +1,7 @@
 import Synchronization
 
 /// What the lanes of a node share: each other's mailboxes and loads.
-// SAFETY: the mailboxes guard themselves, the loads are atomics, the array never changes.
+/// SAFETY: the mailboxes guard themselves, the loads are atomics, the array never changes.
 public final class Lanes: @unchecked Sendable {
     struct Shared {
         let mailbox = Mailbox()
@@ -164,7 +164,9 @@ open class Lane {
     @inline(__always)
     final func deliver(_ run: UnsafePointer<EventRun>, _ target: UnsafePointer<Target>) -> Int {
         let slot = slots + target.pointee.address.slot
-        guard slot.pointee.generation == target.pointee.address.generation, let port = slot.pointee.port else { return 0 }
+        guard slot.pointee.generation == target.pointee.address.generation, let port = slot.pointee.port else {
+            return 0
+        }
         return port._withUnsafeGuaranteedRef { $0.deliver(run, target, on: self) }
     }
 

@@ -33,8 +33,6 @@ public struct Limits: Sendable, Equatable {
     public var connectTimeoutSeconds = 5
     /// Seconds an absent session is kept.
     public var sessionExpirySeconds = 7 * 86_400
-    /// The longest keep-alive granted, in seconds.
-    public var maxKeepAliveSeconds = 65_535
     /// Events a second that one connection may publish, with a burst of one second; 0 means unlimited.
     public var maxPublishRate = 0
 

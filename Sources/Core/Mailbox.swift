@@ -8,7 +8,7 @@ enum Mail {
 }
 
 /// Packed records. Written by one lane, then handed over, then read by the other.
-// SAFETY: a block has one owner at a time; ownership passes through the mailbox's lock.
+/// SAFETY: a block has one owner at a time; ownership passes through the mailbox's lock.
 final class MailBlock: @unchecked Sendable {
     static let size = 1 << 16
 
@@ -25,7 +25,7 @@ final class MailBlock: @unchecked Sendable {
 }
 
 /// A lane's letter box: lock, swap, unlock; one wake for each batch. Bounded in bytes by those who write to it.
-// SAFETY: all state is in the mutex or atomic.
+/// SAFETY: all state is in the mutex or atomic.
 final class Mailbox: @unchecked Sendable {
     private struct State: ~Copyable {
         var mail: [Mail] = []

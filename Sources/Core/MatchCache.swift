@@ -2,74 +2,101 @@
 /// older than the index is first compared with the filters that changed since, and only then looked up again.
 /// Confined to its lane.
 final class MatchCache {
-    /// A remembered match. Its arrays share one block of memory with the topic's bytes.
+    /// A remembered match: one cache line. The topic's bytes and the arrays follow one another in its block.
     struct Entry: BitwiseCopyable {
-        var hash: UInt64
         /// The index's generation this is true for.
         var generation: UInt64
         /// Never used twice on a lane; access decisions are remembered under it.
         var serial: UInt64
-        var topicLength: Int
-        /// Own lane's targets first, then the others', lane by lane.
-        var targets: UnsafeMutablePointer<Target>
-        var targetCount: Int
-        var localCount: Int
-        /// Members of shared groups, group after group, and where each group ends.
-        var members: UnsafeMutablePointer<Target>
-        var groupEnds: UnsafeMutablePointer<Int>
-        var groupCount: Int
-        /// Whose turn it is in every group.
-        var cursor: Int
-        var identifiers: UnsafeMutablePointer<UInt32>
-        /// Subscriptions that matched, a group counted once.
-        var matched: Int
-        /// The topic's bytes, and everything above.
+        /// The topic's bytes, then targets, members, group ends and identifiers.
         var block: UnsafeMutableRawPointer
         var blockCapacity: Int
+        /// Bytes of the topic; negative for an empty place.
+        var topicLength: Int32
+        var targetCount: Int32
+        /// Targets of this lane; they come first.
+        var localCount: Int32
+        var memberCount: Int32
+        var groupCount: Int32
+        /// Subscriptions that matched, a group counted once.
+        var matched: Int32
+        /// Whose turn it is in every group.
+        var cursor: UInt32
+        private var reserved: UInt32 = 0
+
+        init(block: UnsafeMutableRawPointer, capacity: Int) {
+            generation = 0
+            serial = 0
+            self.block = block
+            blockCapacity = capacity
+            (topicLength, targetCount, localCount, memberCount, groupCount, matched) = (-1, 0, 0, 0, 0, 0)
+            cursor = 0
+        }
+
+        /// Own lane's targets first, then the others', lane by lane.
+        @inline(__always) var targets: UnsafeMutablePointer<Target> {
+            (block + (Int(topicLength) &+ 15) & ~15).assumingMemoryBound(to: Target.self)
+        }
+        /// Members of shared groups, group after group.
+        @inline(__always) var members: UnsafeMutablePointer<Target> { targets + Int(targetCount) }
+        /// Where each group's members end.
+        @inline(__always) var groupEnds: UnsafeMutablePointer<Int32> {
+            UnsafeMutableRawPointer(members + Int(memberCount)).assumingMemoryBound(to: Int32.self)
+        }
+        /// Subscription identifiers of targets and members.
+        @inline(__always) var identifiers: UnsafeMutablePointer<UInt32> {
+            UnsafeMutableRawPointer(groupEnds + Int(groupCount)).assumingMemoryBound(to: UInt32.self)
+        }
     }
 
     private static let ways = 4
     private static let maxSets = 4_096
+    /// Bytes of all blocks; beyond it everything is forgotten at once. Topics with very many subscribers fill it.
+    private static let maxBytes = 64 << 20
 
     private var entries: UnsafeMutablePointer<Entry>
+    /// The hashes of the entries, apart: a set is searched within one cache line.
+    private var hashes: UnsafeMutablePointer<UInt64>
     private var setMask: Int
     private var replace = 0
-    private var nextSerial: UInt64 = 1
+    /// Also counts the entries that were placed: while it stands still, no entry moves or changes its topic.
+    private(set) var nextSerial: UInt64 = 1
     private let key: UInt64
     private let lane: Int
+    private var bytes = 0
     private var raw = RawMatch()
     private var scratch = MatchScratch()
     private var targets: [Target] = []
     private var members: [Target] = []
-    private var groupEnds: [Int] = []
+    private var groupEnds: [Int32] = []
     private var identifiers: [UInt32] = []
 
     init(key: UInt64, lane: Int) {
         self.key = key
         self.lane = lane
         setMask = 63
-        entries = Self.makeEntries(sets: 64)
+        (entries, hashes) = Self.makeEntries(sets: 64)
     }
 
     deinit {
         for index in 0..<(setMask + 1) * Self.ways { entries[index].block.deallocate() }
         entries.deallocate()
+        hashes.deallocate()
     }
 
-    private static func makeEntries(sets: Int) -> UnsafeMutablePointer<Entry> {
-        let made = UnsafeMutablePointer<Entry>.allocate(capacity: sets * ways)
-        for index in 0..<sets * ways {
-            // An empty block keeps the pointers non-optional, hence the data path without a check.
-            let block = UnsafeMutableRawPointer.allocate(byteCount: 8, alignment: 8)
-            (made + index).initialize(
-                to: Entry(
-                    hash: 0, generation: 0, serial: 0, topicLength: -1,
-                    targets: block.assumingMemoryBound(to: Target.self), targetCount: 0, localCount: 0, members: block.assumingMemoryBound(to: Target.self),
-                    groupEnds: block.assumingMemoryBound(to: Int.self), groupCount: 0, cursor: 0,
-                    identifiers: block.assumingMemoryBound(to: UInt32.self), matched: 0, block: block,
-                    blockCapacity: 8))
+    private static func makeEntries(sets: Int) -> (UnsafeMutablePointer<Entry>, UnsafeMutablePointer<UInt64>) {
+        let count = sets * ways
+        let size = MemoryLayout<Entry>.stride
+        let made = UnsafeMutableRawPointer.allocate(byteCount: count * size, alignment: 64)
+            .bindMemory(to: Entry.self, capacity: count)
+        let hashes = UnsafeMutableRawPointer.allocate(byteCount: count * 8, alignment: 64)
+            .bindMemory(to: UInt64.self, capacity: count)
+        hashes.initialize(repeating: 0, count: count)
+        for index in 0..<count {
+            // An empty block keeps the pointer non-optional, hence the data path without a check.
+            (made + index).initialize(to: Entry(block: .allocate(byteCount: 16, alignment: 16), capacity: 16))
         }
-        return made
+        return (made, hashes)
     }
 
     /// The hash under which a topic is found.
@@ -79,37 +106,37 @@ final class MatchCache {
     /// The entry of a topic, whatever its generation.
     @inline(__always)
     func find(_ topic: UnsafeRawPointer, _ count: Int, hash: UInt64) -> UnsafeMutablePointer<Entry>? {
-        var entry = entries + (Int(truncatingIfNeeded: hash) & setMask) &* Self.ways
-        for _ in 0..<Self.ways {
-            if entry.pointee.hash == hash, entry.pointee.topicLength == count,
-                bytesEqual(entry.pointee.block, topic, count)
-            {
-                return entry
-            }
-            entry += 1
+        let first = (Int(truncatingIfNeeded: hash) & setMask) &* Self.ways
+        for index in first..<first &+ Self.ways where hashes[index] == hash {
+            let entry = entries + index
+            if Int(entry.pointee.topicLength) == count, bytesEqual(entry.pointee.block, topic, count) { return entry }
         }
         return nil
     }
 
     /// The place for a topic that is not there: an empty one of its set, or one that is given up.
     func place(_ topic: UnsafeRawPointer, _ count: Int, hash: UInt64) -> UnsafeMutablePointer<Entry> {
-        let set = entries + (Int(truncatingIfNeeded: hash) & setMask) * Self.ways
-        for way in 0..<Self.ways where set[way].topicLength < 0 { return claim(set + way, topic, count, hash) }
+        let first = (Int(truncatingIfNeeded: hash) & setMask) * Self.ways
+        if bytes > Self.maxBytes { forgetAll() }
+        for index in first..<first + Self.ways where entries[index].topicLength < 0 {
+            return claim(index, topic, count, hash)
+        }
         if setMask + 1 < Self.maxSets {
             grow()
             return place(topic, count, hash: hash)
         }
         replace = (replace + 1) % Self.ways
-        return claim(set + replace, topic, count, hash)
+        return claim(first + replace, topic, count, hash)
     }
 
     private func claim(
-        _ entry: UnsafeMutablePointer<Entry>, _ topic: UnsafeRawPointer, _ count: Int, _ hash: UInt64
+        _ index: Int, _ topic: UnsafeRawPointer, _ count: Int, _ hash: UInt64
     ) -> UnsafeMutablePointer<Entry> {
+        let entry = entries + index
         reserve(entry, (count + 15) & ~15)
         entry.pointee.block.copyMemory(from: topic, byteCount: count)
-        entry.pointee.hash = hash
-        entry.pointee.topicLength = count
+        hashes[index] = hash
+        entry.pointee.topicLength = Int32(count)
         entry.pointee.generation = 0
         entry.pointee.serial = nextSerial
         nextSerial += 1
@@ -119,39 +146,50 @@ final class MatchCache {
     private func reserve(_ entry: UnsafeMutablePointer<Entry>, _ bytes: Int) {
         guard entry.pointee.blockCapacity < bytes else { return }
         let capacity = max(bytes, 64)
-        let block = UnsafeMutableRawPointer.allocate(byteCount: capacity, alignment: 16)
+        let block = UnsafeMutableRawPointer.allocate(byteCount: capacity, alignment: 64)
         block.copyMemory(from: entry.pointee.block, byteCount: entry.pointee.blockCapacity)
+        self.bytes += capacity - entry.pointee.blockCapacity
         entry.pointee.block.deallocate()
         entry.pointee.block = block
         entry.pointee.blockCapacity = capacity
     }
 
+    private func forgetAll() {
+        for index in 0..<(setMask + 1) * Self.ways {
+            entries[index].block.deallocate()
+            entries[index] = Entry(block: .allocate(byteCount: 16, alignment: 16), capacity: 16)
+            hashes[index] = 0
+        }
+        bytes = 0
+    }
+
     private func grow() {
         let oldCount = (setMask + 1) * Self.ways
-        let old = entries
+        let (old, oldHashes) = (entries, hashes)
         setMask = (setMask + 1) * 4 - 1
-        entries = Self.makeEntries(sets: setMask + 1)
+        (entries, hashes) = Self.makeEntries(sets: setMask + 1)
         for index in 0..<oldCount {
-            let entry = old[index]
+            let first = (Int(truncatingIfNeeded: oldHashes[index]) & setMask) * Self.ways
             // Four times the sets and at most four entries of an old set: each finds an empty place.
-            let set = entries + (Int(truncatingIfNeeded: entry.hash) & setMask) * Self.ways
-            let way = (0..<Self.ways).first { set[$0].topicLength < 0 }
-            guard entry.topicLength >= 0, let way else {
-                entry.block.deallocate()
+            let place = (first..<first + Self.ways).first { entries[$0].topicLength < 0 }
+            guard old[index].topicLength >= 0, let place else {
+                old[index].block.deallocate()
                 continue
             }
-            set[way].block.deallocate()
-            set[way] = entry
+            entries[place].block.deallocate()
+            entries[place] = old[index]
+            hashes[place] = oldHashes[index]
         }
         old.deallocate()
+        oldHashes.deallocate()
     }
 
     /// Fills an entry from the index. The caller holds the index's lock.
     func fill(_ entry: UnsafeMutablePointer<Entry>, from index: borrowing TopicIndex, generation: UInt64) {
-        let topic = UnsafeRawBufferPointer(start: entry.pointee.block, count: entry.pointee.topicLength)
+        let topic = UnsafeRawBufferPointer(start: entry.pointee.block, count: Int(entry.pointee.topicLength))
         index.match(topic, into: &raw, scratch: &scratch)
         entry.pointee.generation = generation
-        entry.pointee.matched = raw.hits.count + raw.groupEnds.count
+        entry.pointee.matched = Int32(raw.hits.count + raw.groupEnds.count)
         sortOut()
         store(entry)
     }
@@ -172,7 +210,7 @@ final class MatchCache {
                 members.append(target(hit))
                 if hit.identifier != 0 { identify(&members[members.count - 1], hit.identifier) }
             }
-            groupEnds.append(members.count)
+            groupEnds.append(Int32(members.count))
             start = end
         }
     }
@@ -204,25 +242,22 @@ final class MatchCache {
     }
 
     private func store(_ entry: UnsafeMutablePointer<Entry>) {
-        let topicBytes = (entry.pointee.topicLength + 15) & ~15
-        let stride = MemoryLayout<Target>.stride
+        let topicBytes = (Int(entry.pointee.topicLength) + 15) & ~15
         let all = targets.count + members.count
-        reserve(entry, topicBytes + all * stride + groupEnds.count * 8 + identifiers.count * 4)
-        var place = entry.pointee.block + topicBytes
-        func copy<Element: BitwiseCopyable>(_ array: [Element]) -> UnsafeMutablePointer<Element> {
-            let base = place.bindMemory(to: Element.self, capacity: array.count)
-            array.withUnsafeBufferPointer { source in
-                if let first = source.baseAddress { base.update(from: first, count: array.count) }
-            }
-            place += array.count * MemoryLayout<Element>.stride
-            return base
+        reserve(entry, topicBytes + all * MemoryLayout<Target>.stride + (groupEnds.count + identifiers.count) * 4)
+        entry.pointee.targetCount = Int32(targets.count)
+        entry.pointee.localCount = Int32(targets.firstIndex { $0.address.lane != lane } ?? targets.count)
+        entry.pointee.memberCount = Int32(members.count)
+        entry.pointee.groupCount = Int32(groupEnds.count)
+        copy(targets, to: entry.pointee.targets)
+        copy(members, to: entry.pointee.members)
+        copy(groupEnds, to: entry.pointee.groupEnds)
+        copy(identifiers, to: entry.pointee.identifiers)
+    }
+
+    private func copy<Element: BitwiseCopyable>(_ array: [Element], to place: UnsafeMutablePointer<Element>) {
+        array.withUnsafeBufferPointer { source in
+            if let first = source.baseAddress { place.update(from: first, count: array.count) }
         }
-        entry.pointee.targets = copy(targets)
-        entry.pointee.members = copy(members)
-        entry.pointee.groupEnds = copy(groupEnds)
-        entry.pointee.identifiers = copy(identifiers)
-        entry.pointee.targetCount = targets.count
-        entry.pointee.localCount = targets.firstIndex { $0.address.lane != lane } ?? targets.count
-        entry.pointee.groupCount = groupEnds.count
     }
 }

@@ -102,13 +102,17 @@ extension TopicIndex {
         }
     }
 
+    /// The members of a group that are present; all of them when none is, so that guaranteed events wait with one.
     private func collectMembers(of group: UInt32, into result: inout RawMatch) {
         guard let group = groups[group] else { return }
-        var number = group.firstMember
-        while number != 0 {
-            let record = records[number]
-            number = record.next
-            result.members.append(hit(record))
+        let start = result.members.count
+        for onlyPresent in [true, false] where result.members.count == start {
+            var number = group.firstMember
+            while number != 0 {
+                let record = records[number]
+                number = record.next
+                if ports[record.owner].isPresent || !onlyPresent { result.members.append(hit(record)) }
+            }
         }
         result.groupEnds.append(result.members.count)
     }

@@ -71,17 +71,18 @@ public final class Principal {
         return access?.maySubscribe(filter) ?? true
     }
 
-    /// Takes `count` publish tokens.
+    /// Takes `count` publish tokens. A run is taken whole while a token is left and may leave a debt, so that the rate
+    /// holds whatever the size of the runs.
     /// - Parameter now: the lane's time in milliseconds.
-    /// - Returns: whether there were enough.
+    /// - Returns: whether there was a token.
     @inline(__always)
     func takeTokens(_ count: Int, rate: Int, now: UInt64) -> Bool {
         guard rate > 0 else { return true }
-        let elapsed = Int(min(now &- tokensAt, 1_000))
+        let elapsed = Int(min(now &- tokensAt, 1 << 20))
         // A second's worth is the burst; a principal seen for the first time has it.
         tokens = tokensAt == 0 ? rate * 1_000 : min(rate * 1_000, tokens + rate * elapsed)
         tokensAt = now
-        guard tokens >= count * 1_000 else { return false }
+        guard tokens >= 1_000 else { return false }
         tokens -= count * 1_000
         return true
     }

@@ -4,8 +4,9 @@ import Synchronization
 /// for whatever reason, comes through here with a ``Principal``.
 ///
 /// Threading: shared by all lanes. Every call names the lane it is made on.
-// SAFETY: `index` and `changes` are used under `indexLock`, `retainedEvents` under `retainedLock`, `sessions` and `access` are in
-// mutexes, generation and version are atomics, everything else never changes.
+/// SAFETY: `index` and `changes` are used under `indexLock`, `retainedEvents` under `retainedLock`, `sessions` and
+/// `access` are in
+/// mutexes, generation and version are atomics, everything else never changes.
 public final class Router: @unchecked Sendable {
     /// The namespace's name.
     public let name: String
@@ -70,6 +71,11 @@ public final class Router: @unchecked Sendable {
     public func unregister(_ port: Port, on lane: Lane) {
         indexLock.withLock { _ in index.removePort(port.number) { noteChange($0) } }
         lane.displace(port.address)
+    }
+
+    /// Notes whether somebody is attached to a port: shared groups choose among members that are present.
+    public func setPresence(_ port: Port, _ isPresent: Bool) {
+        indexLock.withLock { _ in index.setPresence(port.number, isPresent) { noteChange($0) } }
     }
 
     // MARK: Subscribing
@@ -138,9 +144,19 @@ public final class Router: @unchecked Sendable {
     public func route(_ turn: Turn, on lane: Lane) {
         guard let principal = turn.principal else { return }
         let cache = lane.cache(for: self)
+        // All look-ups first: independent of each other, they wait for memory together instead of one after another.
         for number in 0..<turn.runCount {
             let run = turn.runs + number
-            // Only what releaseOwned gives back is shared; a port that keeps a direct event has a copy of its own.
+            let hash = cache.hash(run.pointee.topic, run.pointee.topicLength)
+            run.pointee.hash = hash
+            run.pointee.known = UnsafeMutableRawPointer(
+                cache.find(run.pointee.topic, run.pointee.topicLength, hash: hash))
+        }
+        let serial = cache.nextSerial
+        for number in 0..<turn.runCount {
+            let run = turn.runs + number
+            if cache.nextSerial != serial { run.pointee.known = nil }
+            // Only these runs are shared as owned events, and only their copies are released afterwards.
             let isShared = run.pointee.qos > 0 || run.pointee.isRetained
             run.pointee.owned = isShared ? turn.owned + (run.pointee.events - turn.events) : nil
             let outcome = publish(UnsafePointer(run), as: principal, on: lane, cache)
@@ -162,7 +178,9 @@ public final class Router: @unchecked Sendable {
             lane.singleOwned.pointee?.release()
             lane.singleOwned.pointee = nil
         }
-        return withUnsafePointer(to: &run) { publish($0, as: principal, on: lane, lane.cache(for: self)) }
+        let cache = lane.cache(for: self)
+        run.hash = cache.hash(run.topic, run.topicLength)
+        return withUnsafePointer(to: &run) { publish($0, as: principal, on: lane, cache) }
     }
 
     @inline(__always)
@@ -173,7 +191,7 @@ public final class Router: @unchecked Sendable {
         let count = run.pointee.count
         lane.counters.eventsIn &+= UInt64(truncatingIfNeeded: count)
         lane.counters.bytesIn &+= UInt64(truncatingIfNeeded: run.pointee.wireLength)
-        guard let entry = match(run.pointee.topic, run.pointee.topicLength, on: lane, cache) else {
+        guard let entry = match(run, on: lane, cache) else {
             outcome.verdict = .malformedTopic
             return outcome
         }
@@ -187,10 +205,10 @@ public final class Router: @unchecked Sendable {
             outcome.verdict = .quotaExceeded
             return outcome
         }
-        outcome.matched = Int32(truncatingIfNeeded: entry.pointee.matched)
+        outcome.matched = entry.pointee.matched
         lane.identifiers = UnsafePointer(entry.pointee.identifiers)
         let targets = UnsafePointer(entry.pointee.targets)
-        for index in 0..<entry.pointee.localCount { _ = lane.deliver(run, targets + index) }
+        for index in 0..<Int(entry.pointee.localCount) { _ = lane.deliver(run, targets + index) }
         if entry.pointee.localCount < entry.pointee.targetCount { stageRemote(run, entry, on: lane, &outcome) }
         if entry.pointee.groupCount > 0 { deliverToGroups(run, entry, on: lane, &outcome) }
         if run.pointee.isRetained { retain(run, on: lane) }
@@ -200,19 +218,29 @@ public final class Router: @unchecked Sendable {
     /// The targets of a topic: from the cache, from the cache after a look at what changed, or from the index.
     @inline(__always)
     private func match(
-        _ topic: UnsafeRawPointer, _ count: Int, on lane: Lane, _ cache: MatchCache
+        _ run: UnsafePointer<EventRun>, on lane: Lane, _ cache: MatchCache
     ) -> UnsafeMutablePointer<MatchCache.Entry>? {
-        let hash = cache.hash(topic, count)
         let current = generation.load(ordering: .acquiring)
-        if let entry = cache.find(topic, count, hash: hash) {
-            if entry.pointee.generation == current { return entry }
-            refresh(entry, on: lane, cache)
+        if let entry = run.pointee.known?.assumingMemoryBound(to: MatchCache.Entry.self),
+            entry.pointee.generation == current
+        {
             return entry
         }
-        return matchNew(topic, count, hash, on: lane, cache)
+        return matchAgain(run, on: lane, cache)
     }
 
     @inline(never)
+    private func matchAgain(
+        _ run: UnsafePointer<EventRun>, on lane: Lane, _ cache: MatchCache
+    ) -> UnsafeMutablePointer<MatchCache.Entry>? {
+        let (topic, count, hash) = (run.pointee.topic, run.pointee.topicLength, run.pointee.hash)
+        guard let entry = cache.find(topic, count, hash: hash) else {
+            return matchNew(topic, count, hash, on: lane, cache)
+        }
+        if entry.pointee.generation != generation.load(ordering: .acquiring) { refresh(entry, on: lane, cache) }
+        return entry
+    }
+
     private func matchNew(
         _ topic: UnsafeRawPointer, _ count: Int, _ hash: UInt64, on lane: Lane, _ cache: MatchCache
     ) -> UnsafeMutablePointer<MatchCache.Entry>? {
@@ -241,7 +269,7 @@ public final class Router: @unchecked Sendable {
         _ entry: UnsafeMutablePointer<MatchCache.Entry>, since: UInt64, _ current: UInt64
     ) -> Bool {
         guard since != 0, current - since <= UInt64(Self.changesKept) else { return false }
-        let topic = UnsafeRawBufferPointer(start: entry.pointee.block, count: entry.pointee.topicLength)
+        let topic = UnsafeRawBufferPointer(start: entry.pointee.block, count: Int(entry.pointee.topicLength))
         var number = since + 1
         while number <= current {
             let filter = changes[Int(truncatingIfNeeded: number) & (Self.changesKept - 1)]
@@ -259,11 +287,12 @@ public final class Router: @unchecked Sendable {
         _ outcome: inout PublishOutcome
     ) {
         let targets = UnsafePointer(entry.pointee.targets)
-        var start = entry.pointee.localCount
-        while start < entry.pointee.targetCount {
+        let count = Int(entry.pointee.targetCount)
+        var start = Int(entry.pointee.localCount)
+        while start < count {
             let remote = targets[start].address.lane
             var end = start + 1
-            while end < entry.pointee.targetCount, targets[end].address.lane == remote { end += 1 }
+            while end < count, targets[end].address.lane == remote { end += 1 }
             stage(run, targets + start, end - start, to: remote, on: lane, &outcome)
             start = end
         }
@@ -302,9 +331,9 @@ public final class Router: @unchecked Sendable {
                 single.wireLength = 0
             }
             var start = 0
-            for group in 0..<entry.pointee.groupCount {
-                let end = entry.pointee.groupEnds[group]
-                let member = entry.pointee.members + start + entry.pointee.cursor % (end - start)
+            for group in 0..<Int(entry.pointee.groupCount) {
+                let end = Int(entry.pointee.groupEnds[group])
+                let member = entry.pointee.members + start + Int(entry.pointee.cursor) % (end - start)
                 start = end
                 withUnsafePointer(to: single) { single in
                     if member.pointee.address.lane == lane.number {
@@ -314,7 +343,7 @@ public final class Router: @unchecked Sendable {
                     }
                 }
             }
-            entry.pointee.cursor = (entry.pointee.cursor &+ 1) & 0xFFFF_FFFF
+            entry.pointee.cursor &+= 1
         }
     }
 

@@ -29,6 +29,10 @@ struct TopicIndex: ~Copyable {
         var address: PortAddress
         var firstRecord: UInt32 = 0
         var count: UInt32 = 0
+        /// Memberships in shared groups among them.
+        var memberships: UInt32 = 0
+        /// Whether somebody is there to take events now; groups prefer such members.
+        var isPresent = true
     }
 
     struct Group {
@@ -75,6 +79,18 @@ struct TopicIndex: ~Copyable {
             remove(record)
         }
         ports.release(port)
+    }
+
+    /// Notes whether somebody is attached to a port; `changed` is told each filter whose groups choose anew.
+    mutating func setPresence(_ port: UInt32, _ isPresent: Bool, changed: (TopicFilter) -> Void) {
+        guard ports[port].isPresent != isPresent else { return }
+        ports[port].isPresent = isPresent
+        guard ports[port].memberships > 0 else { return }
+        var number = ports[port].firstRecord
+        while number != 0 {
+            if records[number].role == .member { changed(filter(of: number)) }
+            number = records[number].portNext
+        }
     }
 
     // MARK: Subscribing
@@ -230,6 +246,7 @@ struct TopicIndex: ~Copyable {
         if head != 0 { records[head].portPrevious = number }
         ports[port].firstRecord = number
         ports[port].count += 1
+        if records[number].role == .member { ports[port].memberships += 1 }
     }
 
     private mutating func unlinkFromPort(_ number: UInt32) {
@@ -241,6 +258,7 @@ struct TopicIndex: ~Copyable {
         }
         if record.portNext != 0 { records[record.portNext].portPrevious = record.portPrevious }
         ports[record.owner].count -= 1
+        if record.role == .member { ports[record.owner].memberships -= 1 }
     }
 
     /// The head of the list a record belongs to: a node's exact or rest list, or a group's members.

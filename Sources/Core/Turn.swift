@@ -3,8 +3,8 @@
 public final class Turn {
     /// Events a turn can hold; a conversation that finds it full returns, so that it is routed first.
     public static let eventCapacity = 4_096
-    /// Runs a turn can hold.
-    public static let runCapacity = 1_024
+    /// Runs a turn can hold: few enough that the nearest cache still has the first when the last has been parsed.
+    public static let runCapacity = 128
 
     /// The runs, in the order they arrived.
     public let runs: UnsafeMutablePointer<EventRun>

@@ -39,13 +39,11 @@ final class MQTTContext: Sendable {
 
     /// A session's connection is gone: the session ends with it, or waits.
     func leave(_ session: Session, on lane: Lane) {
-        session.detach()
+        session.end()
         if session.isClean { return discard(session, on: lane) }
+        session.principal.router.setPresence(session, false)
         absent(on: lane).add(session, expiresAt: lane.now + UInt64(lane.limits.sessionExpirySeconds) * 1_000)
     }
-
-    /// A session has a connection again.
-    func returned(_ session: Session, on lane: Lane) { session.expiresAt = 0 }
 
     /// Ends a session with everything in it.
     func discard(_ session: Session, on lane: Lane) {
@@ -53,42 +51,15 @@ final class MQTTContext: Sendable {
         session.principal.router.unregister(session, on: lane)
     }
 
-    private func absent(on lane: Lane) -> AbsentSessions {
-        if let known = lane.belongings["mqtt"] as? AbsentSessions { return known }
-        let made = AbsentSessions()
+    private func absent(on lane: Lane) -> AbsentInboxes {
+        if let known = lane.belongings["mqtt"] as? AbsentInboxes { return known }
+        let made = AbsentInboxes()
         lane.belongings["mqtt"] = made
-        lane.chores.append { [unowned self] lane in made.expire(on: lane) { self.discard($0, on: lane) } }
-        return made
-    }
-}
-
-/// Sessions of a lane that wait for their clients, in the order they will expire. Confined to the lane.
-private final class AbsentSessions {
-    private struct Entry {
-        var address: PortAddress
-        var expiresAt: UInt64
-    }
-
-    private var entries: [Entry] = []
-    private var head = 0
-
-    func add(_ session: Session, expiresAt: UInt64) {
-        session.expiresAt = expiresAt
-        entries.append(Entry(address: session.address, expiresAt: expiresAt))
-    }
-
-    /// Ends sessions whose time has come; one that has been back since is passed over.
-    func expire(on lane: Lane, _ discard: (Session) -> Void) {
-        while head < entries.count, entries[head].expiresAt <= lane.now {
-            let entry = entries[head]
-            head += 1
-            if let session = lane.port(at: entry.address) as? Session, session.expiresAt == entry.expiresAt {
-                discard(session)
+        lane.chores.append { [unowned self] lane in
+            made.expire(on: lane) { inbox in
+                if let session = inbox as? Session { self.discard(session, on: lane) }
             }
         }
-        if head > 1_024, head * 2 > entries.count {
-            entries.removeFirst(head)
-            head = 0
-        }
+        return made
     }
 }

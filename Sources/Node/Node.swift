@@ -17,22 +17,22 @@ public struct Node {
     public struct StartFailure: Error, CustomStringConvertible {
         /// What is wrong and what would be right.
         public let description: String
+        /// Whether a file is wrong, and not the machine.
+        public let isConfiguration: Bool
     }
 
     /// Runs a node until SIGTERM or SIGINT.
     /// - Parameters:
     ///   - configuration: how to run.
-    ///   - reload: makes the configuration anew on SIGHUP.
+    ///   - source: makes the configuration anew on SIGHUP.
     /// - Throws: ``StartFailure`` when the node cannot start.
-    public static func run(
-        _ configuration: Configuration, reload: () throws(ConfigurationError) -> Configuration
-    ) throws(StartFailure) {
+    public static func run(_ configuration: Configuration, source: ConfigurationSource) throws(StartFailure) {
         // Before any thread exists, so that every thread leaves the signals to the main one.
         Signals.block()
         let log = Log(configuration.log)
         log.bootstrap()
         var node = try Node(configuration, log: log)
-        node.serve(reload)
+        node.serve(source)
     }
 
     private init(_ configuration: Configuration, log: Log) throws(StartFailure) {
@@ -43,14 +43,16 @@ public struct Node {
         let rules = try Self.rules(configuration)
         do {
             authenticator = try PasswordAuthenticator(users: users, anonymous: configuration.security.anonymous)
-        } catch { throw StartFailure(description: "cannot start the password checker: \(error)") }
+        } catch {
+            throw StartFailure(description: "cannot start the password checker: \(error)", isConfiguration: false)
+        }
         router = Router(
             limits: configuration.limits, accessRules: rules, hashKey: UInt64.random(in: .min ... .max))
         let lanes = configuration.lanes == 0 ? Reactor.processorCount : configuration.lanes
         do throws(SocketAddress.Failure) {
             reactor = try Reactor(lanes: lanes, limits: configuration.limits, logger: Logger(label: "reactor"))
             try Self.listen(configuration, reactor, router, authenticator, log)
-        } catch { throw StartFailure(description: error.description) }
+        } catch { throw StartFailure(description: error.description, isConfiguration: false) }
     }
 
     private static func listen(
@@ -70,12 +72,12 @@ public struct Node {
 
     // MARK: Life
 
-    private mutating func serve(_ reload: () throws(ConfigurationError) -> Configuration) {
+    private mutating func serve(_ source: ConfigurationSource) {
         notify(.ready)
         while true {
             switch Signals.wait() {
             case .terminate: return stop()
-            case .reload: self.reload(reload)
+            case .reload: reload(source)
             case .report: report()
             case .toggleDebug:
                 let isDebug = log.levels.toggleDebug()
@@ -94,11 +96,11 @@ public struct Node {
     }
 
     /// SIGHUP: what can change, changes; what cannot is named.
-    private mutating func reload(_ reload: () throws(ConfigurationError) -> Configuration) {
+    private mutating func reload(_ source: ConfigurationSource) {
         notify(.reloading)
         defer { notify(.ready) }
         do {
-            let new = try reload()
+            let new = try source.load()
             let users = try Self.users(new)
             let rules = try Self.rules(new)
             authenticator.reload(users: users, anonymous: new.security.anonymous)
@@ -108,6 +110,7 @@ public struct Node {
                 logger.warning("this key changes only at a restart", metadata: ["key": "\(key)"])
             }
             configuration.security = new.security
+            configuration.drainSeconds = new.drainSeconds
             configuration.log.level = new.log.level
             configuration.log.levels = new.log.levels
             logger.notice("configuration reloaded")
@@ -152,13 +155,16 @@ public struct Node {
 
     private static func users(_ configuration: Configuration) throws(StartFailure) -> [User] {
         guard let path = configuration.security.users else { return [] }
-        do { return try UserFile.load(path).users } catch { throw StartFailure(description: error.description) }
+        do { return try UserFile.load(path).users } catch {
+            throw StartFailure(description: error.description, isConfiguration: true)
+        }
     }
 
     private static func rules(_ configuration: Configuration) throws(StartFailure) -> AccessRules {
         do { return try AccessRules(configuration.security.access) } catch {
             throw StartFailure(
-                description: "security.access[\(error.rule)]: '\(error.topic)' is not a topic filter")
+                description: "security.access[\(error.rule)]: '\(error.topic)' is not a topic filter",
+                isConfiguration: true)
         }
     }
 }

@@ -10,8 +10,12 @@ final class Connection: Link {
     /// Bytes on their way that the socket did not take.
     private struct Chunk {
         var base: UnsafeMutableRawPointer
-        var start: Int
-        var end: Int
+        var start: Int32
+        var end: Int32
+        var isLarge: Bool
+
+        /// Bytes that could still be added.
+        var room: Int { (isLarge ? ReactorLane.bufferSize : ReactorLane.smallSize) - Int(end) }
     }
 
     unowned(unsafe) var lane: ReactorLane
@@ -23,6 +27,8 @@ final class Connection: Link {
 
     /// The window's beginning; nil without a window.
     private var window: UnsafeMutableRawPointer?
+    /// Most answers are short: a window is small at first, and replaced by a large one when it does not suffice.
+    private var isLarge = false
     private var pending: [Chunk] = []
     private var pendingBytes = 0 {
         didSet { isCongested = pendingBytes > lane.limits.maxOutputBytes }
@@ -37,7 +43,6 @@ final class Connection: Link {
     private var carry: UnsafeMutableRawPointer?
     private var carryCount = 0
     private var carryCapacity = 0
-    private var destination: (lane: Int, arrived: @Sendable (Conversation, Lane) -> Void)?
 
     /// From here on a block is sent where it lies instead of being copied into the window.
     private static let directSize = 16_384
@@ -194,30 +199,28 @@ final class Connection: Link {
     // MARK: Writing
 
     override func makeRoom(_ count: Int) {
-        if window == nil { return openWindow() }
+        if window == nil { openWindow(large: count > ReactorLane.smallSize) }
+        if end - cursor >= count { return }
+        if !isLarge { return enlargeWindow() }
         sendWindow()
-        openWindow()
+        openWindow(large: true)
     }
 
     override func appendSlowly(_ bytes: UnsafeRawPointer, _ count: Int) {
         guard closing == nil || window != nil else { return }
-        if window == nil {
-            touch()
-            if count >= Self.directSize, pending.isEmpty { return sendDirectly(bytes, count) }
-            openWindow()
-            if count <= ReactorLane.bufferSize { return append(bytes, count) }
-        }
         if count >= Self.directSize, pending.isEmpty {
+            touch()
             sendWindow()
             if pending.isEmpty { return sendDirectly(bytes, count) }
-            openWindow()
         }
+        if window == nil { openWindow(large: count > ReactorLane.smallSize) }
+        if !isLarge, end - cursor < count { enlargeWindow() }
         var rest = bytes
         var left = count
         while left > 0 {
             if end == cursor {
                 sendWindow()
-                openWindow()
+                openWindow(large: true)
             }
             let part = min(left, end - cursor)
             cursor.copyMemory(from: rest, byteCount: part)
@@ -229,21 +232,40 @@ final class Connection: Link {
 
     private func touch() {
         guard !isTouched else { return }
+        // An event for very many connections is sent in portions, so that their windows do not add up.
+        if lane.touched.count >= ReactorLane.touchedAtOnce { lane.flushTouched() }
         isTouched = true
         lane.touched.append(Unmanaged.passUnretained(self).toOpaque())
     }
 
-    private func openWindow() {
+    private func openWindow(large: Bool) {
         guard window == nil else { return }
         touch()
-        let buffer = lane.takeBuffer()
+        let buffer = large ? lane.takeBuffer() : lane.takeSmallBuffer()
         window = buffer
+        isLarge = large
         cursor = buffer
+        end = buffer + (large ? ReactorLane.bufferSize : ReactorLane.smallSize)
+    }
+
+    private func enlargeWindow() {
+        guard let small = window else { return }
+        let count = cursor - small
+        let buffer = lane.takeBuffer()
+        buffer.copyMemory(from: small, byteCount: count)
+        lane.giveSmallBuffer(small)
+        window = buffer
+        isLarge = true
+        cursor = buffer + count
         end = buffer + ReactorLane.bufferSize
     }
 
+    private func give(_ buffer: UnsafeMutableRawPointer, isLarge: Bool) {
+        if isLarge { lane.giveBuffer(buffer) } else { lane.giveSmallBuffer(buffer) }
+    }
+
     private func closeWindow() {
-        if let window { lane.giveBuffer(window) }
+        if let window { give(window, isLarge: isLarge) }
         dropWindow()
     }
 
@@ -260,15 +282,15 @@ final class Connection: Link {
         if pending.isEmpty, count > 0 { sent = writeSome(window, count) }
         if sent == count {
             closeWindow()
-        } else if let last = pending.last, ReactorLane.bufferSize - last.end >= count {
+        } else if let last = pending.last, last.room >= count {
             // Little by little must not cost a buffer each time.
-            (last.base + last.end).copyMemory(from: window, byteCount: count)
-            pending[pending.count - 1].end += count
+            (last.base + Int(last.end)).copyMemory(from: window, byteCount: count)
+            pending[pending.count - 1].end += Int32(count)
             pendingBytes += count
             closeWindow()
         } else {
             // The window itself becomes the queue's chunk: no copy.
-            pending.append(Chunk(base: window, start: sent, end: count))
+            pending.append(Chunk(base: window, start: Int32(sent), end: Int32(count), isLarge: isLarge))
             pendingBytes += count - sent
             dropWindow()
         }
@@ -280,7 +302,7 @@ final class Connection: Link {
             let part = min(count - sent, ReactorLane.bufferSize)
             let buffer = lane.takeBuffer()
             buffer.copyMemory(from: bytes + sent, byteCount: part)
-            pending.append(Chunk(base: buffer, start: 0, end: part))
+            pending.append(Chunk(base: buffer, start: 0, end: Int32(part), isLarge: true))
             pendingBytes += part
             sent += part
         }
@@ -310,13 +332,14 @@ final class Connection: Link {
         var done = 0
         while done < pending.count {
             let chunk = pending[done]
-            let sent = writeSome(chunk.base + chunk.start, chunk.end - chunk.start)
+            let left = Int(chunk.end - chunk.start)
+            let sent = writeSome(chunk.base + Int(chunk.start), left)
             pendingBytes -= sent
-            if sent < chunk.end - chunk.start {
-                pending[done].start += sent
+            if sent < left {
+                pending[done].start += Int32(sent)
                 break
             }
-            lane.giveBuffer(chunk.base)
+            give(chunk.base, isLarge: chunk.isLarge)
             done += 1
         }
         pending.removeFirst(done)
@@ -352,7 +375,7 @@ final class Connection: Link {
     /// Releases everything but the socket; called by the lane when the conversation has been told.
     func releaseBuffers() {
         closeWindow()
-        for chunk in pending { lane.giveBuffer(chunk.base) }
+        for chunk in pending { give(chunk.base, isLarge: chunk.isLarge) }
         pending = []
         pendingBytes = 0
         releaseCarry()
@@ -374,14 +397,7 @@ final class Connection: Link {
     }
 
     override func move(to lane: Int, arrived: @escaping @Sendable (Conversation, Lane) -> Void) {
-        destination = (lane, arrived)
-        self.lane.moving.append(Unmanaged.passUnretained(self).toOpaque())
-    }
-
-    /// Takes the destination asked for; the connection must have nothing on its way.
-    func takeDestination() -> (lane: Int, arrived: @Sendable (Conversation, Lane) -> Void)? {
-        defer { destination = nil }
-        return destination
+        self.lane.moving.append(ReactorLane.Move(connection: self, lane: lane, arrived: arrived))
     }
 
     override func tick(at deadline: UInt64) { lane.setTimer(self, deadline) }

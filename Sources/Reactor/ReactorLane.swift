@@ -13,11 +13,23 @@ final class ReactorLane: Lane {
         var connection: Connection?
     }
 
+    /// A connection that asked to be moved.
+    struct Move {
+        let connection: Connection
+        let lane: Int
+        let arrived: @Sendable (Conversation, Lane) -> Void
+    }
+
     /// Bytes read at once, into a buffer that all connections of the lane share.
     static let receiveSize = 1 << 18
     /// Bytes of an output buffer: it is sent when full, never grown.
     static let bufferSize = 1 << 16
-    private static let spareBuffers = 64
+    /// Bytes of a connection's first window in a pass.
+    static let smallSize = 1 << 10
+    /// Connections with something to send, beyond which it is sent at once.
+    static let touchedAtOnce = 1_024
+    private static let spareBuffers = 32
+    private static let spareSmallBuffers = 128
     private static let wakeToken = UInt64.max
     private static let listenerTokens = UInt64(0xFFFF_FFFF) << 32
 
@@ -25,13 +37,14 @@ final class ReactorLane: Lane {
     var touched: [UnsafeMutableRawPointer] = []
     var closing: [UnsafeMutableRawPointer] = []
     var resumed: [UnsafeMutableRawPointer] = []
-    var moving: [UnsafeMutableRawPointer] = []
+    var moving: [Move] = []
 
     private let epoll: Int32
     private let wakeDescriptor: Int32
     private var entries: [Entry] = []
     private var freeEntries: [Int] = []
     private var buffers: [UnsafeMutableRawPointer] = []
+    private var smallBuffers: [UnsafeMutableRawPointer] = []
     private var timers: TimerWheel
     private var listeners: [Listener] = []
     /// Listeners that found no descriptor are looked at again from this time on.
@@ -59,7 +72,7 @@ final class ReactorLane: Lane {
     }
 
     deinit {
-        for buffer in buffers { buffer.deallocate() }
+        for buffer in buffers + smallBuffers { buffer.deallocate() }
         receiveBuffer.deallocate()
         Glibc.close(epoll)
         Glibc.close(reserve)
@@ -140,7 +153,7 @@ final class ReactorLane: Lane {
         if !moving.isEmpty { sendMoving() }
     }
 
-    private func flushTouched() {
+    func flushTouched() {
         var index = 0
         while index < touched.count {
             Unmanaged<Connection>.fromOpaque(touched[index])._withUnsafeGuaranteedRef { $0.flush() }
@@ -213,7 +226,6 @@ final class ReactorLane: Lane {
         connection.releaseBuffers()
         let pointer = Unmanaged.passUnretained(connection).toOpaque()
         touched.removeAll { $0 == pointer }
-        if !moving.isEmpty { moving.removeAll { $0 == pointer } }
         forget(connection)
     }
 
@@ -229,10 +241,9 @@ final class ReactorLane: Lane {
     private func sendMoving() {
         let all = moving
         moving = []
-        for pointer in all {
-            let connection = connection(at: pointer)
-            guard connection.slot >= 0, connection.closing == nil, let (lane, arrived) = connection.takeDestination()
-            else { continue }
+        for move in all {
+            let (connection, lane, arrived) = (move.connection, move.lane, move.arrived)
+            guard connection.slot >= 0, connection.closing == nil else { continue }
             _ = apus_epoll_set(epoll, EPOLL_CTL_DEL, connection.socket, 0, 0)
             // Ownership passes with the call: nothing here refers to the connection any more.
             let parcel = Parcel(connection)
@@ -277,6 +288,14 @@ final class ReactorLane: Lane {
 
     func giveBuffer(_ buffer: UnsafeMutableRawPointer) {
         if buffers.count < Self.spareBuffers { buffers.append(buffer) } else { buffer.deallocate() }
+    }
+
+    func takeSmallBuffer() -> UnsafeMutableRawPointer {
+        smallBuffers.popLast() ?? .allocate(byteCount: Self.smallSize, alignment: 16)
+    }
+
+    func giveSmallBuffer(_ buffer: UnsafeMutableRawPointer) {
+        if smallBuffers.count < Self.spareSmallBuffers { smallBuffers.append(buffer) } else { buffer.deallocate() }
     }
 
     // MARK: Accepting
@@ -355,7 +374,7 @@ final class ReactorLane: Lane {
 }
 
 /// A connection on its way from one lane to another.
-// SAFETY: the sender forgets the connection before it posts the parcel; the receiver alone uses it afterwards.
+/// SAFETY: the sender forgets the connection before it posts the parcel; the receiver alone uses it afterwards.
 private struct Parcel: @unchecked Sendable {
     let connection: Connection
     init(_ connection: Connection) { self.connection = connection }

@@ -1,7 +1,7 @@
 /// Checks user names and passwords against a table of users.
 ///
 /// Threading: `authenticate` is called on lanes and never hashes. What is known at once (anonymous clients, credentials
-/// verified before) is answered at once; the rest waits in a bounded queue for the hashing threads, which answer through
+/// verified before) is answered at once; the rest waits in a bounded queue for the hashing threads, which answer by
 /// the reply. One lock guards all state and is never held while hashing or replying.
 public import Core
 import Synchronization

@@ -2,7 +2,7 @@
 import Glibc
 
 /// A counting semaphore of the C library; the standard library has locks but nothing to wait on.
-// SAFETY: the address is fixed from init to deinit, and sem_post and sem_wait may be called from any thread.
+/// SAFETY: the address is fixed from init to deinit, and sem_post and sem_wait may be called from any thread.
 final class Semaphore: @unchecked Sendable {
     private let semaphore: UnsafeMutablePointer<sem_t>
 

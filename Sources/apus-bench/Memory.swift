@@ -47,16 +47,19 @@ extension Campaign {
                 let seconds = Double(now() - begin) / 1e9
                 pause(milliseconds: 300)
                 let bytes = Double(broker.memory("Rss") - before) * 1024 / Double(clients * each)
-                figure(scenario, kind.rawValue, "rss/subscription", "bytes", bytes)
+                figure(
+                    scenario, kind.rawValue, "rss/subscription", "bytes", bytes, must: kind == .apus ? 264 : nil,
+                    aim: kind == .apus ? 200 : nil)
                 figure(scenario, kind.rawValue, "subscribing", "us each", seconds * 1e6 / Double(clients * each))
             }
         }
     }
 
-    /// Two cycles of ten thousand connections, all cut: what stays behind.
+    /// Two cycles of ten thousand connections, all cut: what stays behind. A question to the node alone.
     func connections(_ scenario: String) {
         let count = options.quick ? 2_000 : 10_000
-        for kind in options.brokers where kind != .relay {
+        for kind in options.brokers where kind == .apus {
+            var after: [Double] = []
             attempt(scenario, kind) {
                 let broker = try Broker.start(kind, options.start)
                 defer { broker.stop() }
@@ -73,7 +76,10 @@ extension Campaign {
                     for _ in 0..<100 where broker.descriptors() > descriptors { pause(milliseconds: 100) }
                     pause(milliseconds: 500)
                     let left = Double(broker.descriptors() - descriptors)
-                    figure(scenario, name, "rss after cycle \(cycle)", "KB", Double(broker.memory("Rss")))
+                    after.append(Double(broker.memory("Rss")))
+                    figure(
+                        scenario, name, "rss after cycle \(cycle)", "KB", after[cycle - 1],
+                        must: cycle == 2 ? after[0] * 1.05 + 2_048 : nil)
                     figure(scenario, name, "descriptors left, cycle \(cycle)", "", left, must: 0)
                 }
             }
@@ -94,12 +100,15 @@ extension Campaign {
                     report.add(scenario, kind.rawValue, "rss", "KB", round: round, Double(broker.memory("Rss")))
                     report.add(scenario, kind.rawValue, "start to ready", "ms", round: round, broker.readyMilliseconds)
                 }
-                for (metric, unit) in [("anonymous", "KB"), ("rss", "KB"), ("start to ready", "ms")] {
+                let bounds: [(metric: String, unit: String, must: Double?)] = [
+                    ("anonymous", "KB", 12_288), ("rss", "KB", nil), ("start to ready", "ms", 300),
+                ]
+                for (metric, unit, must) in bounds {
                     guard let value = report.median(scenario, kind.rawValue, metric) else { continue }
                     limits.append(
                         Limit(
                             scenario: scenario, broker: kind.rawValue, what: "\(metric) \(kind.rawValue)", unit: unit,
-                            value: value))
+                            value: value, must: kind == .apus ? must : nil))
                 }
             }
         }

@@ -82,13 +82,15 @@ struct RouterGateTests {
         #expect(field.publish("a", as: one).verdict == .quotaExceeded)
         #expect(field.publish("a", as: other).verdict == .routed, "each has its own")
         field.all[0].now = 5_100
-        #expect(field.publish("a", Array(repeating: "", count: 11), as: one).verdict == .quotaExceeded)
-        #expect(field.publish("a", Array(repeating: "", count: 10), as: one).verdict == .routed)
+        // A run is taken whole while a token is left; what it leaves is a debt.
+        #expect(field.publish("a", Array(repeating: "", count: 15), as: one).verdict == .routed)
         #expect(field.publish("a", as: one).verdict == .quotaExceeded)
+        field.all[0].now = 5_150
+        #expect(field.publish("a", as: one).verdict == .quotaExceeded, "the debt has just been paid")
         field.all[0].now = 1_000_000
         #expect(field.publish("a", Array(repeating: "", count: 100), as: one).verdict == .routed)
         #expect(field.publish("a", as: one).verdict == .quotaExceeded)
-        #expect(field.dropped(.quotaExceeded) == 14)
+        #expect(field.dropped(.quotaExceeded) == 4)
     }
 
     @Test("A session has at most as many subscriptions as it may")

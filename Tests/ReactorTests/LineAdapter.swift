@@ -1,6 +1,7 @@
 import Core
 
-/// A whole adapter in sixty lines, on Core's public interface alone: the worked example for a new protocol.
+/// A whole protocol in one page, built on Core's public interface alone: the worked example of
+/// `docs/adding-an-adapter.md`, and the proof that a protocol comes in without a line in Core.
 ///
 /// Lines of text. The client says `SUB filter`, answered `OK` or `NO`; `PUB topic payload`; `QUIT`. It is told
 /// `EVT topic payload`.

@@ -7,9 +7,14 @@ import Testing
 extension Sockets {
     @Suite("The line adapter over real sockets")
     struct LineTests {
-        private static let hasIPv6 =
-            (try? Listener(SocketAddress("[::1]:0"), adapter: LineAdapter(router: Router(limits: Limits(), hashKey: 1))))
-            .map { $0.close() } != nil
+        private static let hasIPv6: Bool = {
+            let probe = try? Listener(SocketAddress("[::1]:0"), adapter: nobody)
+            probe?.close()
+            return probe != nil
+        }()
+
+        /// For listeners that nobody accepts on.
+        private static let nobody = LineAdapter(router: Router(limits: Limits(), hashKey: 1))
 
         private func exchange(_ address: String) throws {
             let stage = try Stage(address)
@@ -33,8 +38,7 @@ extension Sockets {
                 try exchange("unix:\(path)")
                 #expect(access(path, F_OK) != 0)
                 // What a killed node leaves behind.
-                let left = try Listener(
-                    SocketAddress("unix:\(path)"), adapter: LineAdapter(router: Router(limits: Limits(), hashKey: 1)))
+                let left = try Listener(SocketAddress("unix:\(path)"), adapter: Self.nobody)
                 Glibc.close(left.socket)
                 #expect(access(path, F_OK) == 0)
             }

@@ -31,7 +31,8 @@ struct ConnectPacket: Equatable {
     }
 
     /// Reads the variable header and payload.
-    init(_ bytes: UnsafeRawBufferPointer) throws(MQTTFailure) {
+    /// - Parameter limits: bounds of the will's topic.
+    init(_ bytes: UnsafeRawBufferPointer, limits: Limits) throws(MQTTFailure) {
         guard let version = MQTTVersion(rawValue: try Self.level(bytes)), version != .v5 else {
             throw .unsupportedVersion
         }
@@ -52,7 +53,7 @@ struct ConnectPacket: Equatable {
         clientID = try reader.string()
         if hasWill {
             let topic = Array(try reader.text())
-            guard topic.withUnsafeBytes({ Topic.isValid($0, limits: Limits()) }) else { throw .malformed }
+            guard topic.withUnsafeBytes({ Topic.isValid($0, limits: limits) }) else { throw .malformed }
             will = Will(
                 topic: topic, payload: Array(try reader.binary()), qos: willQoS, isRetained: flags & 0x20 != 0)
         }

@@ -32,6 +32,9 @@ struct InFlight: ~Copyable {
         slots?.deallocate()
     }
 
+    /// What the events in it count for in limits.
+    private(set) var bytes = 0
+
     var count: Int { Int(next - first) }
 
     @inline(__always)
@@ -44,6 +47,7 @@ struct InFlight: ~Copyable {
         let state = qos == 1 ? State.awaitingPuback : .awaitingPubrec
         slots?[Int(next) & (capacity - 1)] = Slot(event: event, state: state, isRetained: isRetained)
         next += 1
+        bytes += event.cost
         return Self.identifier(next - 1)
     }
 
@@ -59,6 +63,7 @@ struct InFlight: ~Copyable {
         let place = Int(first + UInt64(distance)) & (capacity - 1)
         guard slots[place].state == state else { return false }
         slots[place].state = new
+        bytes -= slots[place].event?.cost ?? 0
         slots[place].event = nil
         while first < next, slots[Int(first) & (capacity - 1)].state == .settled { first += 1 }
         return true
@@ -75,41 +80,5 @@ struct InFlight: ~Copyable {
         }
         slots = new
         capacity = larger
-    }
-}
-
-/// Events that wait for room in the window, oldest first.
-struct EventQueue {
-    struct Entry {
-        var event: Event
-        var qos: UInt8
-        var isRetained: Bool
-    }
-
-    private var entries: [Entry?] = []
-    private var head = 0
-    private(set) var bytes = 0
-
-    var count: Int { entries.count - head }
-    var isEmpty: Bool { head == entries.count }
-
-    mutating func append(_ entry: Entry) {
-        bytes += entry.event.cost
-        entries.append(entry)
-    }
-
-    mutating func popFirst() -> Entry? {
-        guard head < entries.count, let entry = entries[head] else { return nil }
-        entries[head] = nil
-        head += 1
-        bytes -= entry.event.cost
-        if head == entries.count {
-            entries = []
-            head = 0
-        } else if head >= 1_024, head * 2 > entries.count {
-            entries.removeFirst(head)
-            head = 0
-        }
-        return entry
     }
 }

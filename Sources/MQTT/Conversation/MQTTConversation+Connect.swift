@@ -13,7 +13,7 @@ extension MQTTConversation {
             }
             return .close(.unsupportedVersion)
         }
-        var connect = try ConnectPacket(body)
+        var connect = try ConnectPacket(body, limits: lane.limits)
         if connect.clientID.isEmpty {
             guard connect.isClean else {
                 PacketWriter.connack(.identifierRejected, sessionPresent: false, to: link)
@@ -85,7 +85,7 @@ extension MQTTConversation {
                     context.discard(kept, on: lane)
                 }
             }
-            let session = Session(clientID: connect.clientID, isClean: connect.isClean, principal: principal)
+            let session = Session(isClean: connect.isClean, principal: principal)
             principal.router.register(session, on: lane)
             switch principal.router.claimSession(connect.clientID, for: session.address) {
             case .held: return begin(session, isPresent: false, connect, on: lane)
@@ -110,8 +110,8 @@ extension MQTTConversation {
 
     private func begin(_ session: Session, isPresent: Bool, _ connect: ConnectPacket, on lane: Lane) -> Verdict {
         guard let principal else { return .close(.protocolError) }
-        context.returned(session, on: lane)
-        session.attach(self, link: link, principal: principal)
+        if isPresent { principal.router.setPresence(session, true) }
+        session.begin(self, link: link, principal: principal)
         self.session = session
         state = .established
         if let will = connect.will {

@@ -84,8 +84,11 @@ extension MQTTConversation {
     ) -> Verdict? {
         if holds(lane) { return turn.isEmpty ? .paused : .routeFirst }
         guard qos == 2 else { return nil }
-        guard session.receivedCount < lane.limits.maxUnsettled else { return .close(.protocolError) }
-        if session.noteReceived(identifier) { return nil }
+        if !session.hasReceived(identifier) {
+            guard session.receivedCount < lane.limits.maxUnsettled else { return .close(.protocolError) }
+            session.noteReceived(identifier)
+            return nil
+        }
         guard turn.isEmpty else { return .routeFirst }
         if pendingAcknowledgements.isEmpty {
             PacketWriter.acknowledge(0x50, identifier, to: link)

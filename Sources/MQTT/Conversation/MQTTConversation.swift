@@ -9,7 +9,7 @@ final class MQTTConversation: Conversation {
         /// Nothing but CONNECT is allowed.
         case awaitingConnect
         /// CONNECT has been taken; its credentials are being checked, or its session's lane is being reached.
-        case connecting(ConnectPacket)
+        indirect case connecting(ConnectPacket)
         case established
         case ended
     }
@@ -39,7 +39,7 @@ final class MQTTConversation: Conversation {
     }
 
     override var label: String {
-        if let session { return session.clientID }
+        if let principal { return principal.clientID }
         if case .connecting(let connect) = state { return connect.clientID }
         return ""
     }
@@ -58,6 +58,13 @@ final class MQTTConversation: Conversation {
         }
         while true {
             let rest = UnsafeRawBufferPointer(rebasing: bytes[offset...])
+            guard let first = rest.first else { return Progress(consumed: offset, verdict: .waiting) }
+            // The first byte says enough to send away who speaks another protocol, without waiting for the rest.
+            guard let type = PacketType(rawValue: first >> 4), type.requiredFlags.map({ $0 == first & 0x0F }) ?? true
+            else { return Progress(consumed: offset, verdict: .close(.malformedPacket)) }
+            if case .awaitingConnect = state, type != .connect {
+                return Progress(consumed: offset, verdict: .close(.protocolError))
+            }
             let (header, remaining): (Int, Int)
             switch Framing.of(rest) {
             case .incomplete: return Progress(consumed: offset, verdict: .waiting)
@@ -65,18 +72,15 @@ final class MQTTConversation: Conversation {
             case .packet(let headerLength, let remainingLength): (header, remaining) = (headerLength, remainingLength)
             }
             // Checked before anything is kept: a claim of size costs the node nothing.
-            guard header + remaining <= maxPacketBytes(lane) else {
+            guard header + remaining <= maxPacketBytes(rest[0], lane) else {
                 return Progress(consumed: offset, verdict: .close(.packetTooLarge))
             }
             guard rest.count >= header + remaining else { return Progress(consumed: offset, verdict: .waiting) }
             let body = UnsafeRawBufferPointer(rebasing: rest[header..<header + remaining])
-            guard let type = PacketType(rawValue: rest[0] >> 4),
-                type.requiredFlags.map({ $0 == rest[0] & 0x0F }) ?? true
-            else { return Progress(consumed: offset, verdict: .close(.malformedPacket)) }
             if type == .publish {
-                guard case .established = state else {
-                    return Progress(consumed: offset, verdict: .close(.protocolError))
-                }
+                guard session != nil else { return Progress(consumed: offset, verdict: .close(.protocolError)) }
+                // Not yet set when CONNECT came in the same read.
+                turn.principal = principal
                 if let stop = receivePublishes(bytes, &offset, turn, lane) {
                     return Progress(consumed: offset, verdict: stop)
                 }
@@ -92,9 +96,10 @@ final class MQTTConversation: Conversation {
         }
     }
 
-    /// A client that has not been let in yet may send no more than a CONNECT needs.
-    private func maxPacketBytes(_ lane: Lane) -> Int {
-        if case .established = state { return lane.limits.maxPacketBytes }
+    /// Only events may be large: before CONNECT nobody needs more than this, and a SUBSCRIBE of 16 MiB would hold its
+    /// lane for seconds.
+    private func maxPacketBytes(_ first: UInt8, _ lane: Lane) -> Int {
+        if case .established = state, first & 0xF0 == 0x30 { return lane.limits.maxPacketBytes }
         return min(lane.limits.maxPacketBytes, 1 << 19)
     }
 
@@ -119,7 +124,10 @@ final class MQTTConversation: Conversation {
         for number in 0..<turn.runCount {
             let run = turn.runs + number
             let outcome = turn.outcomes[number]
-            if outcome.verdict == .malformedTopic { return link.close(.malformedPacket) }
+            if outcome.verdict == .malformedTopic {
+                forgetReceived(turn, from: number)
+                return link.close(.malformedPacket)
+            }
             guard run.pointee.qos > 0 else { continue }
             if outcome.pending == 0, pendingAcknowledgements.isEmpty {
                 let first: UInt8 = run.pointee.qos == 1 ? 0x40 : 0x50
@@ -131,6 +139,14 @@ final class MQTTConversation: Conversation {
                 pendingAcknowledgements.append(
                     identifiers, qos: run.pointee.qos, token: outcome.token, pending: outcome.pending)
             }
+        }
+    }
+
+    /// Runs that were not routed have not been received: their client may send them again.
+    private func forgetReceived(_ turn: Turn, from first: Int) {
+        for number in first..<turn.runCount where turn.runs[number].qos == 2 {
+            let run = turn.runs[number]
+            for index in 0..<run.count { session?.release(run.events[index].reference) }
         }
     }
 

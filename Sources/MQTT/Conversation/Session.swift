@@ -1,44 +1,36 @@
 import Core
 
-/// What outlives a connection (MQTT 3.1.1 §3.1.2.4): subscriptions (kept in the router's index), the in-flight windows
-/// of both directions, and guaranteed events that wait. The router delivers to it; a conversation attaches to it.
-final class Session: Port {
-    let clientID: String
+/// The inbox of an MQTT client (MQTT 3.1.1 §3.1.2.4): adds the in-flight windows of both directions. A conversation
+/// attaches to it.
+final class Session: Inbox {
+    var clientID: String { principal.clientID }
+    /// Whether the session ends with its connection.
     let isClean: Bool
-    private(set) var principal: Principal
-    /// The connection's output, while there is one.
-    private(set) unowned(unsafe) var link: Link?
     private unowned(unsafe) var conversation: MQTTConversation?
-
-    /// When the session will expire if its client stays away; 0 while connected.
-    var expiresAt: UInt64 = 0
     private var inFlight = InFlight()
-    private var queue = EventQueue()
     /// The next of the window to be sent; behind ``InFlight/next`` only after a reconnect.
     private var unsent: UInt64 = 0
     /// Packet identifiers of QoS 2 publishes received and not yet released (§4.3.3).
     private var received: Set<UInt16> = []
 
-    init(clientID: String, isClean: Bool, principal: Principal) {
-        self.clientID = clientID
+    init(isClean: Bool, principal: Principal) {
         self.isClean = isClean
-        self.principal = principal
+        super.init(principal: principal)
     }
 
     // MARK: Attaching
 
     /// A connection takes the session over. Unsettled events are sent again once the caller calls ``pump(on:)``.
-    func attach(_ conversation: MQTTConversation, link: Link, principal: Principal) {
+    func begin(_ conversation: MQTTConversation, link: Link, principal: Principal) {
         self.conversation = conversation
-        self.link = link
-        self.principal = principal
+        attach(link, principal: principal)
         unsent = inFlight.first
     }
 
-    /// The connection is gone. From here on direct events pass by and guaranteed ones wait.
-    func detach() {
+    /// The connection is gone.
+    func end() {
         conversation = nil
-        link = nil
+        detach()
     }
 
     /// Ends the connection that has the session now, because another one takes over (§3.1.4-2).
@@ -55,8 +47,7 @@ final class Session: Port {
         if options.contains(.noLocal), run.pointee.publisher == address { return 0 }
         let qos = min(run.pointee.qos, options.qos)
         if qos == 0 {
-            guard let link else { return 0 }
-            deliverDirect(run, link, lane)
+            attachedLink?._withUnsafeGuaranteedRef { deliverDirect(run, $0, lane) }
             return 0
         }
         var refused = 0
@@ -84,24 +75,19 @@ final class Session: Port {
     /// Sends a guaranteed event, or lets it wait.
     /// - Returns: false when the queue is full; the event is dropped and counted.
     private func deliverGuaranteed(_ event: Event, qos: UInt8, isRetained: Bool, on lane: Lane) -> Bool {
-        if let link, queue.isEmpty, hasRoom(link, lane) {
+        if let link, waiting.isEmpty, hasRoom(link, lane) {
             lane.counters.eventsOut &+= 1
             let identifier = inFlight.add(event, qos: qos, isRetained: isRetained)
             unsent = inFlight.next
             write(event, qos << 1 | (isRetained ? 1 : 0), identifier, to: link)
             return true
         }
-        guard queue.count < lane.limits.maxQueuedEvents, queue.bytes + event.cost <= lane.limits.maxQueuedBytes
-        else {
-            lane.counters.drop(.queueFull)
-            return false
-        }
-        queue.append(EventQueue.Entry(event: event, qos: qos, isRetained: isRetained))
-        return true
+        return wait(EventQueue.Entry(event: event, qos: qos, isRetained: isRetained), on: lane)
     }
 
     private func hasRoom(_ link: Link, _ lane: Lane) -> Bool {
-        inFlight.count < lane.limits.maxInFlight && !link.isCongested && unsent == inFlight.next
+        inFlight.count < lane.limits.maxInFlight && inFlight.bytes < lane.limits.maxQueuedBytes
+            && !link.isCongested && unsent == inFlight.next
     }
 
     private func write(_ event: Event, _ flags: UInt8, _ identifier: UInt16, to link: Link) {
@@ -139,7 +125,7 @@ final class Session: Port {
             }
             unsent += 1
         }
-        while hasRoom(link, lane), let entry = queue.popFirst() {
+        while hasRoom(link, lane), let entry = nextWaiting() {
             _ = inFlight.add(entry.event, qos: entry.qos, isRetained: entry.isRetained)
             lane.counters.eventsOut &+= 1
             let identifier = InFlight.identifier(unsent)
@@ -169,14 +155,16 @@ final class Session: Port {
     @inline(__always)
     private func settled(on lane: Lane) {
         if unsent < inFlight.first { unsent = inFlight.first }
-        if !queue.isEmpty { pump(on: lane) }
+        if !waiting.isEmpty { pump(on: lane) }
     }
 
     // MARK: QoS 2 from the client
 
+    /// Whether a QoS 2 publish with this identifier was taken and not released: another one is a duplicate.
+    func hasReceived(_ identifier: UInt16) -> Bool { received.contains(identifier) }
+
     /// Notes a QoS 2 publish.
-    /// - Returns: false when its identifier was noted before: a duplicate.
-    func noteReceived(_ identifier: UInt16) -> Bool { received.insert(identifier).inserted }
+    func noteReceived(_ identifier: UInt16) { received.insert(identifier) }
 
     /// PUBREL: the identifier may be used again.
     func release(_ identifier: UInt16) { received.remove(identifier) }
@@ -190,6 +178,6 @@ final class Session: Port {
 }
 
 extension WireLayout {
-    /// A PUBLISH of MQTT 3.1 or 3.1.1 at QoS 0 without DUP and RETAIN: bytes that any such subscriber takes as they are.
+    /// A PUBLISH of MQTT 3.1 or 3.1.1 at QoS 0 without DUP and RETAIN: bytes any such subscriber takes as they are.
     static let mqtt3Direct = WireLayout(rawValue: 1)
 }

@@ -65,7 +65,12 @@ extension Configuration {
 extension Setting {
     /// A node without `listeners` speaks MQTT on loopback; environment and flags may move that listener.
     fileprivate mutating func addStandardListener() {
-        guard case .map(var entries, let place) = self, self["listeners"] == nil else { return }
+        guard case .map(var entries, let place) = self else { return }
+        switch self["listeners"] {
+        case nil: break
+        case .nothing?: entries.removeAll { $0.name == "listeners" }
+        case .text?, .list?, .map?: return
+        }
         let listener = Setting.map(
             [
                 Entry(name: "protocol", place: "default", value: .text("mqtt", place: "default")),
@@ -107,5 +112,30 @@ enum ConfigurationFile {
         }
         guard let text = String(validating: bytes, as: UTF8.self) else { throw problem("is not UTF-8 text") }
         return text
+    }
+}
+
+/// Where a configuration comes from, kept so that a reload reads the same again.
+public struct ConfigurationSource: Sendable {
+    /// The file, or nil for that of `APUS_CONFIG` or none.
+    public var file: String?
+    /// The environment.
+    public var environment: [String: String]
+    /// What the command line says.
+    public var flags: [ConfigurationFlag]
+
+    /// Makes a source.
+    public init(
+        file: String?, environment: [String: String] = Configuration.processEnvironment,
+        flags: [ConfigurationFlag] = []
+    ) {
+        self.file = file
+        self.environment = environment
+        self.flags = flags
+    }
+
+    /// Reads and checks the configuration as it is now.
+    public func load() throws(ConfigurationError) -> Configuration {
+        try Configuration.load(file: file, environment: environment, flags: flags)
     }
 }

@@ -113,7 +113,7 @@ public enum ConfigurationKeys {
             "max_unsettled", \.maxUnsettled, .integer(1...65_535),
             "Guaranteed events received from a client and not yet settled."),
         LimitKey(
-            "max_output", \.maxOutputBytes, .size(4_096...(1 << 32)), "Bytes that wait for a slow reader's connection."),
+            "max_output", \.maxOutputBytes, .size(4_096...(1 << 32)), "Bytes that wait for a slow reader."),
         LimitKey("max_mailbox", \.maxMailboxBytes, .size(65_536...(1 << 36)), "Bytes that wait for a lane."),
         LimitKey("max_retained_events", \.maxRetainedEvents, .integer(0...1_000_000_000), "Retained events."),
         LimitKey("max_retained", \.maxRetainedBytes, .size(0...(1 << 44)), "Bytes of retained events."),
@@ -121,8 +121,7 @@ public enum ConfigurationKeys {
             "connect_timeout", \.connectTimeoutSeconds, .seconds(1...3_600),
             "Seconds in which a new connection must log in."),
         LimitKey(
-            "session_expiry", \.sessionExpirySeconds, .seconds(0...4_294_967_295), "Seconds an absent session is kept."),
-        LimitKey("max_keep_alive", \.maxKeepAliveSeconds, .seconds(1...65_535), "The longest keep-alive granted."),
+            "session_expiry", \.sessionExpirySeconds, .seconds(0...4_294_967_295), "Seconds a session is kept absent."),
         LimitKey(
             "max_publish_rate", \.maxPublishRate, .integer(0...1_000_000_000),
             "Events a second and connection; 0 is unlimited."),
@@ -133,7 +132,7 @@ public enum ConfigurationKeys {
         [
             ConfigurationKey("node.name", .text, "the host name", "The node's name, unique in the mesh."),
             ConfigurationKey("node.data", .path, "./apus-data", "The directory of everything the node keeps."),
-            ConfigurationKey("node.lanes", .integer(0...1_024), "0", "Event loops; 0 means one per core."),
+            ConfigurationKey("node.lanes", .integer(0...256), "0", "Event loops; 0 means one per core."),
             ConfigurationKey(
                 "node.drain_seconds", .seconds(0...3_600), "10", "How long a stopping node flushes.", isLive: true),
             ConfigurationKey(
@@ -184,4 +183,16 @@ public enum ConfigurationKeys {
 
     /// The type of the value at `steps`, or nil when that is no value.
     static func type(at steps: [String]) -> ValueType? { all.first { $0.steps == steps }?.type }
+
+    /// The rows of the reference page, as Markdown; a test compares them with `docs/configuration.md`.
+    public static var markdown: String {
+        var lines = ["| Key | Allowed | Default | Meaning | Variable | Live |", "|---|---|---|---|---|---|"]
+        for key in all {
+            let allowed = key.allowed.replacing("|", with: "\\|")
+            let live = key.isLive ? "yes" : "restart"
+            lines.append(
+                "| `\(key.path)` | \(allowed) | \(key.standard) | \(key.meaning) | `\(key.variable)` | \(live) |")
+        }
+        return lines.joined(separator: "\n") + "\n"
+    }
 }

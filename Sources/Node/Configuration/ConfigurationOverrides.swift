@@ -166,19 +166,20 @@ func nearest(to word: String, among candidates: [String]) -> String? {
     return best?.candidate
 }
 
-/// Levenshtein's distance: insertions, deletions and replacements from `a` to `b`.
+/// Insertions, deletions, replacements and swaps of neighbours from `a` to `b`.
 private func editDistance(_ a: [UInt8], _ b: [UInt8]) -> Int {
     // Configurations are small, but a line of a mistaken file need not be.
     guard a.count <= 256 else { return .max }
-    var row = Array(0...b.count)
-    for (i, left) in a.enumerated() {
-        var diagonal = row[0]
-        row[0] = i + 1
-        for (j, right) in b.enumerated() {
-            let cost = left == right ? diagonal : min(diagonal, row[j], row[j + 1]) + 1
-            diagonal = row[j + 1]
-            row[j + 1] = cost
+    var beforeLast: [Int] = []
+    var last = Array(0...b.count)
+    for i in a.indices {
+        var row = [i + 1]
+        for j in b.indices {
+            var distance = min(last[j] + (a[i] == b[j] ? 0 : 1), last[j + 1] + 1, row[j] + 1)
+            if i > 0, j > 0, a[i] == b[j - 1], a[i - 1] == b[j] { distance = min(distance, beforeLast[j - 1] + 1) }
+            row.append(distance)
         }
+        (beforeLast, last) = (last, row)
     }
-    return row[b.count]
+    return last[b.count]
 }

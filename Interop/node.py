@@ -1,0 +1,160 @@
+"""What the Python tests share: starting a node (the one place here that knows the command line), raw packets."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+APUS = os.environ.get("APUS", str(ROOT / ".build/release/apus"))
+
+
+class Failure(Exception):
+    """A check that did not hold."""
+
+
+def check(condition, what):
+    if not condition:
+        raise Failure(what)
+
+
+class Node:
+    """A node on a free port, ended with the block."""
+
+    def __init__(self, lanes=2, extra=""):
+        self.lanes = lanes
+        self.extra = extra
+
+    def __enter__(self):
+        self.directory = tempfile.TemporaryDirectory()
+        base = pathlib.Path(self.directory.name)
+        config = base / "node.yaml"
+        config.write_text(
+            f"node: {{ name: interop, data: {base}/data, lanes: {self.lanes} }}\n"
+            'listeners:\n  - { protocol: mqtt, listen: "127.0.0.1:0" }\n' + self.extra
+        )
+        self.log = base / "node.log"
+        self.process = subprocess.Popen(
+            [APUS, "run", "--config", str(config), "--log-format", "json"], stderr=self.log.open("wb")
+        )
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline and self.process.poll() is None:
+            for record in self.records("ready"):
+                self.port = int(record["listeners"][0]["address"].rsplit(":", 1)[1])
+                return self
+            time.sleep(0.05)
+        raise Failure("the node did not start: " + self.log.read_text())
+
+    def __exit__(self, kind, value, trace):
+        if kind is not None:
+            sys.stderr.write("".join(self.log.read_text().splitlines(True)[-5:]))
+        self.process.terminate()
+        try:
+            status = self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            status = "a kill: it did not end"
+        self.directory.cleanup()
+        if kind is None:
+            check(status == 0, f"the node ended with {status}")
+
+    def records(self, event):
+        found = []
+        for line in self.log.read_text().splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if record.get("event") == event:
+                found.append(record)
+        return found
+
+    def counters(self):
+        """Everything the node has counted, as numbers."""
+        before = len(self.records("counters"))
+        self.process.send_signal(signal.SIGUSR1)
+        for _ in range(100):
+            records = self.records("counters")
+            if len(records) > before:
+                return {key: int(value) for key, value in records[-1].items() if str(value).isdigit()}
+            time.sleep(0.05)
+        raise Failure("no counters")
+
+    def resident_kilobytes(self):
+        for line in pathlib.Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS"):
+                return int(line.split()[1])
+        return 0
+
+    def connect(self):
+        """A raw connection."""
+        made = socket.create_connection(("127.0.0.1", self.port))
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return made
+
+
+def text(value):
+    raw = value.encode()
+    return len(raw).to_bytes(2, "big") + raw
+
+
+def packet(first, body):
+    length = bytearray()
+    left = len(body)
+    while True:
+        digit = left % 128
+        left //= 128
+        length.append(digit | (128 if left else 0))
+        if not left:
+            return bytes([first]) + bytes(length) + body
+
+
+def connect_packet(client, clean=True, keep_alive=0):
+    flags = 2 if clean else 0
+    return packet(0x10, text("MQTT") + bytes([4, flags]) + keep_alive.to_bytes(2, "big") + text(client))
+
+
+def subscribe_packet(identifier, topic_filter, qos):
+    return packet(0x82, identifier.to_bytes(2, "big") + text(topic_filter) + bytes([qos]))
+
+
+def publish_packet(topic, payload, qos=0, identifier=0, dup=False):
+    middle = identifier.to_bytes(2, "big") if qos else b""
+    return packet(0x30 | qos << 1 | (8 if dup else 0), text(topic) + middle + payload)
+
+
+def take_packets(buffer):
+    """Takes complete packets off a bytearray: pairs of first byte and body."""
+    packets = []
+    start = 0
+    while len(buffer) - start >= 2:
+        length, shift, place = 0, 0, start + 1
+        while place < len(buffer):
+            digit = buffer[place]
+            length |= (digit & 127) << shift
+            shift += 7
+            place += 1
+            if digit < 128:
+                break
+        else:
+            break
+        if len(buffer) - place < length:
+            break
+        packets.append((buffer[start], bytes(buffer[place : place + length])))
+        start = place + length
+    del buffer[:start]
+    return packets
+
+
+def main(body, *arguments):
+    """Runs a test and says how it went; the last line is for run.sh."""
+    try:
+        print(body(*arguments))
+    except Failure as failure:
+        print(f"FAILED: {failure}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,37 @@
+#!/bin/bash
+# Runs every interoperation test: third-party clients and hostile ones against a real node, one line each.
+#
+#   Interop/run.sh [NAME…]      all, or those whose names are given
+#
+# Each test starts its own node on a free port and ends it. APUS names the program (default .build/release/apus).
+# Logs of tests that fail stay in .build/interop-logs.
+set -uo pipefail
+cd "$(dirname "$0")"
+logs=../.build/interop-logs
+mkdir -p "$logs"
+wanted=${*:-mosquitto_clients.sh paho_client.py hostile.py access.sh takeovers.py}
+
+failed=0
+count=0
+for name in $wanted; do
+    start=$SECONDS
+    count=$((count + 1))
+    log=$logs/$name.log
+    case $name in
+    *.py) python=$(./python.sh 2>"$log") && "$python" "./$name" >"$log" 2>&1 ;;
+    *) "./$name" >"$log" 2>&1 ;;
+    esac
+    status=$?
+    if [ $status -eq 0 ]; then
+        printf '%-24s ok      %3d s  %s\n' "$name" $((SECONDS - start)) "$(tail -1 "$log")"
+    else
+        printf '%-24s FAILED  %3d s\n' "$name" $((SECONDS - start))
+        sed 's/^/    /' "$log" | tail -20
+        failed=$((failed + 1))
+    fi
+done
+if [ $failed -gt 0 ]; then
+    echo "interop: $failed of $count FAILED, logs in .build/interop-logs"
+    exit 1
+fi
+echo "interop: $count passed"

@@ -1,0 +1,209 @@
+/// An MQTT client over libmosquitto, driven by its caller: one thread, no callback outside of
+/// ``MosquittoClient/loop(milliseconds:)``.
+import CMosquitto
+import Glibc
+
+/// One connection.
+final class MosquittoClient {
+    /// How to connect.
+    struct Settings {
+        var host = "localhost"
+        var port = 1883
+        var unixPath: String?
+        var clientID: String?
+        var isCleanSession = true
+        var user: String?
+        var password: String?
+        var keepAliveSeconds = 60
+        var version = ProtocolVersion.v311
+        var isDebugging = false
+    }
+
+    enum ProtocolVersion {
+        case v31, v311, v5
+
+        init?(word: String) {
+            switch word {
+            case "31", "3.1", "mqttv31": self = .v31
+            case "311", "3.1.1", "mqttv311": self = .v311
+            case "5", "mqttv5": self = .v5
+            default: return nil
+            }
+        }
+
+        var number: Int32 {
+            switch self {
+            case .v31: MQTT_PROTOCOL_V31
+            case .v311: MQTT_PROTOCOL_V311
+            case .v5: MQTT_PROTOCOL_V5
+            }
+        }
+    }
+
+    /// An event as it came.
+    struct Message {
+        let topic: String
+        let payload: [UInt8]
+        let isRetained: Bool
+    }
+
+    /// Called for each event.
+    var onMessage: ((Message) -> Void)?
+    /// What the server granted for each filter of the last subscription; 128 and more are refusals.
+    private(set) var granted: [Int32]?
+    /// Publishes that are not done yet.
+    private(set) var pending: Set<Int32> = []
+
+    private let settings: Settings
+    private let client: OpaquePointer
+    private var connectCode: Int32?
+    /// Publishes that were done before `publish` knew their id.
+    private var doneEarly: Set<Int32> = []
+
+    init(_ settings: Settings) throws {
+        self.settings = settings
+        mosquitto_lib_init()
+        guard let client = mosquitto_new(settings.clientID, settings.isCleanSession, nil) else {
+            throw CommandFailure.system("cannot make a client")
+        }
+        self.client = client
+        mosquitto_user_data_set(client, Unmanaged.passUnretained(self).toOpaque())
+        try check(mosquitto_int_option(client, MOSQ_OPT_PROTOCOL_VERSION, settings.version.number), "protocol version")
+        try check(mosquitto_int_option(client, MOSQ_OPT_TCP_NODELAY, 1), "TCP_NODELAY")
+        if settings.user != nil || settings.password != nil {
+            try check(mosquitto_username_pw_set(client, settings.user, settings.password), "user name and password")
+        }
+        setCallbacks()
+    }
+
+    deinit {
+        mosquitto_destroy(client)
+        mosquitto_lib_cleanup()
+    }
+
+    private func setCallbacks() {
+        mosquitto_connect_callback_set(client) { _, context, code in
+            MosquittoClient.from(context)?.connectCode = code
+        }
+        mosquitto_publish_callback_set(client) { _, context, id in
+            guard let client = MosquittoClient.from(context) else { return }
+            if client.pending.remove(id) == nil { client.doneEarly.insert(id) }
+        }
+        mosquitto_subscribe_callback_set(client) { _, context, _, count, granted in
+            MosquittoClient.from(context)?.granted =
+                granted.map { Array(UnsafeBufferPointer(start: $0, count: Int(count))) } ?? []
+        }
+        mosquitto_message_callback_set(client) { _, context, message in
+            guard let message = message?.pointee, let topic = message.topic else { return }
+            let payload = message.payload.map {
+                Array(UnsafeRawBufferPointer(start: $0, count: Int(message.payloadlen)))
+            }
+            MosquittoClient.from(context)?.onMessage?(
+                Message(topic: String(cString: topic), payload: payload ?? [], isRetained: message.retain))
+        }
+        if settings.isDebugging {
+            mosquitto_log_callback_set(client) { _, _, _, text in
+                if let text { printError(String(cString: text)) }
+            }
+        }
+    }
+
+    /// The context is the client itself, which owns the C client and so outlives every callback.
+    private static func from(_ context: UnsafeMutableRawPointer?) -> MosquittoClient? {
+        context.map { Unmanaged<MosquittoClient>.fromOpaque($0).takeUnretainedValue() }
+    }
+
+    /// Whether `text` is a topic filter of MQTT.
+    static func isFilter(_ text: String) -> Bool { mosquitto_sub_topic_check(text) == MOSQ_ERR_SUCCESS.rawValue }
+
+    /// Where it connects to, for errors.
+    private var place: String { settings.unixPath ?? "\(settings.host):\(settings.port)" }
+
+    /// Connects and waits for the server's answer, at most ten seconds.
+    func connect() throws {
+        connectCode = nil
+        // For libmosquitto port 0 says that the host is the path of a Unix socket.
+        let host = settings.unixPath ?? settings.host
+        let port = settings.unixPath == nil ? Int32(settings.port) : 0
+        try check(mosquitto_connect(client, host, port, Int32(settings.keepAliveSeconds)), "cannot connect to \(place)")
+        try waitForAnswer()
+    }
+
+    /// Connects again after a loss; like ``connect()``.
+    func reconnect() throws {
+        connectCode = nil
+        try check(mosquitto_reconnect(client), "cannot connect to \(place)")
+        try waitForAnswer()
+    }
+
+    private func waitForAnswer() throws {
+        let deadline = Deadline(seconds: 10)
+        while connectCode == nil {
+            if deadline.isOver { throw CommandFailure("\(place) does not answer the CONNECT packet") }
+            let result = mosquitto_loop(client, 200, 1)
+            if connectCode == nil { try check(result, "cannot connect to \(place)") }
+        }
+        if let code = connectCode, code != 0 {
+            let reason = settings.version == .v5 ? mosquitto_reason_string(code) : mosquitto_connack_string(code)
+            throw CommandFailure("\(place) refused the connection: \(reason.map { String(cString: $0) } ?? "\(code)")")
+        }
+    }
+
+    /// Sends an event; it is done when its id has left ``pending``.
+    func publish(topic: String, payload: [UInt8], qos: Int, isRetained: Bool) throws {
+        guard let length = Int32(exactly: payload.count) else { throw CommandFailure("the payload is too large") }
+        var id: Int32 = 0
+        try check(mosquitto_publish(client, &id, topic, length, payload, Int32(qos), isRetained), "cannot publish")
+        if doneEarly.remove(id) == nil { pending.insert(id) }
+    }
+
+    /// Subscribes to all `filters` and waits for the answer, at most ten seconds.
+    func subscribe(to filters: [String], qos: Int) throws {
+        granted = nil
+        let pointers = filters.map { strdup($0) }
+        defer { for pointer in pointers { free(pointer) } }
+        try check(
+            mosquitto_subscribe_multiple(client, nil, Int32(pointers.count), pointers, Int32(qos), 0, nil),
+            "cannot subscribe")
+        let deadline = Deadline(seconds: 10)
+        while granted == nil {
+            if deadline.isOver { throw CommandFailure("\(place) does not answer the SUBSCRIBE packet") }
+            try loop(milliseconds: 200)
+        }
+        for (filter, code) in zip(filters, granted ?? []) where code >= 128 {
+            throw CommandFailure("\(place) refused the subscription to '\(filter)'")
+        }
+    }
+
+    /// Sends and receives, waiting at most `milliseconds` for something to come.
+    func loop(milliseconds: Int) throws {
+        let result = mosquitto_loop(client, Int32(milliseconds), 1)
+        if result == MOSQ_ERR_ERRNO.rawValue, errno == EINTR { return }
+        try check(result, "connection to \(place)")
+    }
+
+    /// The socket, to wait on together with others; negative when not connected.
+    var socket: Int32 { mosquitto_socket(client) }
+
+    /// Says good-bye and lets it go out.
+    func disconnect() {
+        // The answer does not matter any more: the work is done, and the connection ends either way.
+        mosquitto_disconnect(client)
+        mosquitto_loop(client, 100, 1)
+    }
+
+    private func check(_ result: Int32, _ what: String) throws {
+        guard result != MOSQ_ERR_SUCCESS.rawValue else { return }
+        if result == MOSQ_ERR_ERRNO.rawValue { throw CommandFailure.system(what) }
+        throw CommandFailure("\(what): \(String(cString: mosquitto_strerror(result)))")
+    }
+}
+
+/// A moment to come.
+struct Deadline {
+    private let end: ContinuousClock.Instant
+
+    init(seconds: Int) { end = .now + .seconds(seconds) }
+
+    var isOver: Bool { .now >= end }
+}

@@ -1,0 +1,70 @@
+import Core
+
+@testable import MQTT
+
+/// The parsers alone, at millions of inputs: no read beyond the end, no trap, and what they say agrees with a plainer
+/// way to find out.
+
+/// The first byte chooses the parser, the rest is its input.
+@_cdecl("LLVMFuzzerTestOneInput")
+public func fuzzOne(_ start: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
+    guard let start, count > 0 else { return 0 }
+    let bytes = UnsafeRawBufferPointer(start: start + 1, count: count - 1)
+    switch start[0] % 6 {
+    case 0: framing(bytes)
+    case 1: _ = try? ConnectPacket(bytes, limits: Limits())
+    case 2: subscribe(bytes, hasOptions: true)
+    case 3: subscribe(bytes, hasOptions: false)
+    case 4: text(bytes)
+    default: filter(bytes)
+    }
+    return 0
+}
+
+private func framing(_ bytes: UnsafeRawBufferPointer) {
+    switch Framing.of(bytes) {
+    case .incomplete: precondition(bytes.count < 5)
+    case .malformed: precondition(bytes.count >= 5 && bytes[1...4].allSatisfy { $0 >= 0x80 })
+    case .packet(let header, let remaining):
+        precondition((2...5).contains(header) && header <= bytes.count)
+        precondition((0...268_435_455).contains(remaining))
+    }
+}
+
+private func subscribe(_ bytes: UnsafeRawBufferPointer, hasOptions: Bool) {
+    guard let packet = try? SubscribePacket(bytes, hasOptions: hasOptions) else { return }
+    precondition(packet.identifier != 0 && !packet.entries.isEmpty)
+    // Nothing was made up and nothing left out.
+    let size = packet.entries.reduce(2) { $0 + 2 + $1.filter.count + (hasOptions ? 1 : 0) }
+    precondition(size == bytes.count)
+}
+
+private func text(_ bytes: UnsafeRawBufferPointer) {
+    let isUTF8 = String(validating: bytes, as: UTF8.self) != nil
+    precondition(Topic.isUTF8(bytes) == isUTF8)
+    precondition(Topic.isText(bytes) == (isUTF8 && !bytes.contains(0)))
+    let isTopic =
+        isUTF8 && !bytes.isEmpty && !bytes.contains { $0 == 0 || $0 == 0x23 || $0 == 0x2B } && bytes.count <= 65_535
+        && bytes.count { $0 == 0x2F } < 128
+    precondition(Topic.isValid(bytes, limits: Limits()) == isTopic)
+}
+
+/// A filter and a topic, separated by a NUL: the compiled filter against a matcher that splits strings.
+private func filter(_ bytes: UnsafeRawBufferPointer) {
+    let parts = bytes.split(separator: 0, maxSplits: 1, omittingEmptySubsequences: false)
+    guard let filter = try? TopicFilter(Array(parts[0]), grammar: .mqtt, limits: Limits()) else { return }
+    precondition(filter.covers(filter) && filter.intersects(filter))
+    guard parts.count == 2, Topic.isValid(UnsafeRawBufferPointer(rebasing: parts[1]), limits: Limits()) else { return }
+    let levels = filter.bytes.split(separator: 0x2F, omittingEmptySubsequences: false).map { Array($0) }
+    let topic = parts[1].split(separator: 0x2F, omittingEmptySubsequences: false).map { Array($0) }
+    let isHidden = topic[0].first == 0x24 && [[0x23], [0x2B]].contains(levels[0])
+    let wanted = !isHidden && matches(levels[...], topic[...])
+    precondition(filter.matches(UnsafeRawBufferPointer(rebasing: parts[1])) == wanted)
+}
+
+private func matches(_ filter: ArraySlice<[UInt8]>, _ topic: ArraySlice<[UInt8]>) -> Bool {
+    guard let first = filter.first else { return topic.isEmpty }
+    if first == [0x23] { return true }
+    guard let level = topic.first, first == [0x2B] || first == level else { return false }
+    return matches(filter.dropFirst(), topic.dropFirst())
+}

@@ -1,0 +1,142 @@
+#!/bin/bash
+# Fuzzes the MQTT codec and whole conversations with libFuzzer and the address sanitizer, and a canary that must fail,
+# so that the machinery itself is tested.
+#
+#   Tests/Fuzz/run.sh [seconds per target, default 20]
+#
+# Everything it makes lies in Tests/Fuzz/.work: modules, programs, corpora (kept, so that later runs go deeper), logs
+# and, after a crash, the input that caused it. To see a crash again: .work/<target> .work/<target>-crash-…
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+seconds=${1:-20}
+case $seconds in '' | *[!0-9]* | 0) echo "usage: $0 [seconds per target]" >&2; exit 2 ;; esac
+root=$PWD
+work=$root/Tests/Fuzz/.work
+mkdir -p "$work"
+
+flags=(-g -O -parse-as-library -swift-version 6 -enable-testing -sanitize=fuzzer,address -I "$work"
+    -enable-upcoming-feature ExistentialAny -enable-upcoming-feature InternalImportsByDefault
+    -enable-upcoming-feature MemberImportVisibility)
+
+say() { printf 'fuzz: %s (%d s)\n' "$*" "$SECONDS"; }
+
+# compile LOG ARGUMENTS…
+compile() {
+    local log=$work/$1.log
+    shift
+    # In there, because the compiler leaves files of its own where it runs.
+    if ! (cd "$work" && swiftc "${flags[@]}" "$@") >"$log" 2>&1; then
+        grep -E 'error:' "$log" >&2 || cat "$log" >&2
+        say "FAILED: cannot build, see $log"
+        exit 1
+    fi
+}
+
+# module NAME: Sources/NAME as an instrumented module
+module() {
+    say "compiling $1"
+    local sources
+    mapfile -t sources < <(find "$root/Sources/$1" -name '*.swift' | sort)
+    compile "module-$1" -whole-module-optimization -module-name "$1" -emit-module \
+        -emit-module-path "$work/$1.swiftmodule" -c -o "$work/$1.o" "${sources[@]}"
+}
+
+# target NAME SOURCES…: an executable with libFuzzer's main
+target() {
+    say "building $1"
+    local name=$1
+    shift
+    compile "build-$name" -whole-module-optimization -module-name "Fuzz_$name" -o "$work/$name" "$@"
+}
+
+# seed TARGET NAME HEX…
+seed() {
+    mkdir -p "$work/corpus-$1"
+    local file=$work/corpus-$1/seed-$2
+    shift 2
+    local digits
+    digits=$(printf '%s' "$@" | tr -d ' ')
+    # shellcheck disable=SC2059 # the digits are the format
+    printf "$(printf '%s' "$digits" | sed 's/../\\x&/g')" >"$file"
+}
+
+# Packets of a client: CONNECT (clean, persistent with will, 3.1, 5), SUBSCRIBE, PUBLISH at QoS 0, 1, 2 …
+connect='10 0d 0004 4d515454 04 02 0000 0001 63'
+will='10 18 0004 4d515454 04 2c 0001 0001 63 0001 61 0006 010203040506'
+older='10 0f 0006 4d5149736470 03 02 0000 0001 63'
+newer='10 0e 0004 4d515454 05 02 0000 00 0001 63'
+subscribe='82 06 0001 0001 23 02'
+publish='30 04 0001 61 78 32 06 0001 61 0001 78 34 06 0001 61 0002 78 62 02 0002 31 04 0001 62 79'
+rest='40 02 0001 50 02 0002 70 02 0002 c0 00 a2 05 0002 0001 23 e0 00'
+
+seeds() {
+    seed codec framing 00 30 ffffff7f
+    seed codec connect 01 0004 4d515454 04 ee 0001 0001 63 0001 61 0001 78 0001 75 0001 70
+    seed codec older 01 0006 4d5149736470 03 02 0000 0001 63
+    seed codec subscribe 02 0001 0003 612f2b 01 0001 23 02
+    seed codec unsubscribe 03 0001 0003 612f2b 0001 23
+    seed codec text 04 61c3a4e282acf09f9880ed9fbf
+    seed codec filter 05 612f2b2f23 00 612f622f63
+    seed codec share 05 2473686172652f672f612f23 00 61
+    seed codec dollar 05 2b2f61 00 24782f61
+    seed conversation whole 00 "$connect" "$subscribe" "$publish" "$rest"
+    seed conversation bytes 02 "$will" "$subscribe" "$publish" "$rest"
+    seed conversation older 06 "$older" "$subscribe" "$publish"
+    seed conversation newer 00 "$newer"
+    # Two clients with persistent sessions subscribe, publish to each other, are cut and come back.
+    seed conversation script 01 00 01 01 41 2c 20 01 01 2d 20 02 01 2c 17 01 03 616263 00 2d 27 02 02 6162 00 \
+        0c 2c 02 01 04 00 01 2c 04 02 14 30 0c
+    seed conversation deferred 01 1c 00 01 28 04 c000 c000 25 0c 2c 17 01 02 6161 00 24 0c
+    seed canary start 54
+}
+
+# run NAME: fuzzes for the seconds given
+# Output goes to a file: a pipe would keep a hung fuzzer alive.
+run() {
+    mkdir -p "$work/corpus-$1"
+    local status=0
+    timeout -s KILL $((seconds + 120)) "$work/$1" -max_total_time="$seconds" -max_len=1024 -timeout=20 \
+        -rss_limit_mb=2048 -use_value_profile=1 -print_final_stats=1 -artifact_prefix="$work/$1-" \
+        "$work/corpus-$1" >"$work/run-$1.log" 2>&1 || status=$?
+    return $status
+}
+
+module Core
+module MQTT
+objects=("$work/Core.o" "$work/MQTT.o")
+target codec "$root"/Tests/Fuzz/codec/*.swift "${objects[@]}"
+target conversation "$root"/Tests/Fuzz/conversation/*.swift "$root"/Tests/MQTTTests/{Harness,Frames}.swift "${objects[@]}"
+target canary "$root"/Tests/Fuzz/canary/*.swift
+seeds
+
+failed=()
+summary=
+for name in codec conversation; do
+    say "$name for $seconds s"
+    if run "$name"; then
+        count=$(sed -n 's/^stat::number_of_executed_units: *//p' "$work/run-$name.log")
+        say "$name: $count inputs, no crash"
+        summary+="$name $count inputs, "
+    else
+        say "$name FAILED:"
+        grep -aE 'Fatal error|Precondition|ERROR|SUMMARY|Test unit written|    #[0-9] ' "$work/run-$name.log" |
+            head -30 || true
+        say "the log is $work/run-$name.log"
+        failed+=("$name")
+    fi
+done
+
+say "canary for at most $seconds s"
+rm -f "$work"/canary-crash-*
+status=0
+run canary || status=$?
+if [ "$status" -eq 0 ] || ! ls "$work"/canary-crash-* >/dev/null 2>&1; then
+    say "canary FAILED: its mistake was not found, so the other results mean nothing"
+    failed+=(canary)
+fi
+
+if [ ${#failed[@]} -gt 0 ]; then
+    say "FAILED: ${failed[*]}"
+    exit 1
+fi
+say "passed: ${summary}canary found"

@@ -1,0 +1,366 @@
+import Core
+import Foundation
+import Logging
+import Node
+import Security
+import Testing
+
+private func load(
+    _ yaml: String, environment: [String: String] = [:], flags: [ConfigurationFlag] = []
+) throws -> Configuration {
+    try Configuration.load(yaml: yaml, file: "apus.yaml", environment: environment, flags: flags)
+}
+
+private func problems(
+    _ yaml: String, environment: [String: String] = [:], flags: [ConfigurationFlag] = []
+) -> [String] {
+    do {
+        let configuration = try load(yaml, environment: environment, flags: flags)
+        Issue.record("accepted: \(configuration)")
+        return []
+    } catch let error as ConfigurationError {
+        return error.problems.map(\.description)
+    } catch {
+        Issue.record(error)
+        return []
+    }
+}
+
+/// The root of the package.
+private let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+    .deletingLastPathComponent()
+
+@Suite("Configuration")
+struct ConfigurationTests {
+    @Test(
+        "Nothing configured: MQTT on loopback",
+        arguments: ["", "# only a comment\n", "{}", "---\n", "null", "security:\n"])
+    func standard(yaml: String) throws {
+        let configuration = try load(yaml)
+        #expect(!configuration.name.isEmpty)
+        #expect(configuration == Configuration(name: configuration.name))
+        #expect(configuration.listeners.map(\.address.description) == ["127.0.0.1:1883"])
+        #expect(configuration.data == "./apus-data")
+        #expect(configuration.security.anonymous == .loopback)
+        #expect(configuration.limits == Limits())
+    }
+
+    @Test("A file with everything")
+    func everything() throws {
+        let configuration = try load(
+            """
+            node: { name: frankfurt, data: /var/lib/apus, lanes: 4, drain_seconds: 3 }
+            listeners:
+              - { protocol: mqtt, listen: "0.0.0.0:1883", name: outside }
+              - protocol: mqtt
+                listen: "[::1]:1884"
+              - { protocol: mqtt, listen: "localhost:1885" }
+              - { protocol: mqtt, listen: unix:/run/apus.sock }
+            security:
+              users: ./users
+              anonymous: never
+              access:
+                - { allow: all, topics: ["#"], groups: [ops], users: [anna, anonymous] }
+                - { deny: publish, topics: ["a/${username}/+", "b/${clientid}/>"] }
+            limits:
+              { max_packet: 1MiB, max_connections: 1_000, max_publish_rate: 5, max_queued: 65536, session_expiry: 0 }
+            log: { level: warning, format: json, levels: { mqtt: debug, node.signals: trace } }
+            """)
+        #expect(configuration.name == "frankfurt")
+        #expect(configuration.data == "/var/lib/apus")
+        #expect(configuration.lanes == 4)
+        #expect(configuration.drainSeconds == 3)
+        #expect(
+            configuration.listeners.map(\.address) == [
+                .ipv4(host: "0.0.0.0", port: 1883), .ipv6(host: "::1", port: 1884),
+                .ipv4(host: "127.0.0.1", port: 1885), .unix(path: "/run/apus.sock"),
+            ])
+        #expect(configuration.listeners.map(\.address.isLocal) == [false, true, true, true])
+        #expect(configuration.listeners.map(\.name).prefix(2) == ["outside", "mqtt [::1]:1884"])
+        #expect(configuration.security.users == "./users")
+        #expect(configuration.security.anonymous == .never)
+        #expect(
+            configuration.security.access == [
+                AccessRule(effect: .allow, action: .all, topics: ["#"], users: ["anna", "anonymous"], groups: ["ops"]),
+                AccessRule(effect: .deny, action: .publish, topics: ["a/${username}/+", "b/${clientid}/>"]),
+            ])
+        var limits = Limits()
+        limits.maxPacketBytes = 1 << 20
+        limits.maxConnections = 1_000
+        limits.maxPublishRate = 5
+        limits.maxQueuedBytes = 65_536
+        limits.sessionExpirySeconds = 0
+        #expect(configuration.limits == limits)
+        #expect(configuration.log.level == .warning)
+        #expect(configuration.log.format == .json)
+        #expect(configuration.log.levels == ["mqtt": .debug, "node.signals": .trace])
+    }
+
+    @Test(
+        "Each mistake is named with file, line, key and what is allowed",
+        arguments: [
+            ("nod: {}", "apus.yaml:1: nod: unknown key; did you mean 'node'? allowed: node, listeners"),
+            ("zzzzzz: {}", "apus.yaml:1: zzzzzz: unknown key; allowed: node, listeners, security, limits, log"),
+            ("node:\n  nmae: x", "apus.yaml:2: node.nmae: unknown key; did you mean 'name'?"),
+            ("node: 5", "apus.yaml:1: node: expected a group of keys, found a single value"),
+            ("node: [a]", "apus.yaml:1: node: expected a group of keys, found a list"),
+            ("- a", "apus.yaml:1: expected a group of keys, found a list"),
+            ("node: { name: \"\" }", "apus.yaml:1: node.name: must not be empty"),
+            ("node: { name: \"a\\nb\" }", "apus.yaml:1: node.name: must not contain control characters"),
+            ("node:\n  name:", "apus.yaml:2: node.name: has no value"),
+            ("node: { name: [a] }", "apus.yaml:1: node.name: expected a single value, found a list"),
+            (
+                "node: { lanes: two }",
+                "apus.yaml:1: node.lanes: 'two' is not allowed; expected a whole number from 0 to"
+            ),
+            ("node: { lanes: -1 }", "apus.yaml:1: node.lanes: '-1' is not allowed"),
+            ("node: { lanes: 1.5 }", "apus.yaml:1: node.lanes: '1.5' is not allowed"),
+            ("node: { lanes: 99999999999999999999 }", "apus.yaml:1: node.lanes: '99999999999999999999' is not allowed"),
+            (
+                "node: { drain_seconds: 1h }",
+                "apus.yaml:1: node.drain_seconds: '1h' is not allowed; expected whole seconds"
+            ),
+            ("listeners: {}", "apus.yaml:1: listeners: expected a list, found a group of keys"),
+            ("listeners: [5]", "apus.yaml:1: listeners[0]: expected a group of keys, found a single value"),
+            ("listeners:\n  - { protocol: mqtt }", "apus.yaml:2: listeners[0].listen: is missing"),
+            ("listeners:\n  - { listen: \"127.0.0.1:1\" }", "apus.yaml:2: listeners[0].protocol: is missing"),
+            (
+                "listeners:\n  -\n    protocol: mqt\n    listen: \"127.0.0.1:1\"",
+                "apus.yaml:3: listeners[0].protocol: 'mqt' is not allowed; did you mean 'mqtt'? expected mqtt"
+            ),
+            ("listeners: [{ protocol: mqtt, listen: 1883 }]", "apus.yaml:1: listeners[0].listen: '1883' is no address"),
+            (
+                "listeners: [{ protocol: mqtt, listen: \":1883\" }]",
+                "apus.yaml:1: listeners[0].listen: ':1883' is no address"
+            ),
+            ("listeners: [{ protocol: mqtt, listen: \"h:1883\" }]", "apus.yaml:1: listeners[0].listen: 'h:1883' is no"),
+            (
+                "listeners: [{ protocol: mqtt, listen: \"::1:1883\" }]",
+                "apus.yaml:1: listeners[0].listen: '::1:1883' is no"
+            ),
+            ("listeners: [{ protocol: mqtt, listen: \"127.0.0.1:65536\" }]", "apus.yaml:1: listeners[0].listen:"),
+            ("listeners: [{ protocol: mqtt, listen: \"127.0.0.1:+1\" }]", "apus.yaml:1: listeners[0].listen:"),
+            ("listeners: [{ protocol: mqtt, listen: \"256.0.0.1:1\" }]", "apus.yaml:1: listeners[0].listen:"),
+            ("listeners: [{ protocol: mqtt, listen: \"unix:\" }]", "apus.yaml:1: listeners[0].listen: 'unix:' is no"),
+            (
+                "listeners:\n  - { protocol: mqtt, listen: \"[::1]:1\" }\n  - { protocol: mqtt, listen: \"[::1]:1\" }",
+                "apus.yaml:3: listeners[1].listen: listeners[0] listens on [::1]:1 as well"
+            ),
+            (
+                "security: { anonymous: always }",
+                "apus.yaml:1: security.anonymous: 'always' is not allowed; expected loopback |"
+            ),
+            (
+                "security: { access: [{ topics: [a] }] }",
+                "apus.yaml:1: security.access[0]: a rule needs 'allow' or 'deny'"
+            ),
+            (
+                "security: { access: [{ allow: all, deny: all, topics: [a] }] }",
+                "apus.yaml:1: security.access[0].deny: a rule has either"
+            ),
+            ("security: { access: [{ allow: all }] }", "apus.yaml:1: security.access[0].topics: is missing"),
+            (
+                "security: { access: [{ allow: all, topics: a }] }",
+                "apus.yaml:1: security.access[0].topics: expected a list"
+            ),
+            (
+                "security: { access: [{ allow: all, topics: [] }] }",
+                "apus.yaml:1: security.access[0].topics: the list must"
+            ),
+            (
+                "security: { access: [{ allow: read, topics: [a] }] }",
+                "apus.yaml:1: security.access[0].allow: 'read' is not"
+            ),
+            (
+                "security: { access: [{ allow: all, topics: [\"${user}/a\"] }] }",
+                "apus.yaml:1: security.access[0].topics: unknown variable '${user}'; allowed: ${username}, ${clientid}"
+            ),
+            (
+                "security: { access: [{ allow: all, topics: [\"a/#/b\"] }] }",
+                "apus.yaml:1: security.access[0].topics: 'a/#/b': '#' stands for all further levels"
+            ),
+            (
+                "limits:\n  max_conections: 5",
+                "apus.yaml:2: limits.max_conections: unknown key; did you mean 'max_connections'?"
+            ),
+            (
+                "limits: { max_packet: 16MB }",
+                "apus.yaml:1: limits.max_packet: '16MB' is not allowed; expected a size from 128"
+            ),
+            ("limits: { max_packet: 1TiB }", "apus.yaml:1: limits.max_packet: '1TiB' is not allowed"),
+            ("limits: { max_packet: 9999999999999GiB }", "apus.yaml:1: limits.max_packet: '9999999999999GiB' is not"),
+            ("limits: { max_packet: 0 }", "apus.yaml:1: limits.max_packet: '0' is not allowed"),
+            ("limits: { max_packet: MiB }", "apus.yaml:1: limits.max_packet: 'MiB' is not allowed"),
+            ("limits: { max_in_flight: 65536 }", "apus.yaml:1: limits.max_in_flight: '65536' is not allowed"),
+            ("log: { level: warn }", "apus.yaml:1: log.level: 'warn' is not allowed; "),
+            ("log: { levels: { mqtt: loud } }", "apus.yaml:1: log.levels.mqtt: 'loud' is not allowed"),
+            ("log: { format: xml }", "apus.yaml:1: log.format: 'xml' is not allowed; expected auto | text | json"),
+            ("node: { name: ${APUS_SECRET_NAME} }", "apus.yaml:1: not YAML"),
+            ("node:\n  name: ${NOT_SET}", "apus.yaml:2: the environment variable NOT_SET is not set"),
+            ("node: { name: a, name: b }", "apus.yaml:1: the key 'name' stands here twice"),
+            ("a: b: c", "apus.yaml:1: not YAML"),
+            ("node:\n\tname: x", "apus.yaml:2: not YAML"),
+            ("? [a]\n: b", "apus.yaml:1: a key must be a single word"),
+        ])
+    func mistake(yaml: String, expected: String) {
+        let found = problems(yaml)
+        #expect(found.contains { $0.hasPrefix(expected) }, "\(found)")
+    }
+
+    @Test("All mistakes at once")
+    func allAtOnce() {
+        let found = problems(
+            """
+            node: { lanes: x }
+            listners: []
+            limits:
+              max_packet: big
+              max_connections: 0
+            log: { level: loud }
+            """, environment: ["APUS_NODE_LANE": "1"])
+        #expect(found.count == 6, "\(found)")
+    }
+
+    @Test("Flag before environment before file before default")
+    func precedence() throws {
+        let yaml = "node: { name: file, lanes: 1 }\nlog: { level: error }"
+        #expect(try load(yaml).name == "file")
+        #expect(try load(yaml, environment: ["APUS_NODE_NAME": "env"]).name == "env")
+        let flagged = try load(
+            yaml, environment: ["APUS_NODE_NAME": "env", "APUS_NODE_DATA": "/env"],
+            flags: [.name("flag"), .logLevel("trace"), .logFormat("text")])
+        #expect(flagged.name == "flag")
+        #expect(flagged.data == "/env")
+        #expect(flagged.lanes == 1)
+        #expect(flagged.log.level == .trace)
+        #expect(flagged.log.format == .text)
+        // What is overridden need not be right.
+        #expect(try load("node: { lanes: x }", flags: [.lanes("2")]).lanes == 2)
+    }
+
+    @Test("Every key has a variable")
+    func variables() throws {
+        let configuration = try load(
+            "listeners: [{ protocol: mqtt, listen: \"127.0.0.1:1\" }]",
+            environment: [
+                "APUS_SECURITY_ANONYMOUS": "never", "APUS_LIMITS_MAX_PACKET": "64KiB", "APUS_NODE_DRAIN_SECONDS": "1",
+                "APUS_LISTENERS_0_LISTEN": "127.0.0.1:2", "APUS_LISTENERS_1_LISTEN": "127.0.0.1:3",
+                "APUS_LISTENERS_1_PROTOCOL": "mqtt", "APUS_LOG_LEVELS_MQTT": "debug",
+                "APUS_SECURITY_ACCESS_0_ALLOW": "all", "APUS_SECURITY_ACCESS_0_TOPICS": "a/#,b", "PATH": "/bin",
+                "APUS_CONFIG": "elsewhere",
+            ])
+        #expect(configuration.security.anonymous == .never)
+        #expect(configuration.limits.maxPacketBytes == 65_536)
+        #expect(configuration.drainSeconds == 1)
+        #expect(configuration.listeners.map(\.address.description) == ["127.0.0.1:2", "127.0.0.1:3"])
+        #expect(configuration.log.levels == ["mqtt": .debug])
+        #expect(configuration.security.access.map(\.topics) == [["a/#", "b"]])
+    }
+
+    @Test(
+        "Wrong variables and flags are named",
+        arguments: [
+            ("APUS_NODE_LANES", "x", "APUS_NODE_LANES: node.lanes: 'x' is not allowed"),
+            (
+                "APUS_NODE_LANE", "1",
+                "APUS_NODE_LANE: this environment variable names no key; did you mean APUS_NODE_LANES?"
+            ),
+            ("APUS_WHATEVER_ELSE", "1", "APUS_WHATEVER_ELSE: this environment variable names no key"),
+            ("APUS_NODE", "1", "APUS_NODE: this environment variable names no key"),
+            ("APUS_LISTENERS_X_LISTEN", "1", "APUS_LISTENERS_X_LISTEN: this environment variable names no key"),
+            ("APUS_LISTENERS_7_LISTEN", "1", "APUS_LISTENERS_7_LISTEN: there is no entry 6 yet"),
+            ("APUS_LOG_LEVELS_", "info", "APUS_LOG_LEVELS_: this environment variable names no key"),
+        ])
+    func wrongVariable(name: String, value: String, expected: String) {
+        let found = problems("", environment: [name: value])
+        #expect(found.count == 1)
+        #expect(found.first?.hasPrefix(expected) == true, "\(found)")
+    }
+
+    @Test("--mqtt moves the first MQTT listener, or adds one")
+    func mqttFlag() throws {
+        let flag = ConfigurationFlag.mqtt("127.0.0.1:0")
+        #expect(try load("", flags: [flag]).listeners.map(\.address.description) == ["127.0.0.1:0"])
+        #expect(try load("listeners: []", flags: [flag]).listeners.map(\.address.description) == ["127.0.0.1:0"])
+        let two = """
+            listeners:
+              - { protocol: mqtt, listen: "127.0.0.1:1", name: a }
+              - { protocol: mqtt, listen: "127.0.0.1:2" }
+            """
+        let moved = try load(two, flags: [flag]).listeners
+        #expect(moved.map(\.address.description) == ["127.0.0.1:0", "127.0.0.1:2"])
+        #expect(moved.first?.name == "a")
+        #expect(problems("", flags: [.mqtt("x")]).first?.hasPrefix("--mqtt: listeners[0].listen: 'x'") == true)
+        #expect(try load("listeners:", flags: [flag]).listeners.map(\.address.description) == ["127.0.0.1:0"])
+    }
+
+    @Test("Upper-case variables in values come from the environment, rule variables do not")
+    func substitution() throws {
+        let configuration = try load(
+            """
+            node: { name: "n-${SITE}-${APUS_SITE}", data: "$HOME/${SITE" }
+            security: { access: [{ allow: all, topics: ["${SITE}/${username}"] }] }
+            """, environment: ["SITE": "x: [y", "APUS_SITE": "s"])
+        #expect(configuration.name == "n-x: [y-s")
+        #expect(configuration.data == "$HOME/${SITE")
+        #expect(configuration.security.access.first?.topics == ["x: [y/${username}"])
+    }
+
+    @Test("What a reload cannot change is named")
+    func reload() throws {
+        let old = try load("node: { name: a }")
+        let new = try load(
+            """
+            node: { name: b, drain_seconds: 1 }
+            security: { anonymous: never }
+            limits: { max_sessions: 5 }
+            log: { level: debug, format: json }
+            """)
+        #expect(new.keysNeedingRestart(since: old) == ["node.name", "limits.max_sessions", "log.format"])
+        #expect(old.keysNeedingRestart(since: old).isEmpty)
+    }
+
+    @Test("Files that cannot be read are named")
+    func unreadable() throws {
+        for (path, word) in [
+            ("/nonexistent/apus.yaml", "cannot be opened"), ("/tmp", "cannot be read"), ("/dev/zero", "1 MiB"),
+        ] {
+            let error = #expect(throws: ConfigurationError.self) {
+                try Configuration.load(file: path, environment: [:])
+            }
+            #expect(error?.description.hasPrefix("\(path): ") == true)
+            #expect(error?.description.contains(word) == true)
+        }
+    }
+
+    @Test("Every file to start from loads")
+    func meshConfigs() throws {
+        let folder = root.appending(path: "mesh-configs")
+        let names = try FileManager.default.contentsOfDirectory(atPath: folder.path()).filter { $0.hasSuffix(".yaml") }
+        #expect(names.count >= 3)
+        for name in names {
+            let path = folder.appending(path: name).path()
+            #expect(throws: Never.self, "\(name)") { try Configuration.load(file: path, environment: [:]) }
+            let text = try String(contentsOfFile: path, encoding: .utf8)
+            #expect(text.contains("apus run --config mesh-configs/\(name)"), "\(name) does not say how to start it")
+        }
+    }
+
+    @Test("The reference page has the table of all keys")
+    func reference() throws {
+        let page = try String(contentsOf: root.appending(path: "docs/configuration.md"), encoding: .utf8)
+        for row in ConfigurationKeys.markdown.split(separator: "\n") {
+            #expect(page.contains(row), "docs/configuration.md lacks this row; `apus check --keys` prints the table")
+        }
+        let rows = page.split(separator: "\n").count { $0.hasPrefix("| `") && !$0.hasPrefix("| `--") }
+        #expect(rows == ConfigurationKeys.all.count, "docs/configuration.md has rows of keys that do not exist")
+    }
+
+    @Test("The table's defaults are the real ones")
+    func tableDefaults() throws {
+        for key in ConfigurationKeys.all where key.path.hasPrefix("limits.") {
+            let name = key.path.dropFirst("limits.".count)
+            #expect(try load("limits: { \(name): \(key.standard) }").limits == Limits(), "\(key.path)")
+        }
+    }
+}

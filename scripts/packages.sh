@@ -1,0 +1,103 @@
+#!/bin/sh
+# Installs the Debian packages that are missing, and nothing when none is.
+#
+#   scripts/packages.sh build                what the toolchain and the node's libraries need
+#   scripts/packages.sh build bench interop  more groups at once
+#   scripts/packages.sh --list build         only print the names
+set -eu
+
+# Swift for Linux comes without a linker, without libc's headers, and without libraries that its own tools load.
+# libstdc++-*-dev (below) brings the compiler's start files, too.
+toolchain="binutils libc6-dev libcurl4 libncurses6 libsqlite3-0 libxml2 pkg-config"
+node="libssl-dev libmosquitto-dev"
+bench="mosquitto valgrind"
+interop="python3 python3-venv mosquitto-clients"
+
+list_only=
+if [ "${1:-}" = --list ]; then
+    list_only=yes
+    shift
+fi
+wanted=
+for group in "$@"; do
+    case $group in
+    build) wanted="$wanted $toolchain $node" ;;
+    bench) wanted="$wanted $bench" ;;
+    interop) wanted="$wanted $interop" ;;
+    *)
+        echo "packages.sh: unknown group '$group'; there are: build bench interop" >&2
+        exit 2
+        ;;
+    esac
+done
+
+if ! command -v dpkg-query >/dev/null; then
+    [ -z "$list_only" ] || { echo "$wanted"; exit; }
+    echo "packages.sh: this is no Debian; assuming that the equivalents of these are installed:$wanted" >&2
+    exit 0
+fi
+
+is_installed() {
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
+}
+
+# The C++ headers' package has the compiler's version in its name; any version will do.
+case " $wanted " in
+*" libc6-dev "*)
+    if ! dpkg-query -W -f '${db:Status-Status}\n' 'libstdc++-*-dev' 2>/dev/null | grep -qx installed; then
+        release=$(. /etc/os-release && echo "${VERSION_ID:-12}")
+        case $release in
+        13*) wanted="$wanted libstdc++-14-dev" ;;
+        24.*) wanted="$wanted libstdc++-13-dev" ;;
+        *) wanted="$wanted libstdc++-12-dev" ;;
+        esac
+    fi
+    ;;
+esac
+
+missing=
+for package in $wanted; do
+    is_installed "$package" || missing="$missing $package"
+done
+if [ -n "$list_only" ]; then
+    echo "$wanted"
+    exit
+fi
+[ -n "$missing" ] || exit 0
+
+root=
+if [ "$(id -u)" != 0 ]; then
+    if ! command -v sudo >/dev/null; then
+        echo "packages.sh: not root and no sudo; please install:$missing" >&2
+        exit 1
+    fi
+    # Without a terminal nobody can type a password: fail instead of waiting.
+    if [ -t 0 ]; then root=sudo; else root="sudo -n"; fi
+fi
+install() {
+    # shellcheck disable=SC2086 # the names are words
+    $root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing
+}
+
+# The package of the peer broker starts a service on port 1883, which is the node's. Only its program is wanted.
+policy=/usr/sbin/policy-rc.d
+policy_is_ours=
+case " $missing " in
+*" mosquitto "*)
+    if [ ! -e $policy ]; then
+        policy_is_ours=yes
+        trap '$root rm -f $policy' EXIT
+        printf '#!/bin/sh\nexit 101\n' | $root tee $policy >/dev/null
+        $root chmod 755 $policy
+    fi
+    ;;
+esac
+
+echo "Installing:$missing" >&2
+# The lists may be absent or old; one broken third-party source must not stand in the way.
+update() { $root apt-get update -q || true; }
+ls /var/lib/apt/lists/*_Packages* >/dev/null 2>&1 || update
+install || { update; install; }
+if [ -n "$policy_is_ours" ] && [ -d /run/systemd/system ]; then
+    $root systemctl disable -q mosquitto.service || true
+fi
