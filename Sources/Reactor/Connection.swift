@@ -14,7 +14,6 @@ final class Connection: Link {
         var end: Int32
         var isLarge: Bool
 
-        /// Bytes that could still be added.
         var room: Int { (isLarge ? ReactorLane.bufferSize : ReactorLane.smallSize) - Int(end) }
     }
 
@@ -289,6 +288,9 @@ final class Connection: Link {
             pendingBytes += count
             closeWindow()
         } else {
+            // Who lets more wait than a small buffer holds will let more wait still.
+            if !isLarge, !pending.isEmpty { enlargeWindow() }
+            guard let window = self.window else { return }
             // The window itself becomes the queue's chunk: no copy.
             pending.append(Chunk(base: window, start: Int32(sent), end: Int32(count), isLarge: isLarge))
             pendingBytes += count - sent

@@ -190,6 +190,29 @@ import Testing
             ])
     }
 
+    /// There is room in the output again before the conversation is told: what is new stays behind what waits.
+    @Test func nothingOvertakesWhatWaits() throws {
+        let node = try TestNode()
+        let client = persistent(node, "a", qos: 1)
+        client.connection.link.isCongested = true
+        publish(node, 1...1)
+        client.connection.link.isCongested = false
+        publish(node, 2...2)
+        #expect(client.answers().isEmpty)
+        node.drain(client.connection)
+        #expect(client.events().map(\.text) == ["1", "2"])
+        // The same while a reconnect sends the window again.
+        client.cut()
+        let back = TestClient(node)
+        back.connection.link.isCongested = true
+        back.send(Frame.connect("c", clean: false))
+        back.connection.link.isCongested = false
+        publish(node, 3...3)
+        #expect(back.answers() == [.connack(present: true, code: 0)])
+        node.drain(back.connection)
+        #expect(back.events().map(\.text) == ["1", "2", "3"])
+    }
+
     @Test func redeliveryToASlowReader() throws {
         let node = try TestNode()
         let client = persistent(node, "a", qos: 1)
