@@ -25,7 +25,7 @@ public final class Router: @unchecked Sendable {
     private let generation = Atomic<UInt64>(1)
     private let retainedLock = Mutex(())
     private var retainedEvents: RetainedEvents
-    private let sessions = Mutex<[String: PortAddress]>([:])
+    private let sessions = Mutex<[ClientKey: PortAddress]>([:])
 
     private static let changesKept = 256
 
@@ -187,7 +187,7 @@ public final class Router: @unchecked Sendable {
     private func publish(
         _ run: UnsafePointer<EventRun>, as principal: Principal, on lane: Lane, _ cache: MatchCache
     ) -> PublishOutcome {
-        var outcome = PublishOutcome(verdict: .routed, matched: 0, pending: 0, token: 0)
+        var outcome = PublishOutcome(verdict: .routed, matched: 0, refused: 0, pending: 0, token: 0)
         let count = run.pointee.count
         lane.counters.eventsIn &+= UInt64(truncatingIfNeeded: count)
         lane.counters.bytesIn &+= UInt64(truncatingIfNeeded: run.pointee.wireLength)
@@ -208,7 +208,9 @@ public final class Router: @unchecked Sendable {
         outcome.matched = entry.pointee.matched
         lane.identifiers = UnsafePointer(entry.pointee.identifiers)
         let targets = UnsafePointer(entry.pointee.targets)
-        for index in 0..<Int(entry.pointee.localCount) { _ = lane.deliver(run, targets + index) }
+        var refused = 0
+        for index in 0..<Int(entry.pointee.localCount) { refused &+= lane.deliver(run, targets + index) }
+        outcome.refused = Int32(truncatingIfNeeded: refused)
         if entry.pointee.localCount < entry.pointee.targetCount { stageRemote(run, entry, on: lane, &outcome) }
         if entry.pointee.groupCount > 0 { deliverToGroups(run, entry, on: lane, &outcome) }
         if run.pointee.isRetained { retain(run, on: lane) }
@@ -337,7 +339,7 @@ public final class Router: @unchecked Sendable {
                 start = end
                 withUnsafePointer(to: single) { single in
                     if member.pointee.address.lane == lane.number {
-                        _ = lane.deliver(single, member)
+                        outcome.refused &+= Int32(truncatingIfNeeded: lane.deliver(single, member))
                     } else {
                         stage(single, member, 1, to: member.pointee.address.lane, on: lane, &outcome)
                     }
@@ -368,7 +370,7 @@ public final class Router: @unchecked Sendable {
     // MARK: Sessions
 
     /// Where the session of a client id lives; nil when there is none.
-    public func session(of clientID: String) -> PortAddress? { sessions.withLock { $0[clientID] } }
+    public func session(of clientID: String) -> PortAddress? { sessions.withLock { $0[ClientKey(clientID)] } }
 
     /// What became of a claim to a client id.
     public enum SessionClaim: Sendable, Equatable {
@@ -383,18 +385,33 @@ public final class Router: @unchecked Sendable {
     /// Claims a client id for a new session.
     public func claimSession(_ clientID: String, for address: PortAddress) -> SessionClaim {
         sessions.withLock { sessions in
-            if let known = sessions[clientID] { return .taken(known) }
+            if let known = sessions[ClientKey(clientID)] { return .taken(known) }
             guard sessions.count < limits.maxSessions else { return .overLimit }
-            sessions[clientID] = address
+            sessions[ClientKey(clientID)] = address
             return .held
         }
     }
 
     /// Gives a client id up, if the session at `address` still has it.
     public func releaseSession(_ clientID: String, at address: PortAddress) {
-        sessions.withLock { if $0[clientID] == address { $0[clientID] = nil } }
+        let key = ClientKey(clientID)
+        sessions.withLock { if $0[key] == address { $0[key] = nil } }
     }
 
     /// Sessions of the namespace, connected and absent.
     public var sessionCount: Int { sessions.withLock { $0.count } }
+}
+
+/// A client id compared byte by byte: for a String two spellings of one accented letter would be the same client.
+private struct ClientKey: Hashable {
+    private let text: String
+
+    init(_ text: String) { self.text = text }
+
+    static func == (a: ClientKey, b: ClientKey) -> Bool { a.text.utf8.elementsEqual(b.text.utf8) }
+
+    func hash(into hasher: inout Hasher) {
+        var text = text
+        text.withUTF8 { hasher.combine(bytes: UnsafeRawBufferPointer($0)) }
+    }
 }

@@ -79,7 +79,11 @@ public struct TopicFilter: Sendable, Equatable {
     private static func options(_ text: [UInt8]) throws(Failure) -> (start: Int, group: [UInt8]?, local: Bool) {
         let share = Array("$share".utf8)
         let local = Array("$local/".utf8)
-        if text.starts(with: local) { return (local.count, nil, true) }
+        if text.starts(with: local) {
+            // A group may be local-only too: `$local/$share/<group>/<filter>`.
+            let (start, group, _) = try options(Array(text[local.count...]))
+            return (local.count + start, group, true)
+        }
         guard text.starts(with: share), text.count == share.count || text[share.count] == UInt8(ascii: "/") else {
             return (0, nil, false)
         }
@@ -100,7 +104,6 @@ public struct TopicFilter: Sendable, Equatable {
             let end = text[start...].firstIndex(of: UInt8(ascii: "/")) ?? text.count
             let level = try compile(text[start..<end], isLast: end == text.count, grammar: grammar)
             levels.append(level)
-            // A `#` may also match its parent, so a filter may have one level more than any topic.
             guard levels.count <= limits.maxTopicLevels else { throw .tooManyLevels }
             if end == text.count { return levels }
             start = end + 1

@@ -78,6 +78,8 @@ public struct PublishOutcome: BitwiseCopyable, Sendable {
     public var verdict: Verdict
     /// Subscriptions that matched.
     public var matched: Int32
+    /// Guaranteed events that ports of this lane refused; each is counted there. Other lanes say theirs in receipts.
+    public var refused: Int32
     /// Lanes that must still answer before a guaranteed run is settled; their answers carry the run's token.
     public var pending: Int32
     /// The token of the answers that are pending.

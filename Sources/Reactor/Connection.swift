@@ -32,7 +32,7 @@ final class Connection: Link {
     private var pendingBytes = 0 {
         didSet { isCongested = pendingBytes > lane.limits.maxOutputBytes }
     }
-    private var isTouched = false
+    private(set) var isTouched = false
     private(set) var closing: CloseReason?
     private var isPaused = false
     private(set) var isReading = true

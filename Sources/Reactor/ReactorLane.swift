@@ -215,17 +215,20 @@ final class ReactorLane: Lane {
                 ])
         }
         connection.conversation.close(reason, on: self)
+        let wasTouched = connection.isTouched
         connection.flush()
-        leave(connection)
+        leave(connection, wasTouched: wasTouched)
         Glibc.close(connection.socket)
         lanes.connectionLeft(number)
     }
 
     /// Takes a connection out of this lane's tables.
-    private func leave(_ connection: Connection) {
+    private func leave(_ connection: Connection, wasTouched: Bool) {
         connection.releaseBuffers()
-        let pointer = Unmanaged.passUnretained(connection).toOpaque()
-        touched.removeAll { $0 == pointer }
+        if wasTouched {
+            let pointer = Unmanaged.passUnretained(connection).toOpaque()
+            touched.removeAll { $0 == pointer }
+        }
         forget(connection)
     }
 

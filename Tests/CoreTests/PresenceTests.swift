@@ -24,6 +24,24 @@ struct PresenceTests {
         #expect(changes == 3)
     }
 
+    @Test("A group may be local-only")
+    func localGroup() throws {
+        let filter = try TopicFilter("$local/$share/g/a/#", grammar: .mqtt)
+        #expect(filter.isLocalOnly && filter.group == Array("g".utf8) && filter.text == "a/#")
+        #expect(throws: TopicFilter.Failure.malformedShare) { try TopicFilter("$local/$share/g", grammar: .mqtt) }
+    }
+
+    @Test("Client ids are bytes: two spellings of one letter are two clients")
+    func clientIDs() {
+        let router = Router(limits: Limits(), hashKey: 1)
+        let (one, two) = (PortAddress(lane: 0, slot: 1, generation: 1), PortAddress(lane: 0, slot: 2, generation: 1))
+        #expect(router.claimSession("caf\u{E9}", for: one) == .held)
+        #expect(router.claimSession("cafe\u{301}", for: two) == .held)
+        #expect(router.claimSession("caf\u{E9}", for: two) == .taken(one))
+        router.releaseSession("caf\u{E9}", at: one)
+        #expect(router.sessionCount == 1 && router.session(of: "cafe\u{301}") == two)
+    }
+
     private static func members(_ index: borrowing TopicIndex) -> Int {
         var raw = RawMatch()
         var scratch = MatchScratch()
