@@ -22,8 +22,6 @@ struct MailRecord: BitwiseCopyable {
     var publisher: PortAddress
     var token: UInt32 = 0
     var refused: UInt32 = 0
-    /// The lane that wants a receipt.
-    var origin: UInt32 = 0
 }
 
 extension Lane {
@@ -64,7 +62,6 @@ extension Lane {
         record.propertiesLength = UInt32(run.pointee.propertiesLength)
         record.bytesLength = UInt32(bytes)
         record.token = token
-        record.origin = UInt32(number)
         pack(record, run, targets, at: room(size, for: lane))
         return true
     }

@@ -80,12 +80,16 @@ final class Connection: Link {
         guard let carry else { return }
         let count = readSome(carry + carryCount, carryCapacity - carryCount)
         guard count > 0 else { return }
-        let total = carryCount + count
-        self.carry = nil
+        consumeCarry(carry, carryCount + count)
+    }
+
+    /// Gives the carry buffer's own bytes to the conversation; it stays where it is when nothing was taken.
+    private func consumeCarry(_ carry: UnsafeMutableRawPointer, _ count: Int) {
         let capacity = carryCapacity
+        self.carry = nil
         carryCount = 0
         carryCapacity = 0
-        if consume(carry, total, mayKeep: true) {
+        if consume(carry, count, mayKeep: true) {
             self.carry = carry
             carryCapacity = capacity
         } else {
@@ -182,17 +186,7 @@ final class Connection: Link {
         guard closing == nil, !isPaused else { return }
         updateInterest()
         guard carryCount > 0, let carry else { return }
-        let count = carryCount
-        let capacity = carryCapacity
-        self.carry = nil
-        carryCount = 0
-        carryCapacity = 0
-        if consume(carry, count, mayKeep: true) {
-            self.carry = carry
-            carryCapacity = capacity
-        } else {
-            carry.deallocate()
-        }
+        consumeCarry(carry, carryCount)
     }
 
     // MARK: Writing
