@@ -28,6 +28,7 @@ let package = Package(
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+        .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
         .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
     ],
     targets: [
@@ -44,11 +45,22 @@ let package = Package(
             name: "Reactor", dependencies: ["Core", "CLinux", .product(name: "Logging", package: "swift-log")],
             swiftSettings: hot),
         .target(name: "MQTT", dependencies: ["Core"], swiftSettings: hot),
+        .target(
+            name: "Web",
+            dependencies: [
+                "Core", .product(name: "Logging", package: "swift-log"),
+                .product(name: "NIOCore", package: "swift-nio"), .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "NIOHTTP1", package: "swift-nio"),
+            ], swiftSettings: strict),
+        .target(
+            name: "Admin",
+            dependencies: ["Core", "Web", "Reactor", .product(name: "Logging", package: "swift-log")],
+            swiftSettings: strict),
         .target(name: "Security", dependencies: ["Core", "COpenSSL"], swiftSettings: strict),
         .target(
             name: "Node",
             dependencies: [
-                "Core", "Reactor", "MQTT", "Security", "CLinux", "Yams",
+                "Core", "Reactor", "MQTT", "Web", "Admin", "Security", "CLinux", "Yams",
                 .product(name: "Logging", package: "swift-log"),
             ], swiftSettings: strict),
         .executableTarget(

@@ -30,6 +30,19 @@ public final class Lanes: @unchecked Sendable {
         if shared[lane].mailbox.post([.call(body)], bytes: 0) { shared[lane].wake() }
     }
 
+    /// Runs `body` on every lane and then `then`, with the answers in the order of the lanes, on the last that answered.
+    /// Callable from any thread; nobody waits. Lanes that have stopped never answer.
+    public func gather<Answer: Sendable>(
+        _ body: @escaping @Sendable (Lane) -> Answer, then: @escaping @Sendable ([Answer]) -> Void
+    ) {
+        let answers = Gathering<Answer>(count: count)
+        for lane in 0..<count {
+            call(lane) { lane in
+                if let all = answers.add(body(lane), from: lane.number) { then(all) }
+            }
+        }
+    }
+
     /// The lane with the fewest connections, the first of equals, which is given one more.
     public func assignConnection() -> Int {
         var best = 0
@@ -49,6 +62,22 @@ public final class Lanes: @unchecked Sendable {
     public func connectionJoined(_ lane: Int) { shared[lane].load.connections.add(1, ordering: .relaxed) }
     /// Connections of all lanes.
     public var connectionCount: Int { shared.reduce(0) { $0 + $1.load.connections.load(ordering: .relaxed) } }
+}
+
+/// Answers of several lanes on their way together.
+private final class Gathering<Answer: Sendable>: Sendable {
+    private let answers: Mutex<[Answer?]>
+
+    init(count: Int) { answers = Mutex(Array(repeating: nil, count: count)) }
+
+    /// - Returns: all answers, when this was the last.
+    func add(_ answer: Answer, from lane: Int) -> [Answer]? {
+        answers.withLock { answers in
+            answers[lane] = answer
+            let all = answers.compactMap { $0 }
+            return all.count == answers.count ? all : nil
+        }
+    }
 }
 
 /// One thread with one event loop, as the router sees it: ports, a match cache, mail for the other lanes. The epoll

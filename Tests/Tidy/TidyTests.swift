@@ -9,9 +9,11 @@ import Testing
         "Core": ["Synchronization"],
         "Reactor": ["Core", "CLinux", "Glibc", "Logging", "Synchronization"],
         "MQTT": ["Core"],
+        "Web": ["Core", "Glibc", "Logging", "NIOCore", "NIOPosix", "NIOHTTP1", "Synchronization"],
+        "Admin": ["Core", "Web", "Reactor", "Foundation", "Logging", "Synchronization"],
         "Security": ["Core", "COpenSSL", "Glibc", "Synchronization"],
         "Node": [
-            "Core", "Reactor", "MQTT", "Security", "CLinux", "Glibc", "Foundation", "Logging", "Yams",
+            "Core", "Reactor", "MQTT", "Web", "Admin", "Security", "CLinux", "Glibc", "Foundation", "Logging", "Yams",
             "Synchronization",
         ],
         "apus": ["Node", "Security", "CMosquitto", "ArgumentParser", "Glibc", "Foundation", "Synchronization"],

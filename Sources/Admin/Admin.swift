@@ -1,0 +1,1 @@
+/// The management side of a node: health, metrics, sessions, retained events.

@@ -1,0 +1,1 @@
+/// The HTTP plane: HTTP/1.1 on SwiftNIO, and what is served by it.
