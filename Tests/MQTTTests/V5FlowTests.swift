@@ -201,11 +201,23 @@ import Testing
             Frame5.subscribe(1, (0..<40).map { .init("t/\($0)") }, [.subscriptionID(268_435_455)]), Frame.pingreq,
             Frame5.publish("t/1", "x", qos: 1, id: 1), Frame5.publish("t/1", "xxxxxxxxxxxxxxxxxxxxxxxx"),
             Frame5.pubrel(5), [0x30, 1, 0])
-        for answer in client.wholeAnswers() {
-            if case .suback = answer { continue }
-            #expect(size(answer) <= 30, "\(answer)")
-        }
+        for answer in client.wholeAnswers() { #expect(size(answer) <= 30, "\(answer)") }
         #expect(client.closing != nil)
+    }
+
+    /// Not even the CONNACK: a client that cannot be told what it has to know is not let in.
+    @Test func aConnackThatIsTooLargeIsNotSent() throws {
+        for size in UInt32(2)...40 {
+            let client = TestClient5(try TestNode())
+            client.send(Frame5.connect("", properties: [.maximumPacketSize(size)]))
+            let answers = client.wholeAnswers()
+            #expect(answers.allSatisfy { self.size($0) <= size }, "at \(size)")
+            guard case .connack(false, 0, let properties)? = answers.first else {
+                #expect(client.closing != nil, "at \(size)")
+                continue
+            }
+            #expect(Set(properties.map(\.id)).isSuperset(of: [18, 33, 39]), "at \(size)")
+        }
     }
 
     private func size(_ answer: Answer5) -> Int {
