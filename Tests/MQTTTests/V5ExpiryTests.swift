@@ -83,7 +83,7 @@ import Testing
         client.cut()
         let again = back(node)
         #expect(again.returnedEvents.map(\.topic) == ["t/1"], "the others' time was over before they were sent")
-        #expect(again.returnedEvents.allSatisfy(\.dup))
+        #expect(again.returnedEvents.allSatisfy { $0.dup })
         let id = try #require(sent.first?.id)
         if qos == 1 {
             #expect(again.ask(Frame5.puback(id)).isEmpty)
