@@ -125,6 +125,7 @@ public struct EventRun: BitwiseCopyable {
     var payloadLength: Int32
     var qos: UInt8
     var isRetained: Bool
+    var expiresAt: UInt64
 }
 
 /// The one allocation of an owned event.
@@ -140,13 +141,13 @@ public struct Event: @unchecked Sendable {
     /// Copies an event.
     public init(
         topic: UnsafeRawBufferPointer, properties: UnsafeRawBufferPointer, payload: UnsafeRawBufferPointer,
-        qos: UInt8, isRetained: Bool
+        qos: UInt8, isRetained: Bool, expiresAt: UInt64 = 0
     ) {
         let count = topic.count + properties.count + payload.count
         let buffer = EventStorage.create(minimumCapacity: count) { _ in
             EventHeader(
                 topicLength: Int32(topic.count), propertiesLength: Int32(properties.count),
-                payloadLength: Int32(payload.count), qos: qos, isRetained: isRetained)
+                payloadLength: Int32(payload.count), qos: qos, isRetained: isRetained, expiresAt: expiresAt)
         }
         storage = unsafeDowncast(buffer, to: EventStorage.self)
         storage.withUnsafeMutablePointerToElements { elements in
@@ -174,6 +175,8 @@ public struct Event: @unchecked Sendable {
     public var qos: UInt8 { storage.header.qos }
     /// Whether it was published to be retained.
     public var isRetained: Bool { storage.header.isRetained }
+    /// When it expires, in milliseconds of the lanes' clock; 0 for never.
+    public var expiresAt: UInt64 { storage.header.expiresAt }
     /// What the event counts for in a limit: its bytes and its own overhead.
     public var cost: Int { topicLength + propertiesLength + payloadLength + 64 }
     /// The topic.

@@ -23,8 +23,9 @@ public final class Router: @unchecked Sendable {
     /// The filters that changed last, by generation; nil stands for any filter.
     private var changes = [TopicFilter?](repeating: nil, count: Router.changesKept)
     private let generation = Atomic<UInt64>(1)
-    private let retainedLock = Mutex(())
-    private var retainedEvents: RetainedEvents
+    /// Held for one event, or one bounded step of a look-up. Used in `Router+Retained.swift` only.
+    let retainedLock = Mutex(())
+    var retainedEvents: RetainedEvents
     private let sessions = Mutex<[ClientKey: PortAddress]>([:])
 
     private static let changesKept = 256
@@ -348,24 +349,6 @@ public final class Router: @unchecked Sendable {
             entry.pointee.cursor &+= 1
         }
     }
-
-    // MARK: Retained events
-
-    private func retain(_ run: UnsafePointer<EventRun>, on lane: Lane) {
-        for index in 0..<run.pointee.count {
-            let event = run.pointee.event(index)
-            let stored = retainedLock.withLock { _ in retainedEvents.set(run.pointee.topicBytes, event) }
-            if !stored { lane.counters.drop(.retainedFull) }
-        }
-    }
-
-    /// The retained events that a subscription, already granted, begins with.
-    public func retained(matching filter: TopicFilter) -> [Event] {
-        retainedLock.withLock { _ in retainedEvents.matching(filter) }
-    }
-
-    /// Topics with a retained event.
-    public var retainedCount: Int { retainedLock.withLock { _ in retainedEvents.count } }
 
     // MARK: Sessions
 
