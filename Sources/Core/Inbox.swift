@@ -33,11 +33,11 @@ open class Inbox: Port {
 
     /// Lets an event wait.
     /// - Returns: false when ``Limits/maxQueuedEvents`` or ``Limits/maxQueuedBytes`` is reached and the event was
-    ///   dropped and counted; with ``Limits/dropsOldest`` the oldest ones make room for it.
+    ///   dropped and counted; by ``Limits/queueFull`` the oldest ones make room for it.
     public final func wait(_ entry: EventQueue.Entry, on lane: Lane) -> Bool {
         while !hasRoom(for: entry.event, lane.limits) {
             lane.counters.drop(.queueFull)
-            guard lane.limits.dropsOldest, waiting.popFirst() != nil else { return false }
+            guard lane.limits.queueFull == .dropOldest, waiting.popFirst() != nil else { return false }
         }
         waiting.append(entry)
         return true

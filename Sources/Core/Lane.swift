@@ -211,6 +211,43 @@ open class Lane {
         return port._withUnsafeGuaranteedRef { $0.deliver(run, target, on: self) }
     }
 
+    // MARK: Work in portions
+
+    /// What a lane spends on work in one pass: about a millisecond.
+    private static let workBudget = 4_096
+
+    /// Ports that have something long to do, in turn.
+    private final var workers: [PortAddress] = []
+
+    /// Whether the loop must not wait, because ``doWork()`` has something to do.
+    public final var hasWork: Bool { !workers.isEmpty }
+
+    /// Calls ``Port/work(_:on:)`` from the end of this pass on, until it has nothing more to do.
+    public final func workLater(_ port: Port) {
+        guard !port.isWorking else { return }
+        port.isWorking = true
+        workers.append(port.address)
+    }
+
+    /// Lets ports go on in turn until a pass's share of time is used up; the loop calls it once a pass, before it
+    /// sends.
+    public final func doWork() {
+        guard !workers.isEmpty else { return }
+        var budget = Self.workBudget
+        var turn = workers
+        workers = []
+        var done = 0
+        while done < turn.count, budget > 0 {
+            let address = turn[done]
+            done += 1
+            guard let port = port(at: address) else { continue }
+            // At least something for each, so that the budget ends.
+            budget -= 1
+            if port.work(&budget, on: self) { turn.append(address) } else { port.isWorking = false }
+        }
+        workers.insert(contentsOf: turn[done...], at: 0)
+    }
+
     // MARK: Routing
 
     final func cache(for router: Router) -> MatchCache {

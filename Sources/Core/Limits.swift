@@ -17,8 +17,8 @@ public struct Limits: Sendable, Equatable {
     public var maxQueuedEvents = 10_000
     /// Bytes of guaranteed events waiting in one session.
     public var maxQueuedBytes = 16 << 20
-    /// Whether a full queue drops its oldest events for a new one, instead of the new one.
-    public var dropsOldest = false
+    /// Which event a full queue gives up.
+    public var queueFull = QueueFull.dropNewest
     /// Guaranteed events sent to a client and not yet acknowledged; further ones wait in the queue.
     public var maxInFlight = 1_024
     /// Guaranteed events received from a client and not yet settled; reading stops until some are.
@@ -46,4 +46,12 @@ public struct Limits: Sendable, Equatable {
 
     /// The defaults.
     public init() {}
+
+    /// What a session's queue does when it is full.
+    public enum QueueFull: String, Sendable, CaseIterable {
+        /// The event that came last is dropped: what waits is complete up to a point.
+        case dropNewest = "drop_newest"
+        /// The events that have waited longest are dropped: what waits is what is new.
+        case dropOldest = "drop_oldest"
+    }
 }

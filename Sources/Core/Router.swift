@@ -26,8 +26,9 @@ public final class Router: @unchecked Sendable {
     private let generation = Atomic<UInt64>(1)
     /// Whose turn it is when a shared group's events are given to another member.
     private var redistributed: UInt32 = 0
-    private let retainedLock = Mutex(())
-    private var retainedEvents: RetainedEvents
+    /// Held for one event, or one bounded step of a look-up. Used in `Router+Retained.swift` only.
+    let retainedLock = Mutex(())
+    var retainedEvents: RetainedEvents
     private let sessions = Mutex<[ClientKey: PortAddress]>([:])
 
     private static let changesKept = 256
@@ -368,6 +369,12 @@ public final class Router: @unchecked Sendable {
         guard var (target, identifier) = found else { return lane.counters.drop(.noMember) }
         if identifier != 0 { target.identifierCount = 1 }
         var run = EventRun(event: event, view: lane.singleEvent, publisher: .none)
+        run.owned = lane.singleOwned
+        lane.singleOwned.pointee = Unmanaged.passRetained(event.storage)
+        defer {
+            lane.singleOwned.pointee?.release()
+            lane.singleOwned.pointee = nil
+        }
         var outcome = PublishOutcome(verdict: .routed, matched: 0, refused: 0, pending: 0, token: 0)
         lane.group = group
         lane.runSerial &+= 1
@@ -386,24 +393,6 @@ public final class Router: @unchecked Sendable {
     public func hasPresentMember(_ group: UInt32) -> Bool {
         indexLock.withLock { _ in index.member(of: group, turn: 0, orAbsent: false) != nil }
     }
-
-    // MARK: Retained events
-
-    private func retain(_ run: UnsafePointer<EventRun>, on lane: Lane) {
-        for index in 0..<run.pointee.count {
-            let event = run.pointee.event(index)
-            let stored = retainedLock.withLock { _ in retainedEvents.set(run.pointee.topicBytes, event) }
-            if !stored { lane.counters.drop(.retainedFull) }
-        }
-    }
-
-    /// The retained events that a subscription, already granted, begins with.
-    public func retained(matching filter: TopicFilter) -> [Event] {
-        retainedLock.withLock { _ in retainedEvents.matching(filter) }
-    }
-
-    /// Topics with a retained event.
-    public var retainedCount: Int { retainedLock.withLock { _ in retainedEvents.count } }
 
     // MARK: Sessions
 

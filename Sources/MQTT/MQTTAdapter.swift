@@ -19,7 +19,9 @@ public final class MQTTAdapter: Adapter {
 
     /// A conversation for a new connection.
     public func makeConversation(link: Link, on lane: Lane) -> Conversation {
-        MQTTConversation(context: context, link: link, on: lane)
+        // From the first connection on the lane looks after sessions and retained events that expire.
+        _ = context.state(of: lane)
+        return MQTTConversation(context: context, link: link, on: lane)
     }
 }
 
@@ -51,6 +53,9 @@ final class MQTTContext: Sendable {
         lane.chores.append { [unowned self] lane in
             made.absent.takeDue(at: lane.now) { inbox in
                 if let session = inbox as? Session { self.due(session, on: lane) }
+            }
+            for router in self.routers.values {
+                for _ in 0..<16 { router.sweepExpiredRetained(now: lane.now) }
             }
         }
         return made

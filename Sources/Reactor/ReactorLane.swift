@@ -114,7 +114,7 @@ final class ReactorLane: Lane {
     }
 
     private func timeout() -> Int32 {
-        if !closing.isEmpty || !resumed.isEmpty || !moving.isEmpty { return 0 }
+        if !closing.isEmpty || !resumed.isEmpty || !moving.isEmpty || hasWork { return 0 }
         var wait = timers.wait(from: now) ?? -1
         func atMost(_ time: UInt64) {
             let left = time > now ? Int(time - now) : 0
@@ -148,6 +148,7 @@ final class ReactorLane: Lane {
             for pointer in ended { end(connection(at: pointer)) }
             routeDeferred()
         }
+        doWork()
         postMail()
         flushTouched()
         if !moving.isEmpty { sendMoving() }

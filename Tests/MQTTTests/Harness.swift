@@ -160,6 +160,7 @@ final class TestLane: Lane {
             for connection in ended { end(connection) }
             routeDeferred()
         }
+        doWork()
         postMail()
         let leaving = moving
         moving = []
@@ -277,7 +278,8 @@ final class TestNode {
             isBusy = false
             for lane in lanes {
                 let isRung = bells[lane.number].isRung.exchange(false, ordering: .relaxed)
-                guard isRung || !lane.resumed.isEmpty || !lane.closing.isEmpty || !lane.moving.isEmpty else { continue }
+                guard isRung || !lane.resumed.isEmpty || !lane.closing.isEmpty || !lane.moving.isEmpty || lane.hasWork
+                else { continue }
                 lane.pass()
                 isBusy = true
             }

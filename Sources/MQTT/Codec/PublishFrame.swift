@@ -80,10 +80,10 @@ struct PublishFrame {
                 payloadLength: remaining &- place &- propertiesLength))
     }
 
-    /// Whether another packet says the same of its payload: flags, topic and properties.
-    @inline(__always)
+    /// Whether another packet differs in its payload and identifier alone.
     func isLike(_ other: PublishFrame) -> Bool {
         first == other.first && topicLength == other.topicLength && propertiesLength == other.propertiesLength
-            && bytesEqual(topic, other.topic, topicLength) && bytesEqual(properties, other.properties, propertiesLength)
+            && bytesEqual(topic, other.topic, topicLength)
+            && bytesEqual(properties, other.properties, propertiesLength)
     }
 }

@@ -46,11 +46,16 @@ extension MQTTConversation {
     private func subscribe(_ packet: SubscribePacket, _ session: Session, on lane: Lane) {
         guard let principal else { return }
         var codes: [ReasonCode] = []
-        var granted: [(filter: TopicFilter, qos: UInt8)] = []
+        var starts: [RetainedDelivery.Start] = []
         for entry in packet.entries {
             guard let filter = try? TopicFilter(entry.filter, grammar: .mqtt, limits: lane.limits) else {
                 lane.counters.subscriptionsRefused &+= 1
                 codes.append(.topicFilterInvalid)
+                continue
+            }
+            guard session.retainedStarts + starts.count < lane.limits.maxSubscriptionsPerSession else {
+                lane.counters.subscriptionsRefused &+= 1
+                codes.append(.quotaExceeded)
                 continue
             }
             let subscription = Subscription(
@@ -60,7 +65,10 @@ extension MQTTConversation {
                 codes.append(ReasonCode(rawValue: entry.options.qos) ?? .success)
                 // A shared subscription begins with what comes next, not with what was (MQTT 5 §3.8.4).
                 guard filter.group == nil, entry.retainHandling != .never else { continue }
-                if isNew || entry.retainHandling == .always { granted.append((filter, entry.options.qos)) }
+                guard isNew || entry.retainHandling == .always else { continue }
+                starts.append(
+                    RetainedDelivery.Start(
+                        filter: filter, qos: entry.options.qos, identifier: packet.subscriptionIdentifier))
             case .notAuthorized: codes.append(.notAuthorized)
             case .overLimit: codes.append(.quotaExceeded)
             }
@@ -70,11 +78,7 @@ extension MQTTConversation {
         } else {
             PacketWriter.suback(packet.identifier, codes.map { min($0.rawValue, 0x80) }, to: link)
         }
-        for (filter, qos) in granted {
-            for event in principal.router.retained(matching: filter) {
-                session.deliverRetained(event, granted: qos, identifier: packet.subscriptionIdentifier, on: lane)
-            }
-        }
+        session.startRetained(starts, on: lane)
     }
 
     private func unsubscribe(_ packet: UnsubscribePacket, _ session: Session, on lane: Lane) {
@@ -85,6 +89,7 @@ extension MQTTConversation {
                 continue
             }
             let wasThere = principal?.router.unsubscribe(session, filter) ?? false
+            session.stopRetained(filter)
             codes.append(wasThere ? .success : .noSubscriptionExisted)
         }
         if version == .v5 {

@@ -10,9 +10,6 @@ extension MQTTConversation {
     ) -> Verdict? {
         guard let base = bytes.baseAddress, let session else { return nil }
         let isVersion5 = version == .v5
-        // The packet that began the run; what is like it joins the run.
-        var head: PublishFrame?
-        var isText = false
         while true {
             let frame: PublishFrame
             switch PublishFrame.read(
@@ -24,47 +21,97 @@ extension MQTTConversation {
             case .protocolError: return .close(.protocolError)
             }
             if turn.isFull { return .routeFirst }
-            let joins = head?.isLike(frame) ?? false
             var beginning = Beginning(frame, isVersion5: isVersion5)
-            if !joins {
-                isText = false
-                if isVersion5, frame.propertiesLength > 0 || frame.topicLength == 0 {
-                    if let verdict = begin(frame, &beginning, turn, lane) { return verdict }
-                    isText = beginning.isText
-                }
+            if frame.propertiesLength > 0 || frame.topicLength == 0 {
+                if let verdict = begin(frame, &beginning, turn, lane) { return verdict }
             }
-            let isBad =
-                isText
-                && !Topic.isUTF8(UnsafeRawBufferPointer(start: frame.payload, count: frame.payloadLength))
-            if isBad || frame.qos > 0 {
-                switch admit(frame, isBad: isBad, turn, session, lane) {
+            if frame.qos > 0 || beginning.isText {
+                switch admit(frame, isText: beginning.isText, turn, session, lane) {
                 case .some(.waiting):
                     // It has been answered and is not published.
                     offset &+= frame.length
-                    head = nil
                     continue
                 case .some(let verdict): return verdict
                 case nil: break
                 }
             }
+            let run = turn.runs + turn.runCount
+            run.initialize(
+                to: EventRun(
+                    topic: beginning.topic, topicLength: beginning.topicLength, events: turn.events + turn.eventCount,
+                    count: 1, wire: base + offset, wireLength: frame.length, properties: beginning.properties,
+                    propertiesLength: beginning.propertiesLength, publisher: session.address,
+                    layout: beginning.layout, qos: frame.qos, isRetained: frame.first & 1 == 1,
+                    expiresAt: beginning.expiresAt))
+            turn.runCount &+= 1
             turn.events[turn.eventCount] = EventView(
                 payload: frame.payload, payloadLength: frame.payloadLength, reference: frame.identifier)
             turn.eventCount &+= 1
-            if joins {
-                let run = turn.runs + (turn.runCount &- 1)
-                run.pointee.count &+= 1
-                run.pointee.wireLength &+= frame.length
+            offset &+= frame.length
+            if frame.qos == 0, !beginning.isText {
+                extend(run, frame, base, bytes.count, &offset, turn, lane)
             } else {
-                turn.runs[turn.runCount] = EventRun(
-                    topic: beginning.topic, topicLength: beginning.topicLength,
-                    events: turn.events + (turn.eventCount &- 1), count: 1, wire: base + offset,
-                    wireLength: frame.length, properties: beginning.properties,
-                    propertiesLength: beginning.propertiesLength, publisher: session.address,
-                    layout: beginning.layout, qos: frame.qos, isRetained: frame.first & 1 == 1,
-                    expiresAt: beginning.expiresAt)
-                turn.runCount &+= 1
-                head = frame
+                extendOneByOne(run, frame, isText: beginning.isText, bytes, &offset, turn, lane)
             }
+        }
+    }
+
+    /// Adds direct events to a run as long as packets follow that differ from its first in their payload alone.
+    @inline(__always)
+    private func extend(
+        _ run: UnsafeMutablePointer<EventRun>, _ head: PublishFrame, _ base: UnsafeRawPointer, _ end: Int,
+        _ offset: inout Int, _ turn: Turn, _ lane: Lane
+    ) {
+        let first = UInt16(head.first)
+        // Topic and properties with their lengths, which at QoS 0 follow one another up to the payload.
+        let like = head.topic - 2
+        let likeLength = head.payload - like
+        let start = turn.eventCount
+        var count = start
+        var place = offset
+        while place &+ 2 <= end, count < Turn.eventCapacity {
+            let frame = base + place
+            let two = frame.loadUnaligned(as: UInt16.self)
+            guard two & 0xFF == first else { break }
+            var header = 2
+            var remaining = Int(two >> 8)
+            if remaining >= 0x80 {
+                let rest = UnsafeRawBufferPointer(start: frame, count: end &- place)
+                guard case .packet(let length, let value) = Framing.of(rest) else { break }
+                (header, remaining) = (length, value)
+            }
+            let length = header &+ remaining
+            guard end &- place >= length, remaining >= likeLength, length <= lane.limits.maxPacketBytes,
+                bytesEqual(frame + header, like, likeLength)
+            else { break }
+            turn.events[count] = EventView(
+                payload: frame + header + likeLength, payloadLength: remaining &- likeLength)
+            count &+= 1
+            place &+= length
+        }
+        run.pointee.count &+= count &- start
+        run.pointee.wireLength &+= place &- offset
+        turn.eventCount = count
+        offset = place
+    }
+
+    /// The same for events that have to be admitted. What is not admitted is left for the next look at it.
+    private func extendOneByOne(
+        _ run: UnsafeMutablePointer<EventRun>, _ head: PublishFrame, isText: Bool, _ bytes: UnsafeRawBufferPointer,
+        _ offset: inout Int, _ turn: Turn, _ lane: Lane
+    ) {
+        guard let base = bytes.baseAddress, let session else { return }
+        while turn.eventCount < Turn.eventCapacity,
+            case .frame(let frame) = PublishFrame.read(
+                base + offset, bytes.count &- offset, maxBytes: lane.limits.maxPacketBytes,
+                isVersion5: version == .v5),
+            frame.isLike(head), admit(frame, isText: isText, turn, session, lane) == nil
+        {
+            turn.events[turn.eventCount] = EventView(
+                payload: frame.payload, payloadLength: frame.payloadLength, reference: frame.identifier)
+            turn.eventCount &+= 1
+            run.pointee.count &+= 1
+            run.pointee.wireLength &+= frame.length
             offset &+= frame.length
         }
     }
@@ -133,18 +180,20 @@ extension MQTTConversation {
         return aliases.set(alias, topic) ? nil : .close(.overLimit)
     }
 
-    /// Whether a publish at QoS 1 or 2, or one with a bad payload, may be taken now.
-    /// - Parameter isBad: whether the payload is not the text that it claims to be (MQTT 5 §3.3.2.3.2).
+    /// Whether a publish at QoS 1 or 2, or one that claims to be text, may be taken now.
+    /// - Parameter isText: whether the payload must be UTF-8 (MQTT 5 §3.3.2.3.2).
     /// - Returns: nil to take it, `waiting` when it has been answered and is done, else why the turn ends.
     private func admit(
-        _ frame: PublishFrame, isBad: Bool, _ turn: Turn, _ session: Session, _ lane: Lane
+        _ frame: PublishFrame, isText: Bool, _ turn: Turn, _ session: Session, _ lane: Lane
     ) -> Verdict? {
         let isDuplicate = frame.qos == 2 && session.hasReceived(frame.identifier)
-        guard !isBad || isDuplicate else {
+        let payload = UnsafeRawBufferPointer(start: frame.payload, count: frame.payloadLength)
+        guard !isText || isDuplicate || Topic.isUTF8(payload) else {
             guard turn.isEmpty else { return .routeFirst }
             lane.counters.drop(.badPayload)
             return frame.qos == 0 ? .close(.payloadFormatInvalid) : answer(frame, .payloadFormatInvalid, turn)
         }
+        if frame.qos == 0 { return nil }
         if version == .v5, !isDuplicate {
             // What the client was promised in CONNACK (MQTT 5 §3.3.4-9).
             let unsettled = pendingAcknowledgements.qos1Count + session.receivedCount + unsettledInTurn

@@ -32,7 +32,7 @@ extension Session {
 
     private func settled(on lane: Lane) {
         if unsent < inFlight.first { unsent = inFlight.first }
-        if !waiting.isEmpty || unsent < inFlight.next { pump(on: lane) }
+        if !waiting.isEmpty || unsent < inFlight.next || retained != nil { pump(on: lane) }
     }
 
     // MARK: Leaving a shared group

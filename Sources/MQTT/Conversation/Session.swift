@@ -31,6 +31,7 @@ final class Session: Inbox {
     private(set) var isVersion5 = false
     private(set) var client = ClientLimits()
     private var aliases: OutgoingAliases?
+    private(set) var retained: RetainedDelivery?
 
     init(expirySeconds: UInt32, principal: Principal, context: MQTTContext) {
         self.expirySeconds = expirySeconds
@@ -232,19 +233,40 @@ final class Session: Inbox {
         return true
     }
 
-    /// A retained event that a new subscription begins with (§3.3.1.3).
-    func deliverRetained(_ event: Event, granted: UInt8, identifier: UInt32, on lane: Lane) {
-        let entry = EventQueue.Entry(
-            event: event, qos: min(event.qos, granted), isRetained: true,
-            identifiers: identifier == 0 ? [] : [identifier])
-        guard entry.qos == 0 else {
-            _ = send(entry, on: lane)
-            return
-        }
-        guard let link else { return }
-        guard !link.isCongested else { return lane.counters.drop(.outputFull) }
-        put(entry, on: link, lane)
+    // MARK: Retained events
+
+    /// Subscriptions that have not had all of their retained events.
+    var retainedStarts: Int { retained?.count ?? 0 }
+
+    /// New subscriptions begin with the retained events that they match: a few at once, very many little by little.
+    func startRetained(_ starts: [RetainedDelivery.Start], on lane: Lane) {
+        guard !starts.isEmpty else { return }
+        let retained = self.retained ?? RetainedDelivery()
+        self.retained = retained
+        for start in starts { retained.add(start) }
+        var budget = RetainedDelivery.firstBudget
+        if work(&budget, on: lane) { lane.workLater(self) }
     }
+
+    /// A subscription is gone.
+    func stopRetained(_ filter: TopicFilter) { retained?.remove(filter) }
+
+    override func work(_ budget: inout Int, on lane: Lane) -> Bool {
+        // Whoever comes back, or has room again, goes on in `pump`.
+        guard let retained, let link else { return false }
+        let progress = retained.work(&budget, principal.router, now: lane.now) { event, start in
+            guard waiting.isEmpty, hasRoom(link, lane) else { return false }
+            let entry = EventQueue.Entry(
+                event: event, qos: min(event.qos, start.qos), isRetained: true,
+                identifiers: start.identifier == 0 ? [] : [start.identifier])
+            put(entry, on: link, lane)
+            return true
+        }
+        if progress == .done { self.retained = nil }
+        return progress == .more
+    }
+
+    // MARK: Going on
 
     /// Sends what may be sent: first what a reconnect left unsettled, in order, then what waits.
     func pump(on lane: Lane) {
@@ -254,6 +276,7 @@ final class Session: Inbox {
             unsent += 1
         }
         while hasRoom(link, lane), let entry = nextWaiting(on: lane) { put(entry, on: link, lane) }
+        if retained != nil { lane.workLater(self) }
     }
 
     /// Everything in the window has been sent before: DUP (§3.3.1.1).
