@@ -161,6 +161,8 @@ final class TestLane: Lane {
             routeDeferred()
         }
         doWork()
+        // What timers and chores have put off, wills above all.
+        routeDeferred()
         postMail()
         let leaving = moving
         moving = []

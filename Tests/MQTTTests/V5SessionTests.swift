@@ -8,7 +8,9 @@ import Testing
         let client = TestClient5(node, "c", expiry: expiry)
         client.subscribe("t", qos: 2)
         client.send(Frame5.publish("other", "x", qos: 2, id: 9))
-        TestClient5(node, "s").send(Frame5.publish("t", "1", qos: 1, id: 1))
+        let sender = TestClient5(node, "s")
+        sender.send(Frame5.publish("t", "1", qos: 1, id: 1))
+        sender.cut()
         return client
     }
 
@@ -130,7 +132,7 @@ import Testing
         #expect(client.ask(Frame5.disconnect(0, [.sessionExpiry(5)])) == [.disconnect(0x82)])
         #expect(node.router.session(of: "c") == nil)
         #expect(witness.events().count == 1, "it was no goodbye")
-        let allowed = TestClient5(node, "c", expiry: before)
+        let allowed = TestClient5(node, "d", expiry: before)
         #expect(allowed.ask(Frame5.disconnect(0, [.sessionExpiry(0)])).isEmpty, "0 after 0 changes nothing")
     }
 
