@@ -62,7 +62,8 @@ enum V5Malformed {
     /// Every property twice that may be there once. A subscription identifier has no business in a client's PUBLISH.
     static let doubled: [Case] = each { place in
         Property5.rules.keys.sorted().filter { id in
-            id != 38 && Property5.rules[id]?.places.contains(place) == true
+            // A Server Reference is a server's alone, though DISCONNECT may have one.
+            ![28, 38].contains(id) && Property5.rules[id]?.places.contains(place) == true
         }.map { id in
             Case(
                 "\(Property5.rules[id]?.name ?? "") twice in \(place)",
@@ -275,8 +276,6 @@ enum V5Malformed {
         Case("topic of 129 levels", Frame5.publish(String(repeating: "/", count: 128), "x"), 0x90),
         Case("topic of 65,536 levels", Frame5.publish(String(repeating: "/", count: 65_535), "x"), 0x90),
         Case("topic longer than its packet", [0x30, 5, 0, 4, 0x61, 0x62, 0x63], 0x81),
-        Case("empty filter", Frame5.subscribe(1, [.init("")]), 0x81, 0x82),
-        Case("empty filter of UNSUBSCRIBE", Frame5.unsubscribe(1, [""]), 0x81, 0x82),
         Case("filter longer than its packet", Frame.packet(0x82, [0, 1, 0, 0, 9, 0x61, 0]), 0x81),
         Case("filter that is good and then half of one", Frame.packet(0x82, [0, 1, 0, 0, 1, 0x61, 0, 0, 1]), 0x81),
         Case("QoS 3", Frame5.subscribe(1, [.init("a"), .init("a", qos: 3)]), 0x82),
@@ -331,7 +330,6 @@ enum V5Malformed {
             Case("five-byte length", [0x10, 0x80, 0x80, 0x80, 0x80, 1]),
             Case("name of another protocol", Frame.packet(0x10, Frame.text("AMQP") + [5, 2, 0, 0, 0] + id)),
             Case("name in small letters", Frame.packet(0x10, Frame.text("mqtt") + [5, 2, 0, 0, 0] + id)),
-            Case("name of 3.1 with level 5", Frame.packet(0x10, Frame.text("MQIsdp") + [5, 2, 0, 0, 0] + id)),
         ]
     }()
 }

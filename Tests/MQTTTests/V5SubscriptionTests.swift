@@ -37,7 +37,7 @@ import Testing
     }
 
     @Test(arguments: [
-        "a/#/b", "a#", "#a", "a/+b", "b+", "++", "#/", "+#", "$share", "$share/", "$share/g", "$share/g/", "$share//a",
+        "", "a/#/b", "a#", "#a", "a/+b", "b+", "++", "#/", "+#", "$share", "$share/", "$share/g", "$share/g/", "$share//a",
         "$share//", "$share/g+/a", "$share/+/a", "$share/#/a", "$share/g#/a", "$share/g/a#",
         String(repeating: "/", count: 128), String(repeating: "/", count: 65_535),
     ])
