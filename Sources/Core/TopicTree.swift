@@ -167,8 +167,8 @@ struct TopicTree: ~Copyable {
     }
 }
 
-/// A linked tree is walked by wildcard (retained events): every node knows its siblings. All its levels are literals, so
-/// it has no use for a child for `+`, a second list or a number of children; the links stand in their places.
+/// A linked tree is walked by wildcard (retained events): every node knows its siblings. All its levels are literals,
+/// so it has no use for a child for `+`, a second list or a number of children; the links stand in their places.
 extension TopicTree.Node {
     /// The child that was made last; 0 for none.
     var firstChild: UInt32 {
