@@ -262,8 +262,7 @@ struct RetainedEvents: ~Copyable {
 
     // MARK: Listing
 
-    /// Events by number: at most `events` of those that the filter matches, among at most `places` places after
-    /// `place`.
+    /// Events by number: at most `events` that the filter matches, among at most `places` places after `place`.
     /// An event keeps its number for as long as its topic has a value, so pages need nothing remembered between them.
     /// - Returns: the last place looked at, or 0 when there are no further ones.
     func list(
@@ -282,8 +281,8 @@ struct RetainedEvents: ~Copyable {
 }
 
 /// A look-up by filter that goes on in steps: a stack of places in the tree, the next node to visit of each level on
-/// the way. Between steps these are stops, so every insertion and removal may happen meanwhile: a topic that matches
-/// and has a value all the time is found exactly once, since siblings keep their order and new ones come first.
+/// the way. Between steps these are stops, so every insertion and removal may happen meanwhile: a topic that matches and
+/// has a value all the time is found exactly once, since siblings keep their order and new ones come first.
 struct RetainedWalk: ~Copyable {
     struct Frame {
         /// During a step the next node to visit; between steps a stop.
