@@ -72,7 +72,8 @@ import Testing
     }
 
     /// CONNECT of both versions, cut at every byte.
-    @Test(arguments: [("MQTT", UInt8(4)), ("MQIsdp", 3)]) func connectCutAtEveryByte(name: String, level: UInt8) throws {
+    @Test(arguments: [("MQTT", UInt8(4)), ("MQIsdp", 3)]) func connectCutAtEveryByte(name: String, level: UInt8) throws
+    {
         let whole = Frame.connect("id", will: Frame.Will(), user: "u", password: "p", name: name, level: level)
         let body = Array(whole.dropFirst(2))
         for count in 0..<body.count {

@@ -201,9 +201,10 @@ import Testing
         #expect(
             again.returned == [
                 .event("t", "1", qos: 1, id: 1, dup: true, [.contentType("c"), .subscriptionID(9)])
-            ] || again.returned == [
-                .event("t", "1", qos: 1, id: 1, dup: true, [.subscriptionID(9), .contentType("c")])
-            ])
+            ]
+                || again.returned == [
+                    .event("t", "1", qos: 1, id: 1, dup: true, [.subscriptionID(9), .contentType("c")])
+                ])
     }
 
     // MARK: Keep-alive (§3.1.2.10)

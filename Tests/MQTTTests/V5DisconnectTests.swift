@@ -62,7 +62,8 @@ import Testing
     /// No DISCONNECT before a CONNACK that let the client in ([MQTT-3.14.0-1]).
     @Test func noDisconnectBeforeConnack() throws {
         let frames: [[UInt8]] = [
-            Frame.pingreq, Frame5.publish("a", "x"), [0, 0], [0xF0, 0], Frame5.connect("c", properties: [.topicAlias(1)]),
+            Frame.pingreq, Frame5.publish("a", "x"), [0, 0], [0xF0, 0],
+            Frame5.connect("c", properties: [.topicAlias(1)]),
             Frame5.connect("c", properties: [.receiveMaximum(0)]), [0x10, 0xFF, 0xFF, 0xFF, 0x7F], Frame5.disconnect(),
         ]
         for frame in frames {
@@ -166,7 +167,8 @@ import Testing
         let others = (0..<4).map { TestClient5(node, "o\($0)", lane: $0 % 2) }
         for other in others { other.subscribe("t", qos: 1) }
         let bad = TestClient5(node, "b")
-        #expect(bad.ask(Frame5.publish("t", "x", qos: 1, id: 1), [0x36, 5, 0, 1, 0x74, 0, 1]).last == .disconnect(0x81))
+        #expect(
+            bad.ask(Frame5.publish("t", "x", qos: 1, id: 1), [0x36, 5, 0, 1, 0x74, 0, 1]).last == .disconnect(0x81))
         for other in others {
             #expect(other.events().count == 1)
             #expect(other.ask(Frame.pingreq) == [.pingresp])

@@ -115,7 +115,8 @@ enum V5Malformed {
             Case("topic alias 65", packet(.publish, [3, 35, 0, 65]), 0x94),
             Case("topic alias 65,535", packet(.publish, [3, 35, 0xFF, 0xFF]), 0x94),
             Case("subscription identifier 0", packet(.subscribe, [2, 11, 0]), 0x82),
-            Case("subscription identifier of five bytes", packet(.subscribe, [6, 11, 0x80, 0x80, 0x80, 0x80, 1]), 0x81),
+            Case(
+                "subscription identifier of five bytes", packet(.subscribe, [6, 11, 0x80, 0x80, 0x80, 0x80, 1]), 0x81),
             Case("subscription identifier in too many bytes", packet(.subscribe, [3, 11, 0x81, 0]), 0x81),
             Case("subscription identifier in PUBLISH", packet(.publish, [2, 11, 1]), 0x82),
             Case("response topic with #", packet(.publish, Property5.block([.responseTopic("a/#")])), 0x82),
@@ -242,18 +243,20 @@ enum V5Malformed {
     ]
 
     /// Remaining lengths of five bytes, of too many bytes, and of 256 MB, for every type.
-    static let remaining: [Case] = [0x30, 0x32, 0x34, 0x40, 0x50, 0x62, 0x70, 0x82, 0xA2, 0xC0, 0xE0].flatMap {
-        (first: UInt8) in
-        [
-            Case("five-byte length of \(first)", [first, 0x80, 0x80, 0x80, 0x80, 1], 0x81),
-            Case("five-byte length of \(first), all ones", [first, 0xFF, 0xFF, 0xFF, 0xFF, 0x7F], 0x81),
-            Case("256 MB of \(first)", [first, 0xFF, 0xFF, 0xFF, 0x7F], 0x95, 0x81),
-        ]
-    } + examples.map {
-        Case(
-            "\($0.name) with its length in too many bytes",
-            [$0.bytes[0], $0.bytes[1] | 0x80, 0] + $0.bytes.dropFirst(2), 0x81)
-    } + [Case("PINGREQ with its length in two bytes", [0xC0, 0x80, 0], 0x81)]
+    static let remaining: [Case] =
+        [0x30, 0x32, 0x34, 0x40, 0x50, 0x62, 0x70, 0x82, 0xA2, 0xC0, 0xE0].flatMap {
+            (first: UInt8) in
+            [
+                Case("five-byte length of \(first)", [first, 0x80, 0x80, 0x80, 0x80, 1], 0x81),
+                Case("five-byte length of \(first), all ones", [first, 0xFF, 0xFF, 0xFF, 0xFF, 0x7F], 0x81),
+                Case("256 MB of \(first)", [first, 0xFF, 0xFF, 0xFF, 0x7F], 0x95, 0x81),
+            ]
+        }
+        + examples.map {
+            Case(
+                "\($0.name) with its length in too many bytes",
+                [$0.bytes[0], $0.bytes[1] | 0x80, 0] + $0.bytes.dropFirst(2), 0x81)
+        } + [Case("PINGREQ with its length in two bytes", [0xC0, 0x80, 0], 0x81)]
 
     static let identifiers: [Case] = [
         Case("PUBLISH at QoS 1 with identifier 0", Frame5.publish("t", "x", qos: 1, id: 0), 0x81, 0x82),
@@ -269,7 +272,8 @@ enum V5Malformed {
     // MARK: Topics and filters
 
     static let topics: [Case] = [
-        Case("no topic", Frame5.publish("", "x"), 0x82), Case("no topic at QoS 2", Frame5.publish("", "x", qos: 2, id: 1), 0x82),
+        Case("no topic", Frame5.publish("", "x"), 0x82),
+        Case("no topic at QoS 2", Frame5.publish("", "x", qos: 2, id: 1), 0x82),
         Case("topic #", Frame5.publish("#", "x"), 0x90), Case("topic +", Frame5.publish("+", "x"), 0x90),
         Case("topic a/#", Frame5.publish("a/#", "x", qos: 1, id: 1), 0x90),
         Case("topic a+", Frame5.publish("a+", "x", qos: 2, id: 1), 0x90),
@@ -323,7 +327,8 @@ enum V5Malformed {
             Case("password without flag", connect(0x82, id + Frame.text("u") + Frame.text("p")), 0x81),
             Case("will without a topic", connect(6, id + [0] + Frame.text("") + Frame.text("p")), 0x81, 0x82, 0x90),
             Case("will to #", connect(6, id + [0] + Frame.text("#") + Frame.text("p")), 0x90),
-            Case("will to 129 levels", Frame5.connect("c", will: .init(topic: .init(repeating: "/", count: 128))), 0x90),
+            Case(
+                "will to 129 levels", Frame5.connect("c", will: .init(topic: .init(repeating: "/", count: 128))), 0x90),
             Case("client id longer than the packet", connect(2, [0xFF, 0xFF, 0x61]), 0x81),
             Case("flags of CONNECT", [0x11] + Frame5.connect("c").dropFirst()),
             Case("256 MB", [0x10, 0xFF, 0xFF, 0xFF, 0x7F]),

@@ -133,7 +133,9 @@ import Testing
         }
         for place in V5Malformed.places {
             for (id, rule) in Property5.rules where rule.places.contains(place) && ![11, 21, 22, 28].contains(id) {
-                let client = place == .connect || place == .will ? TestClient5(try TestNode())
+                let client =
+                    place == .connect || place == .will
+                    ? TestClient5(try TestNode())
                     : TestClient5(try TestNode(), "c", expiry: 1)
                 let answers = client.ask(V5Malformed.packet(place, Property5.block([.sample(id)])))
                 #expect(

@@ -148,7 +148,8 @@ import Testing
         let (_, _, sender) = try pair()
         #expect(sender.ask(Frame5.pubrec(3)) == [.pubrel(3, 0x92)])
         #expect(sender.ask(Frame5.pubrec(4, 0x97)).isEmpty, "a refusal of nothing needs no answer")
-        #expect(sender.ask(Frame5.puback(3), Frame5.puback(3, 0x80), Frame5.pubcomp(3), Frame5.pubcomp(3, 0x92)).isEmpty)
+        #expect(
+            sender.ask(Frame5.puback(3), Frame5.puback(3, 0x80), Frame5.pubcomp(3), Frame5.pubcomp(3, 0x92)).isEmpty)
         #expect(sender.closing == nil)
     }
 
@@ -156,11 +157,13 @@ import Testing
     @Test func acknowledgementsInEveryForm() throws {
         let (_, receiver, sender) = try pair()
         let forms: [(UInt8?, [Property5]?)] = [
-            (nil, nil), (0, nil), (0x10, nil), (0, []), (0x10, [.reasonString("so"), .user("k", "v"), .user("k", "v")]),
+            (nil, nil), (0, nil), (0x10, nil), (0, []),
+            (0x10, [.reasonString("so"), .user("k", "v"), .user("k", "v")]),
         ]
         for (number, form) in forms.enumerated() {
             sender.send(Frame5.publish("t/1", "\(number)", qos: 1, id: 1))
-            sender.send(Frame5.publish("t/2", "\(number)", qos: 2, id: 2), Frame5.pubrel(2, form.0 == nil ? nil : 0, form.1))
+            sender.send(
+                Frame5.publish("t/2", "\(number)", qos: 2, id: 2), Frame5.pubrel(2, form.0 == nil ? nil : 0, form.1))
             let events = receiver.events()
             #expect(events.map(\.text) == ["\(number)", "\(number)"])
             let ids = events.map(\.id)

@@ -122,7 +122,10 @@ import Testing
         let node = try TestNode()
         let first = member(node, "1")
         let second = member(node, "2")
-        #expect(first.ask(Frame5.unsubscribe(1, ["t/#", "$share/h/t/#", "$share/g/t/#"])) == [.unsuback(1, [0x11, 0x11, 0])])
+        #expect(
+            first.ask(Frame5.unsubscribe(1, ["t/#", "$share/h/t/#", "$share/g/t/#"])) == [
+                .unsuback(1, [0x11, 0x11, 0])
+            ])
         publish(node, 1...10)
         #expect(first.answers().isEmpty)
         #expect(second.events().count == 10)

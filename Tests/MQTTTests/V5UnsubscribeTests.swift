@@ -20,8 +20,10 @@ import Testing
         let node = try TestNode()
         let client = TestClient5(node, "c")
         _ = client.ask(Frame5.subscribe(1, [.init("a/b"), .init("a/+"), .init("A/B"), .init("a/b/")]))
-        #expect(client.ask(Frame5.unsubscribe(2, ["#", "a/#", "+/b", "a/c", "a/B"])).last == .unsuback(
-            2, [0x11, 0x11, 0x11, 0x11, 0x11]))
+        #expect(
+            client.ask(Frame5.unsubscribe(2, ["#", "a/#", "+/b", "a/c", "a/B"])).last
+                == .unsuback(
+                    2, [0x11, 0x11, 0x11, 0x11, 0x11]))
         #expect(node.router.subscriptionCount == 4)
         #expect(client.ask(Frame5.unsubscribe(3, ["a/+"])) == [.unsuback(3, [0])])
         #expect(node.router.subscriptionCount == 3)
