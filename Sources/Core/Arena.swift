@@ -57,6 +57,10 @@ struct Arena<Record: BitwiseCopyable>: ~Copyable {
         freeCount += 1
     }
 
+    /// Where a record lies for as long as it is in use.
+    @inline(__always)
+    func rawAddress(_ number: UInt32) -> UnsafeMutableRawPointer { UnsafeMutableRawPointer(address(number)) }
+
     @inline(__always)
     private func address(_ number: UInt32) -> UnsafeMutablePointer<Record> {
         blocks[Int(number >> Self.blockShift)] + (Int(number) & (Self.blockSize - 1))
