@@ -281,8 +281,8 @@ struct RetainedEvents: ~Copyable {
 }
 
 /// A look-up by filter that goes on in steps: a stack of places in the tree, the next node to visit of each level on
-/// the way. Between steps these are stops, so every insertion and removal may happen meanwhile: a topic that matches and
-/// has a value all the time is found exactly once, since siblings keep their order and new ones come first.
+/// the way. Between steps these are stops, so every insertion and removal may happen meanwhile: a topic that matches
+/// and has a value all the time is found exactly once, since siblings keep their order and new ones come first.
 struct RetainedWalk: ~Copyable {
     struct Frame {
         /// During a step the next node to visit; between steps a stop.
