@@ -23,7 +23,7 @@ struct TopicTree: ~Copyable {
     /// The root's number.
     static let root: UInt32 = 1
 
-    private(set) var nodes = Arena<Node>()
+    private(set) var nodes = Arena<Node>(givesBack: true)
     /// Where look-ups stand that are between two steps; only in a linked tree.
     var stops = NodeStops()
     private var labels = ByteArena()
