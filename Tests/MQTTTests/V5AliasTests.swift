@@ -32,6 +32,18 @@ import Testing
         #expect(topics == (1...64).map { "t/\($0)" } + (1...64).reversed().map { "t/\($0)" })
     }
 
+    /// Long topics are topics: every alias in range has to be taken ([MQTT-3.3.2-12]).
+    @Test func aliasesOfLongTopicsAreTaken() throws {
+        let (_, receiver, sender) = try pair()
+        let topics = (1...3).map { String(repeating: "\($0)", count: 40_000) }
+        for (number, topic) in topics.enumerated() {
+            sender.send(Frame5.publish(topic, "a", [.topicAlias(UInt16(number + 1))]))
+        }
+        for number in UInt16(1)...3 { sender.send(Frame5.publish("", "b", [.topicAlias(number)])) }
+        #expect(receiver.events().map(\.topic) == topics + topics)
+        #expect(sender.closing == nil, "\(sender.answers())")
+    }
+
     /// A whole read of them: what an alias means changes in the middle.
     @Test func aliasesChangeWithinOneRead() throws {
         let (_, receiver, sender) = try pair()

@@ -184,6 +184,18 @@ import Testing
         #expect(node.router.sessionCount == 1)
     }
 
+    /// The old connection's end is the end of such a session, though the new one would resume it.
+    @Test(arguments: [0, 1]) func aSessionThatEndsWithItsConnectionIsNotTakenOver(lane: Int) throws {
+        let node = try TestNode(lanes: 2)
+        let old = TestClient5(node, "c", expiry: 0)
+        old.subscribe("t", qos: 1)
+        let new = TestClient5(node, "c", clean: false, expiry: 60, lane: lane)
+        #expect(old.answers() == [.disconnect(0x8E)])
+        #expect(!new.isSessionPresent)
+        #expect(node.router.subscriptionCount == 0)
+        #expect(node.router.sessionCount == 1)
+    }
+
     @Test func takeoversBetweenVersions() throws {
         let node = try TestNode()
         let five = TestClient5(node, "c", expiry: 60)

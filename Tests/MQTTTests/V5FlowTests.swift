@@ -126,6 +126,23 @@ import Testing
         #expect(receiver.events().count == 5)
     }
 
+    /// Those on their way to another lane are not settled either.
+    @Test func publishesThatWaitForAnotherLaneCount() throws {
+        var limits = Limits()
+        limits.maxUnsettled = 5
+        let node = try TestNode(lanes: 2, limits: limits)
+        let receiver = TestClient5(node, "r", lane: 1)
+        receiver.subscribe("t", qos: 1)
+        let client = TestClient5(node, "c")
+        for id in UInt16(1)...5 { client.step(Frame5.publish("t", "x", qos: 1, id: id)) }
+        #expect(client.answers().isEmpty)
+        #expect(client.closing == nil)
+        client.step(Frame5.publish("t", "x", qos: 1, id: 6))
+        node.settle()
+        #expect(client.answers().last == .disconnect(0x93))
+        #expect(client.closing != nil)
+    }
+
     // MARK: Maximum Packet Size of the client
 
     @Test(arguments: [UInt8(0), 1, 2]) func eventsThatAreTooLargeAreLeftOut(qos: UInt8) throws {

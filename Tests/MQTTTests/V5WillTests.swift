@@ -51,15 +51,15 @@ import Testing
         #expect(witness.events().count == 1, "a session that ends with its connection has no time for a delay")
     }
 
-    @Test(arguments: [false, true]) func cancelledWhenTheClientIsBackBefore(isOlder: Bool) throws {
-        let node = try TestNode()
+    @Test(arguments: [false, true], [0, 1]) func cancelledWhenTheClientIsBackBefore(isOlder: Bool, lane: Int) throws {
+        let node = try TestNode(lanes: 2)
         let witness = witness(node)
         TestClient5(node, "c", expiry: 100, will: will(30)).cut()
         node.advance(milliseconds: 29_000)
         if isOlder {
-            _ = TestClient(node, "c", clean: false)
+            _ = TestClient(node, "c", clean: false, lane: lane)
         } else {
-            _ = TestClient5(node, "c", clean: false, expiry: 100)
+            _ = TestClient5(node, "c", clean: false, expiry: 100, lane: lane)
         }
         node.advance(milliseconds: 1_000_000)
         #expect(witness.answers().isEmpty)
