@@ -74,6 +74,25 @@ import Testing
         #expect(!back.connack.contains { $0.id == 18 })
     }
 
+    /// An identifier that somebody chose for itself is not assigned to anybody else ([MQTT-3.2.2-16]).
+    @Test(arguments: [false, true]) func anAssignedClientIDIsNobodyElses(isPresent: Bool) throws {
+        let probe = TestClient5(try TestNode(), "")
+        guard case .text(let next)? = probe.connack.first(where: { $0.id == 18 })?.value else {
+            Issue.record("no identifier assigned")
+            return
+        }
+        // A node like the first one would assign the same name next.
+        let node = try TestNode()
+        let owner = TestClient5(node, next, expiry: 60)
+        owner.subscribe("t", qos: 1)
+        if !isPresent { owner.cut() }
+        let client = TestClient5(node, "", clean: false, expiry: 60)
+        #expect(!client.isSessionPresent)
+        #expect(!client.connack.contains(.assignedClientID(next)))
+        #expect(owner.closing == (isPresent ? nil : .connectionLost))
+        #expect(node.router.sessionCount == 2)
+    }
+
     @Test func clientIDsOf1To23CharactersAreAllowed() throws {
         let node = try TestNode()
         let alphabet = Array("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")

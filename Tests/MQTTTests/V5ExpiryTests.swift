@@ -94,6 +94,24 @@ import Testing
         #expect(node.dropped(.expired) == 2)
     }
 
+    /// Direct events that wait behind guaranteed ones have no more time than those.
+    @Test func directEventsThatWaitExpireToo() throws {
+        let node = try TestNode()
+        let client = keeper(node, properties: [.receiveMaximum(1)])
+        let sender = TestClient5(node, "s")
+        sender.send(Frame5.publish("t/1", "1", qos: 1, id: 1), Frame5.publish("t/1", "2", qos: 1, id: 2))
+        sender.send(Frame5.publish("t/1", "3", [.messageExpiry(5)]), Frame5.publish("t/1", "4", [.messageExpiry(50)]))
+        let first = client.events()
+        #expect(first.map(\.text) == ["1"])
+        node.advance(milliseconds: 10_000)
+        client.send(first.flatMap { Frame5.puback($0.id) })
+        let second = client.events()
+        client.send(second.filter { $0.id > 0 }.flatMap { Frame5.puback($0.id) })
+        let all = second + client.events()
+        #expect(all.map(\.text) == ["2", "4"])
+        #expect(all.map(\.expiry) == [nil, 40])
+    }
+
     @Test func aRetainedEventCountsDownAndIsGone() throws {
         let node = try TestNode()
         let sender = TestClient5(node, "s")

@@ -53,6 +53,17 @@ import Testing
         #expect(sender.closing == nil)
     }
 
+    /// What begins with `$` is the node's (§4.7.2).
+    @Test func publishingToTheNodesOwnTopicsIsRefused() throws {
+        let (node, _, sender) = try pair()
+        for (number, topic) in ["$SYS/x", "$", "$share/g/t", "$local/t"].enumerated() {
+            let id = UInt16(number + 1)
+            #expect(sender.ask(Frame5.publish(topic, "x", qos: 1, id: id, retain: true)) == [.puback(id, 0x87)])
+        }
+        #expect(node.router.retainedCount == 0)
+        #expect(sender.closing == nil)
+    }
+
     /// A PUBREC with an error ends the exchange: the same identifier is a new event (§4.3.3).
     @Test func aPubrecWithAnErrorFreesTheIdentifier() throws {
         let (_, receiver, sender) = try pair(rules: Self.rules)
