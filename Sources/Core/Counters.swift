@@ -44,6 +44,8 @@ public enum CloseReason: Int, CaseIterable, Sendable, Error {
     case overLimit
     /// The node is stopping.
     case shutdown
+    /// Somebody who may do so ended it.
+    case administrative
 }
 
 /// The counters of one lane.

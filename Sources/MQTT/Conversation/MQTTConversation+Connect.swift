@@ -14,6 +14,7 @@ extension MQTTConversation {
             return .close(.unsupportedVersion)
         }
         var connect = try ConnectPacket(body, limits: lane.limits)
+        version = connect.version
         if connect.clientID.isEmpty {
             guard connect.isClean else {
                 PacketWriter.connack(.identifierRejected, sessionPresent: false, to: link)

@@ -22,6 +22,8 @@ final class MQTTConversation: Conversation {
     var session: Session?
     var principal: Principal?
     var will: Event?
+    /// Known once CONNECT has been taken.
+    var version = MQTTVersion.v3_1_1
     var pendingAcknowledgements = PendingAcknowledgements()
     /// One and a half times the keep-alive; 0 for none.
     var silenceMilliseconds: UInt64 = 0

@@ -6,7 +6,7 @@ final class Session: Inbox {
     var clientID: String { principal.clientID }
     /// Whether the session ends with its connection.
     let isClean: Bool
-    private unowned(unsafe) var conversation: MQTTConversation?
+    private(set) unowned(unsafe) var conversation: MQTTConversation?
     private var inFlight = InFlight()
     /// The next of the window to be sent; behind ``InFlight/next`` only after a reconnect.
     private var unsent: UInt64 = 0
@@ -184,6 +184,17 @@ final class Session: Inbox {
 
     /// QoS 2 publishes not yet released.
     var receivedCount: Int { received.count }
+
+    // MARK: Management; see Session+Inspection.swift
+
+    /// Events sent and not yet settled.
+    var inFlightCount: Int { inFlight.count }
+
+    override func describe(on lane: Lane, maxSubscriptions: Int) -> InboxDescription {
+        describeSession(on: lane, maxSubscriptions: maxSubscriptions)
+    }
+
+    override func kick(endsSession: Bool, on lane: Lane) { kickSession(endsSession: endsSession, on: lane) }
 
     override func receiptArrived(token: UInt32, refused: Int, on lane: Lane) {
         conversation?.receiptArrived(token: token, on: lane)
