@@ -55,7 +55,7 @@ let package = Package(
         .target(
             name: "Admin",
             dependencies: ["Core", "Web", "Reactor", .product(name: "Logging", package: "swift-log")],
-            swiftSettings: strict),
+            resources: [.embedInCode("openapi-admin.yaml")], swiftSettings: strict),
         .target(name: "Security", dependencies: ["Core", "COpenSSL"], swiftSettings: strict),
         .target(
             name: "Node",

@@ -369,6 +369,16 @@ public final class Router: @unchecked Sendable {
         retainedLock.withLock { _ in retainedEvents.matching(filter) }
     }
 
+    /// Removes a topic's retained event.
+    /// - Returns: whether there was one.
+    public func removeRetained(topic: UnsafeRawBufferPointer) -> Bool {
+        retainedLock.withLock { _ in
+            let before = retainedEvents.count
+            _ = retainedEvents.set(topic, nil)
+            return retainedEvents.count < before
+        }
+    }
+
     /// Topics with a retained event.
     public var retainedCount: Int { retainedLock.withLock { _ in retainedEvents.count } }
 

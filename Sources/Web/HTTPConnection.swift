@@ -152,7 +152,7 @@ final class HTTPConnection: ChannelInboundHandler {
         var headers = Headers()
         for (name, value) in head.headers { headers.add(name, value) }
         let (target, authority) = Self.target(head.uri)
-        enter(.handling, seconds: nil)
+        enter(.handling, seconds: limits.handlerSeconds)
         let responder = makeResponder(on: context.eventLoop)
         let peer = Peer(context.channel)
         do throws(Problem) {
@@ -177,10 +177,10 @@ final class HTTPConnection: ChannelInboundHandler {
     private func makeResponder(on loop: any EventLoop) -> HTTPResponder {
         let connection = NIOLoopBound(self, eventLoop: loop)
         let number = requestNumber
-        return HTTPResponder { [life] response in
-            // A later turn of the loop even when called on it: a thousand pipelined requests do not make a deep stack.
-            life.execute(on: loop) { connection.value.answer(response, to: number) }
-        }
+        // A later turn of the loop even when called on it: a thousand pipelined requests do not make a deep stack.
+        return HTTPResponder(
+            execute: { [life] body in life.execute(on: loop, body) },
+            answer: { response in connection.value.answer(response, to: number) })
     }
 
     // MARK: Answers
@@ -188,6 +188,7 @@ final class HTTPConnection: ChannelInboundHandler {
     private var isHead = false
 
     private func answer(_ response: HTTPResponse, to number: Int) {
+        // The time may have been over before.
         guard phase == .handling, number == requestNumber else { return }
         write(response)
     }
@@ -244,9 +245,9 @@ final class HTTPConnection: ChannelInboundHandler {
 
     // MARK: Time
 
-    private func enter(_ phase: Phase, seconds: Int?) {
+    private func enter(_ phase: Phase, seconds: Int) {
         self.phase = phase
-        deadline = seconds.map { .now() + .seconds(Int64($0)) } ?? .distantFuture
+        deadline = .now() + .seconds(Int64(seconds))
         if deadline < timerAt { setTimer(deadline) }
     }
 
@@ -260,14 +261,11 @@ final class HTTPConnection: ChannelInboundHandler {
 
     private func timeHasCome() {
         timerAt = .distantFuture
-        guard deadline <= .now() else {
-            if deadline < .distantFuture { setTimer(deadline) }
-            return
-        }
-        if phase == .receiving {
-            refuse(Problem(408, "A request must be complete within \(limits.requestSeconds) seconds."))
-        } else {
-            context?.close(promise: nil)
+        guard deadline <= .now() else { return setTimer(deadline) }
+        switch phase {
+        case .receiving: refuse(Problem(408, "A request must be complete within \(limits.requestSeconds) seconds."))
+        case .handling: write(Problem(503, "There was no answer within \(limits.handlerSeconds) seconds.").response)
+        case .idle, .sending, .lingering: context?.close(promise: nil)
         }
     }
 }

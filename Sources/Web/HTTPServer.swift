@@ -15,6 +15,8 @@ public struct HTTPLimits: Sendable {
     public var maxConnections = 256
     /// From a request's first byte, or a connection's beginning, to the request's last byte.
     public var requestSeconds = 10
+    /// In which a handler must answer; then the client is told 503, and a later answer is ignored.
+    public var handlerSeconds = 30
     /// How long a connection may be silent between requests.
     public var idleSeconds = 60
     /// In which a client must take an answer.

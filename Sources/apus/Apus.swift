@@ -6,7 +6,7 @@ import Security
 
 /// The root command.
 struct Apus: ParsableCommand {
-    static let version = "0.1.0"
+    static let version = Node.version
 
     static let configuration = CommandConfiguration(
         commandName: "apus",

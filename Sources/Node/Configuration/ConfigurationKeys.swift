@@ -8,6 +8,7 @@ enum ValueType: Sendable, Equatable {
     case text
     case path
     case address
+    case addressOrOff
     case integer(ClosedRange<Int>)
     case seconds(ClosedRange<Int>)
     case size(ClosedRange<Int>)
@@ -20,6 +21,7 @@ enum ValueType: Sendable, Equatable {
         case .text: "text"
         case .path: "a path"
         case .address: "ADDRESS:PORT or unix:/path"
+        case .addressOrOff: "ADDRESS:PORT, unix:/path or off"
         case .integer(let range): "a whole number from \(range.lowerBound) to \(range.upperBound)"
         case .seconds(let range): "whole seconds from \(range.lowerBound) to \(range.upperBound)"
         case .size(let range): "a size from \(Size.text(of: range.lowerBound)) to \(Size.text(of: range.upperBound))"
@@ -159,6 +161,14 @@ public enum ConfigurationKeys {
                 "Users the rule is for; `anonymous` means clients without a name.", isLive: true),
             ConfigurationKey(
                 "security.access[].groups", .texts, "everyone", "Groups the rule is for.", isLive: true),
+        ]
+        + [
+            ConfigurationKey(
+                "admin.listen", .addressOrOff, ListenAddress.standardAdmin.description,
+                "Where the management interface (HTTP) listens."),
+            ConfigurationKey(
+                "admin.users", .texts, "whoever is on this machine",
+                "Users who may use it, with their passwords in `security.users`."),
         ]
         + limits.map { ConfigurationKey("limits.\($0.name)", $0.type, $0.standard, $0.meaning) }
         + [

@@ -26,6 +26,10 @@ public struct ConfigurationFlag: Sendable, Equatable {
     }
     /// `--mqtt`: where the first MQTT listener listens.
     public static func mqtt(_ value: String) -> Self { .init(flag: "--mqtt", target: .listener(.mqtt), value: value) }
+    /// `--admin`: where the management interface listens, or `off`.
+    public static func admin(_ value: String) -> Self {
+        .init(flag: "--admin", target: .key(["admin", "listen"]), value: value)
+    }
     /// `--log-level`.
     public static func logLevel(_ value: String) -> Self {
         .init(flag: "--log-level", target: .key(["log", "level"]), value: value)
