@@ -40,6 +40,9 @@ let package = Package(
             name: "CMosquitto", path: "Sources/C/CMosquitto", pkgConfig: "libmosquitto",
             providers: [.apt(["libmosquitto-dev"])]),
 
+        .systemLibrary(
+            name: "CCurl", path: "Sources/C/CCurl", pkgConfig: "libcurl", providers: [.apt(["libcurl4-openssl-dev"])]),
+
         .target(name: "Core", swiftSettings: hot),
         .target(
             name: "Reactor", dependencies: ["Core", "CLinux", .product(name: "Logging", package: "swift-log")],
@@ -66,7 +69,8 @@ let package = Package(
         .executableTarget(
             name: "apus",
             dependencies: [
-                "Node", "Security", "CMosquitto", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                "Node", "Admin", "Web", "Security", "CMosquitto", "CCurl",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ], swiftSettings: strict),
         .executableTarget(
             name: "apus-bench",

@@ -122,6 +122,9 @@ public struct RetainedPage: Codable, Sendable {
 public struct RemovedDocument: Codable, Sendable {
     /// Topics whose retained event was removed.
     public var removed: Int
+
+    /// Makes the answer.
+    public init(removed: Int) { self.removed = removed }
 }
 
 /// What a node says when something is wrong (RFC 9457).

@@ -56,7 +56,8 @@ struct RunCommand: ParsableCommand {
 
     func run() throws {
         let flags: [ConfigurationFlag?] = [
-            name.map { .name($0) }, data.map { .data($0) }, mqtt.map { .mqtt($0) }, admin.map { .admin($0) }, lanes.map { .lanes($0) },
+            name.map { .name($0) }, data.map { .data($0) }, mqtt.map { .mqtt($0) }, admin.map { .admin($0) },
+            lanes.map { .lanes($0) },
             logLevel.map { .logLevel($0) }, logFormat.map { .logFormat($0) },
         ]
         let source = ConfigurationSource(file: config, flags: flags.compactMap { $0 })

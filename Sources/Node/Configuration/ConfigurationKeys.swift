@@ -181,6 +181,9 @@ public enum ConfigurationKeys {
                 isLive: true),
         ]
 
+    /// The variable of the commands' password for the management interface. Not a key: a node has no use for it.
+    public static let passwordVariable = "APUS_ADMIN_PASSWORD"
+
     /// The names allowed below `steps`, in the order of the table; empty where names are free.
     static func names(below steps: [String]) -> [String] {
         var names: [String] = []

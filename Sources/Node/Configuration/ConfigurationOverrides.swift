@@ -50,7 +50,8 @@ extension Setting {
         by environment: [String: String], referred: Set<String>, problems: inout [ConfigurationProblem]
     ) {
         // By length and then by name, so that LISTENERS_2 comes before LISTENERS_10.
-        let names = environment.keys.filter { $0.hasPrefix("APUS_") && $0 != fileVariable }
+        let others = [fileVariable, ConfigurationKeys.passwordVariable]
+        let names = environment.keys.filter { $0.hasPrefix("APUS_") && !others.contains($0) }
             .sorted { ($0.utf8.count, $0) < ($1.utf8.count, $1) }
         let variables = names.compactMap { name -> (name: String, steps: [String], index: Int)? in
             guard let steps = Self.steps(ofVariable: name) else {
