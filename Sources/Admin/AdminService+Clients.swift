@@ -100,7 +100,7 @@ extension AdminService {
                 let order = Dictionary(
                     page.sessions.enumerated().map { (Array($1.clientID.utf8), $0) }, uniquingKeysWith: min)
                 clients.sort { (order[Array($0.id.utf8)] ?? 0) < (order[Array($1.id.utf8)] ?? 0) }
-                return Self.json(ClientPage(clients: clients, next: page.next))
+                return Self.json(ClientPageDocument(clients: clients, next: page.next))
             }
         }
     }

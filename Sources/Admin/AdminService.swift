@@ -40,7 +40,6 @@ public final class AdminService: Sendable {
 
     let lanes: Lanes
     let router: Router
-    let retained: any RetainedStore
     private let settings: Settings
     private let guarding: AdminGuard
     private let metrics: Metrics
@@ -57,7 +56,6 @@ public final class AdminService: Sendable {
         self.lanes = lanes
         self.router = router
         self.metrics = metrics
-        retained = RouterRetainedStore(router: router)
         guarding = AdminGuard(users: Set(settings.users), authenticator: authenticator)
         table.withLock { addRoutes(to: &$0) }
     }

@@ -93,7 +93,7 @@ public struct ClientDocument: Codable, Sendable {
 }
 
 /// `GET /v1/clients`.
-public struct ClientPage: Codable, Sendable {
+public struct ClientPageDocument: Codable, Sendable {
     /// The clients.
     public var clients: [ClientDocument]
     /// What to pass as `after` for the next page; left out when there is none.
@@ -111,7 +111,7 @@ public struct RetainedDocument: Codable, Sendable, Equatable {
 }
 
 /// `GET /v1/retained`.
-public struct RetainedPage: Codable, Sendable {
+public struct RetainedPageDocument: Codable, Sendable {
     /// The topics.
     public var retained: [RetainedDocument]
     /// What to pass as `after` for the next page; left out when there is none.

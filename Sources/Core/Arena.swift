@@ -1,7 +1,8 @@
 /// Storage of the topic trees: records are numbered, never moved, and freed numbers are used again. Growing never
 /// copies what is there, so a writer that holds the index never stalls readers for long.
 
-/// Numbered records of a trivial type in blocks of 4,096. Number 0 is never given out: it means none.
+/// Numbered records of a trivial type, of at least 4 bytes, in blocks of 4,096. Number 0 is never given out: it means
+/// none. A free record's first bytes hold the number of the next free one.
 struct Arena<Record: BitwiseCopyable>: ~Copyable {
     private static var blockShift: UInt32 { 12 }
     private static var blockSize: Int { 1 << 12 }
@@ -10,9 +11,11 @@ struct Arena<Record: BitwiseCopyable>: ~Copyable {
     private var blockCapacity = 16
     private var blockCount = 0
     private var used: UInt32 = 1
-    private var free: [UInt32] = []
+    private var firstFree: UInt32 = 0
+    private var freeCount = 0
 
     init() {
+        precondition(MemoryLayout<Record>.size >= MemoryLayout<UInt32>.size)
         blocks = .allocate(capacity: blockCapacity)
     }
 
@@ -22,7 +25,9 @@ struct Arena<Record: BitwiseCopyable>: ~Copyable {
     }
 
     /// Records in use.
-    var count: Int { Int(used) - 1 - free.count }
+    var count: Int { Int(used) - 1 - freeCount }
+    /// The highest number that was ever given out.
+    var highest: UInt32 { used - 1 }
 
     subscript(number: UInt32) -> Record {
         @inline(__always) _read { yield blocks[Int(number >> Self.blockShift)][Int(number) & (Self.blockSize - 1)] }
@@ -32,18 +37,30 @@ struct Arena<Record: BitwiseCopyable>: ~Copyable {
     }
 
     mutating func allocate(_ record: Record) -> UInt32 {
-        if let number = free.popLast() {
-            self[number] = record
+        if firstFree != 0 {
+            let number = firstFree
+            firstFree = UnsafeRawPointer(address(number)).load(as: UInt32.self)
+            freeCount -= 1
+            address(number).initialize(to: record)
             return number
         }
         if Int(used) >> Int(Self.blockShift) >= blockCount { addBlock() }
         let number = used
         used += 1
-        (blocks[Int(number >> Self.blockShift)] + (Int(number) & (Self.blockSize - 1))).initialize(to: record)
+        address(number).initialize(to: record)
         return number
     }
 
-    mutating func release(_ number: UInt32) { free.append(number) }
+    mutating func release(_ number: UInt32) {
+        UnsafeMutableRawPointer(address(number)).storeBytes(of: firstFree, as: UInt32.self)
+        firstFree = number
+        freeCount += 1
+    }
+
+    @inline(__always)
+    private func address(_ number: UInt32) -> UnsafeMutablePointer<Record> {
+        blocks[Int(number >> Self.blockShift)] + (Int(number) & (Self.blockSize - 1))
+    }
 
     private mutating func addBlock() {
         if blockCount == blockCapacity {
@@ -64,8 +81,9 @@ struct ByteArena: ~Copyable {
 
     private var blocks: [UnsafeMutableRawPointer] = []
     private var usedInBlock = ByteArena.blockBytes
-    /// Free places by size in units; the size of a place is known to whoever frees it.
-    private var free: [Int: [UInt32]] = [:]
+    /// The first free place of each size in units; it holds the next. A place's size is known to whoever frees it.
+    private var free: [Int: UInt32] = [:]
+    private static let none = UInt32.max
 
     deinit { for block in blocks { block.deallocate() } }
 
@@ -78,12 +96,22 @@ struct ByteArena: ~Copyable {
     /// Stores a copy of at most 65,535 bytes and returns its place.
     mutating func store(_ bytes: UnsafeRawBufferPointer) -> UInt32 {
         let units = Self.units(bytes.count)
-        let place = free[units]?.popLast() ?? fresh(units)
+        let place = recycled(units) ?? fresh(units)
         if let source = bytes.baseAddress { address(place).copyMemory(from: source, byteCount: bytes.count) }
         return place
     }
 
-    mutating func release(_ place: UInt32, count: Int) { free[Self.units(count), default: []].append(place) }
+    mutating func release(_ place: UInt32, count: Int) {
+        let units = Self.units(count)
+        address(place).storeBytes(of: free[units] ?? Self.none, as: UInt32.self)
+        free[units] = place
+    }
+
+    private mutating func recycled(_ units: Int) -> UInt32? {
+        guard let place = free[units], place != Self.none else { return nil }
+        free[units] = address(place).load(as: UInt32.self)
+        return place
+    }
 
     private static func units(_ count: Int) -> Int { max(1, (count + 7) / 8) }
 

@@ -14,6 +14,14 @@ public enum DropReason: Int, CaseIterable, Sendable {
     case quotaExceeded
     /// The retained store was full; the event itself was delivered.
     case retainedFull
+    /// The event's time was over before it could be sent.
+    case expired
+    /// Larger than the client takes (MQTT 5 §3.1.2.11.4).
+    case clientLimit
+    /// The member of a shared group that it was chosen for has left, and no other was there.
+    case noMember
+    /// The payload is not the text that it claims to be (MQTT 5 §3.3.2.3.2).
+    case badPayload
 }
 
 /// Why a connection ended.
@@ -42,10 +50,20 @@ public enum CloseReason: Int, CaseIterable, Sendable, Error {
     case badClientID
     /// More connections or sessions than the limit, or too many waiting to be authenticated.
     case overLimit
-    /// The node is stopping.
-    case shutdown
+    /// More publishes at once than the node allows (MQTT 5 §3.3.4).
+    case receiveMaximumExceeded
+    /// A topic alias out of range (MQTT 5 §3.3.2.3.4).
+    case topicAliasInvalid
+    /// A publish to something that is no topic.
+    case topicNameInvalid
+    /// A direct event whose payload is not the text that it claims to be (MQTT 5 §3.3.2.3.2).
+    case payloadFormatInvalid
+    /// A way of authentication that the node does not offer (MQTT 5 §4.12).
+    case badAuthenticationMethod
     /// Somebody who may do so ended it.
     case administrative
+    /// The node is stopping.
+    case shutdown
 }
 
 /// The counters of one lane.

@@ -59,6 +59,8 @@ public struct EventRun: BitwiseCopyable {
     public var qos: UInt8
     /// Whether the event is to be kept as its topic's last value.
     public var isRetained: Bool
+    /// From when on nobody wants it any more, in the lane's milliseconds; 0 for never.
+    public var expiresAt: UInt64
     /// Owned copies of the events, made when the first port needs one; lane's scratch.
     @usableFromInline var owned: UnsafeMutablePointer<Unmanaged<EventStorage>?>?
     /// The topic's hash and what the match cache had under it when the turn began; router's scratch.
@@ -78,7 +80,7 @@ public struct EventRun: BitwiseCopyable {
         self.init(
             topic: base, topicLength: event.topicLength, events: view, count: 1, wire: base, wireLength: 0,
             properties: base + event.topicLength, propertiesLength: event.propertiesLength, publisher: publisher,
-            layout: .none, qos: event.qos, isRetained: event.isRetained)
+            layout: .none, qos: event.qos, isRetained: event.isRetained, expiresAt: event.expiresAt)
     }
 
     /// Makes a run of borrowed events.
@@ -86,7 +88,7 @@ public struct EventRun: BitwiseCopyable {
     public init(
         topic: UnsafeRawPointer, topicLength: Int, events: UnsafeMutablePointer<EventView>, count: Int,
         wire: UnsafeRawPointer, wireLength: Int, properties: UnsafeRawPointer, propertiesLength: Int,
-        publisher: PortAddress, layout: WireLayout, qos: UInt8, isRetained: Bool
+        publisher: PortAddress, layout: WireLayout, qos: UInt8, isRetained: Bool, expiresAt: UInt64 = 0
     ) {
         self.topic = topic
         self.topicLength = topicLength
@@ -100,6 +102,7 @@ public struct EventRun: BitwiseCopyable {
         self.layout = layout
         self.qos = qos
         self.isRetained = isRetained
+        self.expiresAt = expiresAt
         owned = nil
         hash = 0
         known = nil
@@ -112,7 +115,7 @@ public struct EventRun: BitwiseCopyable {
         let event = Event(
             topic: topicBytes, properties: UnsafeRawBufferPointer(start: properties, count: propertiesLength),
             payload: UnsafeRawBufferPointer(start: view.payload, count: Int(view.payloadLength)), qos: qos,
-            isRetained: isRetained)
+            isRetained: isRetained, expiresAt: expiresAt)
         owned?[index] = Unmanaged.passRetained(event.storage)
         return event
     }
@@ -125,6 +128,7 @@ public struct EventRun: BitwiseCopyable {
     var payloadLength: Int32
     var qos: UInt8
     var isRetained: Bool
+    var expiresAt: UInt64
 }
 
 /// The one allocation of an owned event.
@@ -140,13 +144,14 @@ public struct Event: @unchecked Sendable {
     /// Copies an event.
     public init(
         topic: UnsafeRawBufferPointer, properties: UnsafeRawBufferPointer, payload: UnsafeRawBufferPointer,
-        qos: UInt8, isRetained: Bool
+        qos: UInt8, isRetained: Bool, expiresAt: UInt64 = 0
     ) {
         let count = topic.count + properties.count + payload.count
         let buffer = EventStorage.create(minimumCapacity: count) { _ in
             EventHeader(
                 topicLength: Int32(topic.count), propertiesLength: Int32(properties.count),
-                payloadLength: Int32(payload.count), qos: qos, isRetained: isRetained)
+                payloadLength: Int32(payload.count), qos: qos, isRetained: isRetained,
+                expiresAt: expiresAt)
         }
         storage = unsafeDowncast(buffer, to: EventStorage.self)
         storage.withUnsafeMutablePointerToElements { elements in
@@ -174,10 +179,18 @@ public struct Event: @unchecked Sendable {
     public var qos: UInt8 { storage.header.qos }
     /// Whether it was published to be retained.
     public var isRetained: Bool { storage.header.isRetained }
+    /// From when on nobody wants it any more, in the lane's milliseconds; 0 for never.
+    public var expiresAt: UInt64 { storage.header.expiresAt }
+    /// Whether its time is over.
+    public func isExpired(at now: UInt64) -> Bool { expiresAt != 0 && expiresAt <= now }
     /// What the event counts for in a limit: its bytes and its own overhead.
     public var cost: Int { topicLength + propertiesLength + payloadLength + 64 }
     /// The topic.
     public var topic: UnsafeRawBufferPointer { UnsafeRawBufferPointer(start: bytes, count: topicLength) }
+    /// The properties, in the encoding of MQTT 5 §2.2.2 without the length.
+    public var properties: UnsafeRawBufferPointer {
+        UnsafeRawBufferPointer(start: bytes + topicLength, count: propertiesLength)
+    }
     /// The payload.
     public var payload: UnsafeRawBufferPointer {
         UnsafeRawBufferPointer(start: bytes + topicLength + propertiesLength, count: payloadLength)

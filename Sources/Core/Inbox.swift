@@ -11,8 +11,10 @@ open class Inbox: Port {
     public final private(set) var attachedLink: Unmanaged<Link>?
     /// Guaranteed events that wait for their turn, and direct ones that came behind them.
     public final private(set) var waiting = EventQueue()
-    /// When it will end if nobody comes back, in the lane's milliseconds; 0 while attached.
-    public final internal(set) var expiresAt: UInt64 = 0
+    /// When something is to be done about it if nobody comes back, in the lane's milliseconds; 0 while attached.
+    public final internal(set) var dueAt: UInt64 = 0
+    /// Its place among the absent ones; -1 while attached.
+    final var absentPlace = -1
 
     /// Makes an inbox that nobody is attached to.
     public init(principal: Principal) { self.principal = principal }
@@ -24,21 +26,18 @@ open class Inbox: Port {
     public final func attach(_ link: Link, principal: Principal) {
         attachedLink = Unmanaged.passUnretained(link)
         self.principal = principal
-        expiresAt = 0
     }
 
     /// The connection is gone. From here on direct events pass by and guaranteed ones wait.
     public final func detach() { attachedLink = nil }
 
     /// Lets an event wait.
-    /// - Returns: false when ``Limits/maxQueuedEvents`` or ``Limits/maxQueuedBytes`` is reached; the event is dropped
-    ///   and counted.
+    /// - Returns: false when ``Limits/maxQueuedEvents`` or ``Limits/maxQueuedBytes`` is reached and the event was
+    ///   dropped and counted; by ``Limits/queueFull`` the oldest ones make room for it.
     public final func wait(_ entry: EventQueue.Entry, on lane: Lane) -> Bool {
-        guard waiting.count < lane.limits.maxQueuedEvents,
-            waiting.bytes + entry.event.cost <= lane.limits.maxQueuedBytes
-        else {
+        while !hasRoom(for: entry.event, lane.limits) {
             lane.counters.drop(.queueFull)
-            return false
+            guard lane.limits.queueFull == .dropOldest, waiting.popFirst() != nil else { return false }
         }
         waiting.append(entry)
         return true
@@ -58,8 +57,27 @@ open class Inbox: Port {
     /// Switches the log of its connections' packets on or off.
     open func setTrace(_ isOn: Bool, on lane: Lane) {}
 
-    /// Takes the event that has waited longest.
-    public final func nextWaiting() -> EventQueue.Entry? { waiting.popFirst() }
+    private final func hasRoom(for event: Event, _ limits: Limits) -> Bool {
+        waiting.count < limits.maxQueuedEvents && waiting.bytes + event.cost <= limits.maxQueuedBytes
+    }
+
+    /// Takes the event that has waited longest; those whose time is over are dropped and counted.
+    public final func nextWaiting(on lane: Lane) -> EventQueue.Entry? {
+        while let entry = waiting.popFirst() {
+            guard entry.event.isExpired(at: lane.now) else { return entry }
+            lane.counters.drop(.expired)
+        }
+        return nil
+    }
+
+    /// Takes everything that waits.
+    public final func takeWaiting() -> EventQueue {
+        defer { waiting = EventQueue() }
+        return waiting
+    }
+
+    /// Puts back what was taken, in order, while nothing else waits.
+    public final func putBack(_ queue: EventQueue) { waiting = queue }
 }
 
 /// Events in the order they came, oldest first.
@@ -72,12 +90,18 @@ public struct EventQueue {
         public var qos: UInt8
         /// Whether it goes out as a retained event.
         public var isRetained: Bool
+        /// The shared group that it is this member's share of; 0 for none.
+        public var group: UInt32
+        /// Identifiers of the subscriptions that matched.
+        public var identifiers: [UInt32]
 
         /// Makes an entry.
-        public init(event: Event, qos: UInt8, isRetained: Bool) {
+        public init(event: Event, qos: UInt8, isRetained: Bool, group: UInt32 = 0, identifiers: [UInt32] = []) {
             self.event = event
             self.qos = qos
             self.isRetained = isRetained
+            self.group = group
+            self.identifiers = identifiers
         }
     }
 
@@ -91,12 +115,17 @@ public struct EventQueue {
     /// Whether there is none.
     public var isEmpty: Bool { head == entries.count }
 
-    mutating func append(_ entry: Entry) {
+    /// A queue with nothing in it.
+    public init() {}
+
+    /// Adds an event behind all others.
+    public mutating func append(_ entry: Entry) {
         bytes += entry.event.cost
         entries.append(entry)
     }
 
-    mutating func popFirst() -> Entry? {
+    /// Takes the oldest event.
+    public mutating func popFirst() -> Entry? {
         guard head < entries.count, let entry = entries[head] else { return nil }
         entries[head] = nil
         head += 1
@@ -113,38 +142,72 @@ public struct EventQueue {
     }
 }
 
-/// Inboxes of a lane that wait for their clients, in the order they will end. Confined to the lane.
+/// Inboxes of a lane that wait for their clients, the next one due on top: a binary heap that knows where each inbox
+/// is, so that one whose client is back leaves it at once. Confined to the lane.
 public final class AbsentInboxes {
-    private struct Entry {
-        var address: PortAddress
-        var expiresAt: UInt64
-    }
-
-    private var entries: [Entry] = []
-    private var head = 0
+    private var heap: [Inbox] = []
 
     /// Makes an empty list.
     public init() {}
 
-    /// Adds an inbox that has just been detached. All of one list wait equally long.
-    public func add(_ inbox: Inbox, expiresAt: UInt64) {
-        inbox.expiresAt = expiresAt
-        entries.append(Entry(address: inbox.address, expiresAt: expiresAt))
+    /// Inboxes that wait.
+    public var count: Int { heap.count }
+
+    /// Adds an inbox that has just been detached, or changes when it is due.
+    public func add(_ inbox: Inbox, dueAt: UInt64) {
+        remove(inbox)
+        inbox.dueAt = dueAt
+        inbox.absentPlace = heap.count
+        heap.append(inbox)
+        rise(heap.count - 1)
     }
 
-    /// Calls `body` with each inbox whose time has come; one that has been attached since is passed over.
-    public func expire(on lane: Lane, _ body: (Inbox) -> Void) {
-        while head < entries.count, entries[head].expiresAt <= lane.now {
-            let entry = entries[head]
-            head += 1
-            guard let inbox = lane.port(at: entry.address) as? Inbox, inbox.expiresAt == entry.expiresAt else {
-                continue
-            }
-            body(inbox)
+    /// Removes an inbox whose client is back, or that has ended.
+    public func remove(_ inbox: Inbox) {
+        let place = inbox.absentPlace
+        guard place >= 0 else { return }
+        inbox.absentPlace = -1
+        inbox.dueAt = 0
+        let last = heap.removeLast()
+        guard last !== inbox else { return }
+        put(last, at: place)
+        rise(place)
+        sink(last.absentPlace)
+    }
+
+    /// Takes out the inboxes whose time has come and calls `body` with each, which may add it again.
+    public func takeDue(at now: UInt64, _ body: (Inbox) -> Void) {
+        while let first = heap.first, first.dueAt <= now {
+            remove(first)
+            body(first)
         }
-        if head > 1_024, head * 2 > entries.count {
-            entries.removeFirst(head)
-            head = 0
+    }
+
+    private func put(_ inbox: Inbox, at place: Int) {
+        heap[place] = inbox
+        inbox.absentPlace = place
+    }
+
+    private func rise(_ start: Int) {
+        var place = start
+        let inbox = heap[place]
+        while place > 0, heap[(place - 1) / 2].dueAt > inbox.dueAt {
+            put(heap[(place - 1) / 2], at: place)
+            place = (place - 1) / 2
         }
+        put(inbox, at: place)
+    }
+
+    private func sink(_ start: Int) {
+        var place = start
+        let inbox = heap[place]
+        while place * 2 + 1 < heap.count {
+            var child = place * 2 + 1
+            if child + 1 < heap.count, heap[child + 1].dueAt < heap[child].dueAt { child += 1 }
+            guard heap[child].dueAt < inbox.dueAt else { break }
+            put(heap[child], at: place)
+            place = child
+        }
+        put(inbox, at: place)
     }
 }

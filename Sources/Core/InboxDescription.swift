@@ -59,7 +59,6 @@ public struct InboxDescription: Sendable {
         clientID = inbox.principal.clientID
         user = inbox.principal.identity.user
         connection = inbox.link.map { Connection(peer: $0.peer) }
-        if inbox.expiresAt > 0 { endsInMilliseconds = inbox.expiresAt > lane.now ? inbox.expiresAt - lane.now : 0 }
         queuedEvents = inbox.waiting.count
         queuedBytes = inbox.waiting.bytes
         let router = inbox.principal.router

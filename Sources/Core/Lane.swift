@@ -30,8 +30,8 @@ public final class Lanes: @unchecked Sendable {
         if shared[lane].mailbox.post([.call(body)], bytes: 0) { shared[lane].wake() }
     }
 
-    /// Runs `body` on every lane and then `then`, with the answers in the order of the lanes, on the last that answered.
-    /// Callable from any thread; nobody waits. Lanes that have stopped never answer.
+    /// Runs `body` on every lane and then `then`, with the answers in the order of the lanes, on the last that
+    /// answered. Callable from any thread; nobody waits. Lanes that have stopped never answer.
     public func gather<Answer: Sendable>(
         _ body: @escaping @Sendable (Lane) -> Answer, then: @escaping @Sendable ([Answer]) -> Void
     ) {
@@ -85,6 +85,12 @@ private final class Gathering<Answer: Sendable>: Sendable {
 ///
 /// Threading: everything here is used on the lane's own thread only.
 open class Lane {
+    /// What is routed once the current turn is over.
+    private enum Deferred {
+        case publish(Event, Principal)
+        case redistribute(Event, group: UInt32, Router)
+    }
+
     struct Slot {
         var generation: UInt32
         var port: Unmanaged<Port>?
@@ -105,6 +111,12 @@ open class Lane {
     /// Subscription identifiers of the match being delivered; see ``Target/identifierStart``.
     public final var identifiers: UnsafePointer<UInt32>
 
+    /// The shared group that the delivery in progress is a member's share of; 0 for none. See
+    /// ``Router/redistribute(_:group:from:on:)``.
+    public final internal(set) var group: UInt32 = 0
+    /// Counts deliveries of runs: while it stands still, a port is offered the same run as the port before.
+    public final internal(set) var runSerial: UInt64 = 0
+
     /// What adapters keep for a lane, under their names.
     public final var belongings: [String: AnyObject] = [:]
     /// Called about once a second: expiry and the like.
@@ -115,7 +127,7 @@ open class Lane {
     private final var slotsUsed = 0
     private final var freeSlots: [Int] = []
     private final var caches: [MatchCache?] = []
-    private final var deferred: [(event: Event, principal: Principal)] = []
+    private final var deferred: [Deferred] = []
     final var staged: [[Mail]]
     final var stagedBlocks: [MailBlock?]
     final var stagedBytes: [Int]
@@ -199,6 +211,43 @@ open class Lane {
         return port._withUnsafeGuaranteedRef { $0.deliver(run, target, on: self) }
     }
 
+    // MARK: Work in portions
+
+    /// What a lane spends on work in one pass: about a millisecond.
+    private static let workBudget = 4_096
+
+    /// Ports that have something long to do, in turn.
+    private final var workers: [PortAddress] = []
+
+    /// Whether the loop must not wait, because ``doWork()`` has something to do.
+    public final var hasWork: Bool { !workers.isEmpty }
+
+    /// Calls ``Port/work(_:on:)`` from the end of this pass on, until it has nothing more to do.
+    public final func workLater(_ port: Port) {
+        guard !port.isWorking else { return }
+        port.isWorking = true
+        workers.append(port.address)
+    }
+
+    /// Lets ports go on in turn until a pass's share of time is used up; the loop calls it once a pass, before it
+    /// sends.
+    public final func doWork() {
+        guard !workers.isEmpty else { return }
+        var budget = Self.workBudget
+        var turn = workers
+        workers = []
+        var done = 0
+        while done < turn.count, budget > 0 {
+            let address = turn[done]
+            done += 1
+            guard let port = port(at: address) else { continue }
+            // At least something for each, so that the budget ends.
+            budget -= 1
+            if port.work(&budget, on: self) { turn.append(address) } else { port.isWorking = false }
+        }
+        workers.insert(contentsOf: turn[done...], at: 0)
+    }
+
     // MARK: Routing
 
     final func cache(for router: Router) -> MatchCache {
@@ -210,7 +259,15 @@ open class Lane {
     }
 
     /// Publishes an owned event once the current turn is over: wills, and whatever else the node itself sends.
-    public final func publishLater(_ event: Event, as principal: Principal) { deferred.append((event, principal)) }
+    public final func publishLater(_ event: Event, as principal: Principal) {
+        deferred.append(.publish(event, principal))
+    }
+
+    /// Gives an event of a shared group that its member can no longer take to another member, once the current turn is
+    /// over.
+    public final func redistributeLater(_ event: Event, group: UInt32, in router: Router) {
+        deferred.append(.redistribute(event, group: group, router))
+    }
 
     /// Routes what was put off; the loop calls it after every turn's end and before it sends.
     public final func routeDeferred() {
@@ -219,7 +276,13 @@ open class Lane {
         while !deferred.isEmpty {
             let batch = deferred
             deferred = []
-            for (event, principal) in batch { principal.router.publish(event, as: principal, on: self) }
+            for item in batch {
+                switch item {
+                case .publish(let event, let principal): principal.router.publish(event, as: principal, on: self)
+                case .redistribute(let event, let group, let router):
+                    router.redistribute(event, group: group, on: self)
+                }
+            }
         }
     }
 }

@@ -18,10 +18,13 @@ struct MailRecord: BitwiseCopyable {
     var topicLength: UInt32 = 0
     var propertiesLength: UInt32 = 0
     var bytesLength: UInt32 = 0
+    var expiresAt: UInt64 = 0
     /// Who published; for a receipt, who is told.
     var publisher: PortAddress
     var token: UInt32 = 0
     var refused: UInt32 = 0
+    /// The shared group that this is one member's share of; 0 for none.
+    var group: UInt32 = 0
 }
 
 extension Lane {
@@ -55,6 +58,8 @@ extension Lane {
         record.layout = run.pointee.layout
         record.qos = run.pointee.qos
         record.isRetained = run.pointee.isRetained
+        record.expiresAt = run.pointee.expiresAt
+        record.group = group
         record.targetCount = UInt32(count)
         record.identifierCount = UInt32(identifierCount)
         record.eventCount = UInt32(run.pointee.count)
@@ -189,8 +194,11 @@ extension Lane {
             topic: parts.topic, topicLength: Int(record.topicLength), events: parts.events,
             count: Int(record.eventCount), wire: parts.bytes, wireLength: Int(record.bytesLength),
             properties: parts.properties, propertiesLength: Int(record.propertiesLength),
-            publisher: record.publisher, layout: record.layout, qos: record.qos, isRetained: record.isRetained)
+            publisher: record.publisher, layout: record.layout, qos: record.qos, isRetained: record.isRetained,
+            expiresAt: record.expiresAt)
         identifiers = UnsafePointer(parts.identifiers)
+        group = record.group
+        runSerial &+= 1
         var refused = 0
         withUnsafeMutablePointer(to: &run) { run in
             if record.qos > 0 { run.pointee.owned = turn.owned }

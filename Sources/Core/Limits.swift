@@ -13,10 +13,12 @@ public struct Limits: Sendable, Equatable {
     public var maxSubscriptionsPerSession = 100_000
     /// Sessions of a namespace, connected or absent; the next new one is refused.
     public var maxSessions = 1_000_000
-    /// Guaranteed events waiting in one session beyond its window; then the newest is dropped and counted.
+    /// Guaranteed events waiting in one session beyond its window; then one is dropped and counted.
     public var maxQueuedEvents = 10_000
     /// Bytes of guaranteed events waiting in one session.
     public var maxQueuedBytes = 16 << 20
+    /// Which event a full queue gives up.
+    public var queueFull = QueueFull.dropNewest
     /// Guaranteed events sent to a client and not yet acknowledged; further ones wait in the queue.
     public var maxInFlight = 1_024
     /// Guaranteed events received from a client and not yet settled; reading stops until some are.
@@ -31,11 +33,25 @@ public struct Limits: Sendable, Equatable {
     public var maxRetainedBytes = 1 << 30
     /// Seconds from accept to a complete CONNECT; then the connection is closed.
     public var connectTimeoutSeconds = 5
-    /// Seconds an absent session is kept.
+    /// Topic aliases a connection may use, in each direction (MQTT 5 §3.3.2.3.4).
+    public var maxTopicAliases = 64
+    /// Bytes of topics that one client's aliases may stand for; beyond it the connection is closed.
+    public var maxTopicAliasBytes = 1 << 16
+    /// The longest keep-alive, in seconds; an MQTT 5 client is told, others are left alone. 0 means any.
+    public var maxKeepAliveSeconds = 0
+    /// Seconds an absent session is kept at most.
     public var sessionExpirySeconds = 7 * 86_400
     /// Events a second that one connection may publish, with a burst of one second; 0 means unlimited.
     public var maxPublishRate = 0
 
     /// The defaults.
     public init() {}
+
+    /// What a session's queue does when it is full.
+    public enum QueueFull: String, Sendable, CaseIterable {
+        /// The event that came last is dropped: what waits is complete up to a point.
+        case dropNewest = "drop_newest"
+        /// The events that have waited longest are dropped: what waits is what is new.
+        case dropOldest = "drop_oldest"
+    }
 }

@@ -8,7 +8,7 @@ final class MatchCache {
         var generation: UInt64
         /// Never used twice on a lane; access decisions are remembered under it.
         var serial: UInt64
-        /// The topic's bytes, then targets, members, group ends and identifiers.
+        /// The topic's bytes, then targets, members, group ends and numbers, and identifiers.
         var block: UnsafeMutableRawPointer
         var blockCapacity: Int
         /// Bytes of the topic; negative for an empty place.
@@ -43,10 +43,12 @@ final class MatchCache {
         @inline(__always) var groupEnds: UnsafeMutablePointer<Int32> {
             UnsafeMutableRawPointer(members + Int(memberCount)).assumingMemoryBound(to: Int32.self)
         }
-        /// Subscription identifiers of targets and members.
-        @inline(__always) var identifiers: UnsafeMutablePointer<UInt32> {
+        /// The groups' numbers.
+        @inline(__always) var groupNumbers: UnsafeMutablePointer<UInt32> {
             UnsafeMutableRawPointer(groupEnds + Int(groupCount)).assumingMemoryBound(to: UInt32.self)
         }
+        /// Subscription identifiers of targets and members.
+        @inline(__always) var identifiers: UnsafeMutablePointer<UInt32> { groupNumbers + Int(groupCount) }
     }
 
     private static let ways = 4
@@ -244,7 +246,8 @@ final class MatchCache {
     private func store(_ entry: UnsafeMutablePointer<Entry>) {
         let topicBytes = (Int(entry.pointee.topicLength) + 15) & ~15
         let all = targets.count + members.count
-        reserve(entry, topicBytes + all * MemoryLayout<Target>.stride + (groupEnds.count + identifiers.count) * 4)
+        let words = groupEnds.count * 2 + identifiers.count
+        reserve(entry, topicBytes + all * MemoryLayout<Target>.stride + words * 4)
         entry.pointee.targetCount = Int32(targets.count)
         entry.pointee.localCount = Int32(targets.firstIndex { $0.address.lane != lane } ?? targets.count)
         entry.pointee.memberCount = Int32(members.count)
@@ -252,6 +255,7 @@ final class MatchCache {
         copy(targets, to: entry.pointee.targets)
         copy(members, to: entry.pointee.members)
         copy(groupEnds, to: entry.pointee.groupEnds)
+        copy(raw.groupNumbers, to: entry.pointee.groupNumbers)
         copy(identifiers, to: entry.pointee.identifiers)
     }
 

@@ -14,11 +14,14 @@ struct RawMatch {
     var members: [Hit] = []
     /// Where each group's members end in ``members``.
     var groupEnds: [Int] = []
+    /// Each group's number.
+    var groupNumbers: [UInt32] = []
 
     mutating func removeAll() {
         hits.removeAll(keepingCapacity: true)
         members.removeAll(keepingCapacity: true)
         groupEnds.removeAll(keepingCapacity: true)
+        groupNumbers.removeAll(keepingCapacity: true)
     }
 }
 
@@ -103,8 +106,8 @@ extension TopicIndex {
     }
 
     /// The members of a group that are present; all of them when none is, so that guaranteed events wait with one.
-    private func collectMembers(of group: UInt32, into result: inout RawMatch) {
-        guard let group = groups[group] else { return }
+    private func collectMembers(of groupNumber: UInt32, into result: inout RawMatch) {
+        guard let group = groups[groupNumber] else { return }
         let start = result.members.count
         for onlyPresent in [true, false] where result.members.count == start {
             var number = group.firstMember
@@ -115,6 +118,23 @@ extension TopicIndex {
             }
         }
         result.groupEnds.append(result.members.count)
+        result.groupNumbers.append(groupNumber)
+    }
+
+    /// The `turn`-th member of a group, counted round and round among those that are present.
+    /// - Parameter orAbsent: whether an absent one will do when nobody is present.
+    func member(of groupNumber: UInt32, turn: UInt32, orAbsent: Bool) -> RawMatch.Hit? {
+        guard let group = groups[groupNumber] else { return nil }
+        for wantsPresent in orAbsent ? [true, false] : [true] {
+            var members: [UInt32] = []
+            var number = group.firstMember
+            while number != 0 {
+                if ports[records[number].owner].isPresent || !wantsPresent { members.append(number) }
+                number = records[number].next
+            }
+            if !members.isEmpty { return hit(records[members[Int(turn) % members.count]]) }
+        }
+        return nil
     }
 
     private func hit(_ record: Record) -> RawMatch.Hit {

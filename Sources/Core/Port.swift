@@ -21,4 +21,12 @@ open class Port {
 
     /// An answer to a run that this port published: another lane's ports have taken it.
     open func receiptArrived(token: UInt32, refused: Int, on lane: Lane) {}
+
+    /// Whether ``work(_:on:)`` is going to be called.
+    final var isWorking = false
+
+    /// Goes on with something long that was begun with ``Lane/workLater(_:)``.
+    /// - Parameter budget: what may be spent of it, in nodes of a tree or the like; what was spent is taken off.
+    /// - Returns: whether to be called again.
+    open func work(_ budget: inout Int, on lane: Lane) -> Bool { false }
 }

@@ -1,65 +1,120 @@
-/// The last value of each topic, found by topic or by filter. Guarded by the router's retained lock.
+/// The last value of each topic: set, found by topic, looked up by filter in bounded steps, expired.
+///
+/// Threading: guarded by the router's retained lock. Nothing here takes time in proportion to the whole store; a step
+/// of a look-up or of a sweep is bounded by its caller, in nodes or places.
+
+/// What became of a value that was to be retained. It holds the value that was there before, so that this is freed
+/// by whoever drops the outcome, after the lock.
+struct RetainOutcome {
+    /// Whether the store now holds what it was asked to; false when a limit is reached, and nothing has changed.
+    var isStored: Bool
+    /// What the topic had before, if that has gone.
+    var replaced: Event?
+}
+
+/// The retained events of one namespace: a tree of levels, and the events by number.
+///
+/// Every call names the time, in milliseconds of the lanes' clock. An event whose time is over is never returned. It is
+/// removed when a look-up meets it, when its topic gets another, by ``sweepExpired(now:max:)``, and when a new topic
+/// finds the store full.
 struct RetainedEvents: ~Copyable {
     private var tree: TopicTree
-    private var events: [Event?] = [nil]
-    private var free: [UInt32] = []
-    private var bytes = 0
+    private var slots = EventSlots()
     private let limits: Limits
+
+    /// Bytes that count for the limit: each event's ``Event/cost``.
+    private(set) var bytes = 0
+    /// Events that expire at some time.
+    private(set) var expiring = 0
+    /// No event expires before this time.
+    private var soonest = UInt64.max
+    /// The same, as far as known from the round of sweeping that is under way.
+    private var soonestOfRound = UInt64.max
+    /// The number that the sweep looks at next.
+    private var sweepPlace: UInt32 = 1
+
+    /// Places that are looked at for expired events when the store is full.
+    private static let sweepWhenFull = 64
 
     init(key: UInt64, limits: Limits) {
         tree = TopicTree(key: key, linked: true)
         self.limits = limits
     }
 
-    /// Topics that have a value.
-    var count: Int { events.count - 1 - free.count }
+    /// Topics that have a value, expired ones included until they are found.
+    var count: Int { slots.count }
+    /// Nodes of the tree, and stops of look-ups between two steps.
+    var treeSize: (nodes: Int, stops: Int) { (tree.count, tree.stops.count) }
+
+    // MARK: Setting
 
     /// Replaces a topic's value; an empty payload removes it (MQTT 3.1.1 §3.3.1.3).
-    /// - Returns: false when a limit is reached, and nothing was stored.
-    mutating func set(_ topic: UnsafeRawBufferPointer, _ event: Event?) -> Bool {
+    mutating func set(_ topic: UnsafeRawBufferPointer, _ event: Event?, now: UInt64) -> RetainOutcome {
         guard let event, event.payloadLength > 0 else {
-            remove(topic)
-            return true
+            return RetainOutcome(isStored: true, replaced: remove(topic))
         }
-        let known = find(topic)
-        let old = known == 0 ? nil : events[Int(tree.nodes[known].first)]
-        let grown = bytes + event.cost - (old?.cost ?? 0)
-        guard grown <= limits.maxRetainedBytes, old != nil || count < limits.maxRetainedEvents else { return false }
-        bytes = grown
-        if known != 0, old != nil {
-            events[Int(tree.nodes[known].first)] = event
-            return true
+        var node = find(topic)
+        if !hasRoom(for: event, at: node) {
+            guard sweepExpired(now: now, max: Self.sweepWhenFull) > 0 else { return RetainOutcome(isStored: false) }
+            // The sweep may have removed the topic itself.
+            node = find(topic)
+            guard hasRoom(for: event, at: node) else { return RetainOutcome(isStored: false) }
         }
-        var node = TopicTree.root
+        count(event, 1)
+        let number = node == 0 ? 0 : tree.nodes[node].first
+        if number != 0 {
+            let old = slots.replace(number, by: event)
+            if let old { count(old, -1) }
+            return RetainOutcome(isStored: true, replaced: old)
+        }
+        node = TopicTree.root
         Self.forEachLevel(topic) { level in node = tree.insertChild(of: node, .literal, level) }
-        let number = free.popLast() ?? UInt32(events.count)
-        if number == events.count { events.append(event) } else { events[Int(number)] = event }
-        tree.nodes[node].first = number
-        return true
+        tree.nodes[node].first = slots.store(event)
+        return RetainOutcome(isStored: true)
     }
 
-    private mutating func remove(_ topic: UnsafeRawBufferPointer) {
+    /// Removes a topic's value, and returns it.
+    mutating func remove(_ topic: UnsafeRawBufferPointer) -> Event? {
         let node = find(topic)
-        guard node != 0 else { return }
+        return node == 0 ? nil : removeValue(of: node).event
+    }
+
+    /// Removes the value of a node, and the nodes that then carry nothing.
+    private mutating func removeValue(of node: UInt32) -> (event: Event?, nodes: Int) {
         let number = tree.nodes[node].first
-        guard number != 0 else { return }
-        bytes -= events[Int(number)]?.cost ?? 0
-        events[Int(number)] = nil
-        free.append(number)
+        guard number != 0 else { return (nil, 0) }
+        let event = slots.take(number)
+        if let event { count(event, -1) }
         tree.nodes[node].first = 0
-        tree.prune(node)
+        return (event, tree.prune(node))
+    }
+
+    private func hasRoom(for event: Event, at node: UInt32) -> Bool {
+        let number = node == 0 ? 0 : tree.nodes[node].first
+        let old = number == 0 ? nil : slots[number]
+        guard bytes + event.cost - (old?.cost ?? 0) <= limits.maxRetainedBytes else { return false }
+        return old != nil || count < limits.maxRetainedEvents
+    }
+
+    private mutating func count(_ event: Event, _ sign: Int) {
+        bytes += sign * event.cost
+        guard event.expiresAt != 0 else { return }
+        expiring += sign
+        guard sign > 0 else { return }
+        soonest = min(soonest, event.expiresAt)
+        soonestOfRound = min(soonestOfRound, event.expiresAt)
     }
 
     private func find(_ topic: UnsafeRawBufferPointer) -> UInt32 {
         var node = TopicTree.root
-        let nowhere = UnsafeRawPointer(bitPattern: 16).unsafelyUnwrapped
-        Self.forEachLevel(topic) { level in
-            guard node != 0 else { return }
-            let base = level.baseAddress ?? nowhere
-            node = tree.child(
-                of: node, .literal, base, level.count, levelHash: tree.levelHash(base, level.count))
-        }
+        Self.forEachLevel(topic) { level in if node != 0 { node = child(of: node, level) } }
         return node
+    }
+
+    private func child(of node: UInt32, _ label: UnsafeRawBufferPointer) -> UInt32 {
+        let nowhere = UnsafeRawPointer(bitPattern: 16).unsafelyUnwrapped
+        let base = label.baseAddress ?? nowhere
+        return tree.child(of: node, .literal, base, label.count, levelHash: tree.levelHash(base, label.count))
     }
 
     private static func forEachLevel(_ topic: UnsafeRawBufferPointer, _ body: (UnsafeRawBufferPointer) -> Void) {
@@ -70,60 +125,198 @@ struct RetainedEvents: ~Copyable {
         }
     }
 
-    /// The values whose topics a filter matches, in no particular order.
-    func matching(_ filter: TopicFilter) -> [Event] {
-        var found: [Event] = []
-        var stack: [(node: UInt32, level: Int)] = [(TopicTree.root, 0)]
-        while let (node, level) = stack.popLast() {
-            guard level < filter.levels.count else {
-                take(node, into: &found)
-                continue
-            }
-            let wanted = filter.levels[level]
-            if wanted.kind == .rest || wanted.kind == .more {
-                if wanted.kind == .rest, node != TopicTree.root { take(node, into: &found) }
-                // From here on everything below matches: the level stays the same.
-                pushChildren(of: node, level: level, filter, &stack, &found)
-            } else if wanted.kind == .literal {
-                let child = filter.bytes.withUnsafeBytes { bytes in
-                    let nowhere = UnsafeRawPointer(bitPattern: 16).unsafelyUnwrapped
-                    let base = (bytes.baseAddress ?? nowhere) + Int(wanted.start)
-                    let count = Int(wanted.length)
-                    return tree.child(of: node, .literal, base, count, levelHash: tree.levelHash(base, count))
+    private static func isExpired(_ expiresAt: UInt64, now: UInt64) -> Bool { expiresAt != 0 && expiresAt <= now }
+
+    // MARK: Expiry
+
+    /// Looks at `max` places at most, from where it stopped the last time, and removes events whose time is over.
+    /// Costs nothing as long as none can be.
+    /// - Returns: how many were removed.
+    mutating func sweepExpired(now: UInt64, max: Int) -> Int {
+        guard expiring > 0, soonest <= now else { return 0 }
+        var removed = 0
+        for _ in 0..<min(max, Int(slots.highest)) {
+            if let event = slots[sweepPlace] {
+                if Self.isExpired(event.expiresAt, now: now) {
+                    if self.remove(event.topic) != nil { removed += 1 }
+                } else if event.expiresAt != 0 {
+                    soonestOfRound = min(soonestOfRound, event.expiresAt)
                 }
-                if child != 0 { stack.append((child, level + 1)) }
-            } else {
-                pushChildren(of: node, level: level, filter, &stack, &found)
             }
+            sweepPlace += 1
+            guard sweepPlace > slots.highest else { continue }
+            sweepPlace = 1
+            soonest = soonestOfRound
+            soonestOfRound = .max
+            if soonest > now { break }
         }
-        return found
+        return removed
     }
 
-    private func pushChildren(
-        of node: UInt32, level: Int, _ filter: TopicFilter, _ stack: inout [(node: UInt32, level: Int)],
-        _ found: inout [Event]
-    ) {
+    // MARK: Looking up
+
+    /// The value of one topic.
+    mutating func value(of topic: UnsafeRawBufferPointer, now: UInt64) -> Event? {
+        let node = find(topic)
+        guard node != 0, tree.nodes[node].first != 0, let event = slots[tree.nodes[node].first] else { return nil }
+        guard Self.isExpired(event.expiresAt, now: now) else { return event }
+        _ = removeValue(of: node)
+        return nil
+    }
+
+    /// One step of a look-up: visits at most `nodes` nodes and finds at most `events` events.
+    mutating func advance(_ walk: inout RetainedWalk, nodes: Int, events: Int, now: UInt64) {
+        resume(&walk)
+        var left = max(nodes, 1)
+        let most = max(events, 1)
+        while left > 0, walk.found.count < most, !walk.frames.isEmpty {
+            walk.visited += 1
+            left -= 1 + visit(&walk, now: now)
+        }
+        park(&walk)
+    }
+
+    /// Gives up the stops of a look-up that is not going on.
+    mutating func abandon(_ walk: inout RetainedWalk) {
+        guard walk.state == .parked else { return }
+        for frame in walk.frames { _ = tree.stops.leave(frame.place) }
+        walk.frames.removeAll()
+        walk.end()
+    }
+
+    /// A frame's node becomes a stop, which follows its node's siblings when the node is removed.
+    private mutating func park(_ walk: inout RetainedWalk) {
+        for index in walk.frames.indices { walk.frames[index].place = tree.stops.stand(on: walk.frames[index].place) }
+        walk.state = walk.frames.isEmpty ? .finished : .parked
+    }
+
+    private mutating func resume(_ walk: inout RetainedWalk) {
+        walk.forgetFound()
+        walk.visited = 0
+        switch walk.state {
+        case .new: pushChildren(of: TopicTree.root, level: 0, &walk)
+        case .parked:
+            for index in walk.frames.indices { walk.frames[index].place = tree.stops.leave(walk.frames[index].place) }
+            walk.frames.removeAll { $0.place == 0 }
+        case .finished: break
+        }
+        walk.state = .finished
+    }
+
+    /// Visits the top frame's next node.
+    /// - Returns: nodes removed because their event had expired.
+    private mutating func visit(_ walk: inout RetainedWalk, now: UInt64) -> Int {
+        let top = walk.frames.count - 1
+        let (number, level) = (walk.frames[top].place, Int(walk.frames[top].level))
+        let node = tree.nodes[number]
+        let kind = walk.filter.levels[level].kind
+        // On to the next sibling first. It stays in the tree whatever is removed here: only this node and ancestors of
+        // it, each without further children, can be, and no frame stands on those.
+        let next = kind == .literal ? 0 : node.next
+        if next == 0 { walk.frames.removeLast() } else { walk.frames[top].place = next }
+        guard fits(number, node.parent, walk.filter, level) else { return 0 }
+        let goesOn = kind == .rest || kind == .more
+        let below = goesOn ? level : level + 1
+        let isLast = below == walk.filter.levels.count
+        if !isLast, node.firstChild != 0 { pushChildren(of: number, level: below, &walk) }
+        guard node.first != 0, isLast || goesOn || walk.filter.levels[below].kind == .rest else { return 0 }
+        guard Self.isExpired(slots.expiresAt(node.first), now: now) else {
+            if let event = slots[node.first] { walk.found.append(event) }
+            return 0
+        }
+        return removeValue(of: number).nodes
+    }
+
+    /// Puts a node's children that may fit a level of the filter on the stack: the literal one, or the first of all.
+    private func pushChildren(of node: UInt32, level: Int, _ walk: inout RetainedWalk) {
+        let wanted = walk.filter.levels[level]
+        var first = tree.nodes[node].firstChild
+        if wanted.kind == .literal {
+            first = walk.filter.withLabel(wanted) { child(of: node, $0) }
+        }
+        if first != 0 { walk.frames.append(RetainedWalk.Frame(place: first, level: UInt32(level))) }
+    }
+
+    /// Whether a node that stands in a frame fits its level of the filter.
+    private func fits(_ number: UInt32, _ parent: UInt32, _ filter: TopicFilter, _ level: Int) -> Bool {
         let wanted = filter.levels[level]
-        var child = tree.links[node].firstChild
-        while child != 0 {
-            let label = tree.label(child)
-            let isHidden = node == TopicTree.root && wanted.kind != .prefix && label.first == UInt8(ascii: "$")
-            if !isHidden {
-                switch wanted.kind {
-                case .more:
-                    take(child, into: &found)
-                    stack.append((child, level))
-                case .rest: stack.append((child, level))
-                case .prefix:
-                    if label.starts(with: filter.label(wanted)) { stack.append((child, level + 1)) }
-                default: stack.append((child, level + 1))
+        switch wanted.kind {
+        case .single, .rest, .more:
+            guard level == 0, parent == TopicTree.root else { return true }
+            return tree.label(number).first != UInt8(ascii: "$")
+        case .literal, .prefix:
+            // A literal was found by its hash. But while the look-up was parked its node may have gone, and the frame
+            // now stands on a sibling.
+            let label = tree.label(number)
+            return filter.withLabel(wanted) { wantedLabel in
+                guard let own = label.baseAddress, let theirs = wantedLabel.baseAddress else {
+                    return wantedLabel.isEmpty && (wanted.kind == .prefix || label.isEmpty)
                 }
+                let isLongEnough =
+                    wanted.kind == .literal
+                    ? label.count == wantedLabel.count : label.count >= wantedLabel.count
+                return isLongEnough && bytesEqual(own, theirs, wantedLabel.count)
             }
-            child = tree.links[child].next
         }
     }
 
-    private func take(_ node: UInt32, into found: inout [Event]) {
-        if let event = events[Int(tree.nodes[node].first)] { found.append(event) }
+    // MARK: Listing
+
+    /// Events by number: at most `events` of those that the filter matches, among at most `places` places after
+    /// `place`.
+    /// An event keeps its number for as long as its topic has a value, so pages need nothing remembered between them.
+    /// - Returns: the last place looked at, or 0 when there are no further ones.
+    func list(
+        _ filter: TopicFilter, after place: UInt32, places: Int, events: Int, now: UInt64, into found: inout [Event]
+    ) -> UInt32 {
+        var place = place
+        var left = max(places, 1)
+        while place < slots.highest, left > 0, found.count < events {
+            place += 1
+            left -= 1
+            guard let event = slots[place], !Self.isExpired(event.expiresAt, now: now) else { continue }
+            if filter.matches(event.topic) { found.append(event) }
+        }
+        return place < slots.highest ? place : 0
+    }
+}
+
+/// A look-up by filter that goes on in steps: a stack of places in the tree, the next node to visit of each level on
+/// the way. Between steps these are stops, so every insertion and removal may happen meanwhile: a topic that matches
+/// and has a value all the time is found exactly once, since siblings keep their order and new ones come first.
+struct RetainedWalk: ~Copyable {
+    struct Frame {
+        /// During a step the next node to visit; between steps a stop.
+        var place: UInt32
+        /// The level of the filter that the node and its further siblings must fit.
+        var level: UInt32
+    }
+
+    enum State { case new, parked, finished }
+
+    let filter: TopicFilter
+    fileprivate(set) var state = State.new
+    fileprivate var frames: [Frame] = []
+    /// What the last step found.
+    fileprivate(set) var found: [Event] = []
+    /// Nodes that the last step visited.
+    fileprivate(set) var visited = 0
+
+    init(_ filter: TopicFilter) { self.filter = filter }
+
+    /// Lets go of what the last step found, outside the lock.
+    mutating func forgetFound() { found.removeAll(keepingCapacity: true) }
+
+    /// Ends a walk that holds no stops.
+    mutating func end() { state = .finished }
+}
+
+extension TopicFilter {
+    /// The bytes of a level without a copy.
+    @inline(__always)
+    fileprivate func withLabel<Result>(_ level: Level, _ body: (UnsafeRawBufferPointer) -> Result) -> Result {
+        bytes.withUnsafeBytes { own in
+            body(UnsafeRawBufferPointer(rebasing: own[Int(level.start)..<Int(level.start) + Int(level.length)]))
+        }
     }
 }

@@ -4,9 +4,8 @@ import Synchronization
 /// for whatever reason, comes through here with a ``Principal``.
 ///
 /// Threading: shared by all lanes. Every call names the lane it is made on.
-/// SAFETY: `index` and `changes` are used under `indexLock`, `retainedEvents` under `retainedLock`, `sessions` and
-/// `access` are in
-/// mutexes, generation and version are atomics, everything else never changes.
+/// SAFETY: `index`, `changes` and `redistributed` are used under `indexLock`, `retainedEvents` under `retainedLock`,
+/// `sessions` and `access` are in mutexes, generation and version are atomics, everything else never changes.
 public final class Router: @unchecked Sendable {
     /// The namespace's name.
     public let name: String
@@ -15,6 +14,8 @@ public final class Router: @unchecked Sendable {
     /// The limits it enforces.
     public let limits: Limits
     let hashKey: UInt64
+    /// Random; for tables outside that are keyed by what peers choose.
+    public var hashSeed: UInt64 { hashKey &* 0x9E37_79B9_7F4A_7C15 }
 
     private let access: Mutex<(rules: AccessRules, version: UInt64)>
     private let accessCounter = Atomic<UInt64>(1)
@@ -23,8 +24,11 @@ public final class Router: @unchecked Sendable {
     /// The filters that changed last, by generation; nil stands for any filter.
     private var changes = [TopicFilter?](repeating: nil, count: Router.changesKept)
     private let generation = Atomic<UInt64>(1)
-    private let retainedLock = Mutex(())
-    private var retainedEvents: RetainedEvents
+    /// Whose turn it is when a shared group's events are given to another member.
+    private var redistributed: UInt32 = 0
+    /// Held for one event, or one bounded step of a look-up. Used in `Router+Retained.swift` only.
+    let retainedLock = Mutex(())
+    var retainedEvents: RetainedEvents
     private let sessions = Mutex(SessionTable())
 
     private static let changesKept = 256
@@ -212,6 +216,7 @@ public final class Router: @unchecked Sendable {
         }
         outcome.matched = entry.pointee.matched
         lane.identifiers = UnsafePointer(entry.pointee.identifiers)
+        lane.runSerial &+= 1
         let targets = UnsafePointer(entry.pointee.targets)
         var refused = 0
         for index in 0..<Int(entry.pointee.localCount) { refused &+= lane.deliver(run, targets + index) }
@@ -342,6 +347,8 @@ public final class Router: @unchecked Sendable {
                 let end = Int(entry.pointee.groupEnds[group])
                 let member = entry.pointee.members + start + Int(entry.pointee.cursor) % (end - start)
                 start = end
+                lane.group = entry.pointee.groupNumbers[group]
+                lane.runSerial &+= 1
                 withUnsafePointer(to: single) { single in
                     if member.pointee.address.lane == lane.number {
                         outcome.refused &+= Int32(truncatingIfNeeded: lane.deliver(single, member))
@@ -352,35 +359,45 @@ public final class Router: @unchecked Sendable {
             }
             entry.pointee.cursor &+= 1
         }
+        lane.group = 0
     }
 
-    // MARK: Retained events
-
-    private func retain(_ run: UnsafePointer<EventRun>, on lane: Lane) {
-        for index in 0..<run.pointee.count {
-            let event = run.pointee.event(index)
-            let stored = retainedLock.withLock { _ in retainedEvents.set(run.pointee.topicBytes, event) }
-            if !stored { lane.counters.drop(.retainedFull) }
+    /// Gives an event of a shared group to another member, because the one it was chosen for has left: to one that is
+    /// present if there is one. Without a member it is dropped and counted.
+    func redistribute(_ event: Event, group: UInt32, on lane: Lane) {
+        let found = indexLock.withLock { _ -> (Target, UInt32)? in
+            redistributed &+= 1
+            return index.member(of: group, turn: redistributed, orAbsent: true).map {
+                (Target(address: PortAddress(packed: $0.address), options: $0.options), $0.identifier)
+            }
         }
-    }
-
-    /// The retained events that a subscription, already granted, begins with.
-    public func retained(matching filter: TopicFilter) -> [Event] {
-        retainedLock.withLock { _ in retainedEvents.matching(filter) }
-    }
-
-    /// Removes a topic's retained event.
-    /// - Returns: whether there was one.
-    public func removeRetained(topic: UnsafeRawBufferPointer) -> Bool {
-        retainedLock.withLock { _ in
-            let before = retainedEvents.count
-            _ = retainedEvents.set(topic, nil)
-            return retainedEvents.count < before
+        guard var (target, identifier) = found else { return lane.counters.drop(.noMember) }
+        if identifier != 0 { target.identifierCount = 1 }
+        var run = EventRun(event: event, view: lane.singleEvent, publisher: .none)
+        run.owned = lane.singleOwned
+        lane.singleOwned.pointee = Unmanaged.passRetained(event.storage)
+        defer {
+            lane.singleOwned.pointee?.release()
+            lane.singleOwned.pointee = nil
         }
+        var outcome = PublishOutcome(verdict: .routed, matched: 0, refused: 0, pending: 0, token: 0)
+        lane.group = group
+        lane.runSerial &+= 1
+        withUnsafePointer(to: &identifier) { identifiers in
+            lane.identifiers = identifiers
+            if target.address.lane == lane.number {
+                _ = lane.deliver(&run, &target)
+            } else {
+                stage(&run, &target, 1, to: target.address.lane, on: lane, &outcome)
+            }
+        }
+        lane.group = 0
     }
 
-    /// Topics with a retained event.
-    public var retainedCount: Int { retainedLock.withLock { _ in retainedEvents.count } }
+    /// Whether a shared group has a member that is there to take events.
+    public func hasPresentMember(_ group: UInt32) -> Bool {
+        indexLock.withLock { _ in index.member(of: group, turn: 0, orAbsent: false) != nil }
+    }
 
     // MARK: Sessions
 

@@ -306,7 +306,8 @@ struct TopicIndex: ~Copyable {
         let groupKey = GroupKey(node: node, ending: ending, name: name)
         if let number = groupNumbers[groupKey] { return number }
         let number = nextGroup
-        nextGroup += 1
+        // Numbers are not used again before all others have been: an event may still carry one.
+        repeat { nextGroup = nextGroup == .max ? 1 : nextGroup + 1 } while groups[nextGroup] != nil
         let entry = records.allocate(
             Record(
                 place: node, owner: number, identifier: 0, options: .qos(0), role: .group, ending: ending,

@@ -7,7 +7,7 @@ struct TopicTree: ~Copyable {
         /// Place of the level's bytes in the label arena.
         var label: UInt32 = 0
         var edgeHash: UInt32 = 0
-        /// Children of every kind, `single` included.
+        /// Children of every kind, `single` included. In a linked tree, see below, this and two other fields are links.
         var childCount: UInt32 = 0
         /// The child for `+`, reached without a probe; 0 for none.
         var singleChild: UInt32 = 0
@@ -19,18 +19,12 @@ struct TopicTree: ~Copyable {
         var hasPrefixChildren: Bool = false
     }
 
-    /// Siblings, for a tree that is walked by wildcard (retained events).
-    struct Links {
-        var firstChild: UInt32 = 0
-        var next: UInt32 = 0
-        var previous: UInt32 = 0
-    }
-
     /// The root's number.
     static let root: UInt32 = 1
 
     private(set) var nodes = Arena<Node>()
-    private(set) var links = Arena<Links>()
+    /// Where look-ups stand that are between two steps; only in a linked tree.
+    var stops = NodeStops()
     private var labels = ByteArena()
     private var edges = NumberTable()
     /// For nodes with prefix children: how many there are of each length, so that a look-up probes only those lengths.
@@ -42,7 +36,6 @@ struct TopicTree: ~Copyable {
         self.key = key
         hasLinks = linked
         _ = nodes.allocate(Node())
-        if linked { _ = links.allocate(Links()) }
     }
 
     /// Nodes, the root not counted.
@@ -96,17 +89,20 @@ struct TopicTree: ~Copyable {
                 nodes[parent].hasPrefixChildren = true
             }
         }
-        nodes[parent].childCount += 1
-        if hasLinks { link(number, under: parent) }
+        if hasLinks { link(number, under: parent) } else { nodes[parent].childCount += 1 }
         return number
     }
 
     /// Removes a node that carries nothing and has no children, and its ancestors that then are the same.
-    mutating func prune(_ start: UInt32) {
+    /// - Returns: how many they were.
+    @discardableResult
+    mutating func prune(_ start: UInt32) -> Int {
         var number = start
+        var count = 0
         while number != Self.root {
             let node = nodes[number]
-            guard node.childCount == 0, node.first == 0, node.second == 0 else { return }
+            let isBare = hasLinks ? node.firstChild == 0 : node.childCount == 0 && node.second == 0
+            guard isBare, node.first == 0 else { return count }
             if node.kind == TopicFilter.Kind.single.rawValue {
                 nodes[node.parent].singleChild = 0
             } else {
@@ -114,11 +110,12 @@ struct TopicTree: ~Copyable {
                 labels.release(node.label, count: Int(node.labelLength))
                 if node.kind == TopicFilter.Kind.prefix.rawValue { forgetPrefix(node) }
             }
-            if hasLinks { unlink(number, under: node.parent) }
-            nodes[node.parent].childCount -= 1
+            if hasLinks { unlink(number, node) } else { nodes[node.parent].childCount -= 1 }
             nodes.release(number)
             number = node.parent
+            count += 1
         }
+        return count
     }
 
     /// Calls `body` with each child of `parent` whose prefix these bytes begin with.
@@ -151,19 +148,41 @@ struct TopicTree: ~Copyable {
         }
     }
 
-    /// Nodes and their links are allocated and released together, so they share their numbers.
     private mutating func link(_ number: UInt32, under parent: UInt32) {
-        let head = links[parent].firstChild
-        let own = links.allocate(Links(firstChild: 0, next: head, previous: 0))
-        assert(own == number)
-        if head != 0 { links[head].previous = number }
-        links[parent].firstChild = number
+        let head = nodes[parent].firstChild
+        nodes[number].next = head
+        if head != 0 { nodes[head].previous = number }
+        nodes[parent].firstChild = number
     }
 
-    private mutating func unlink(_ number: UInt32, under parent: UInt32) {
-        let own = links[number]
-        if own.previous == 0 { links[parent].firstChild = own.next } else { links[own.previous].next = own.next }
-        if own.next != 0 { links[own.next].previous = own.previous }
-        links.release(number)
+    /// Takes a node out of its siblings; look-ups that stand on it go on to the next.
+    private mutating func unlink(_ number: UInt32, _ node: Node) {
+        if node.previous == 0 {
+            nodes[node.parent].firstChild = node.next
+        } else {
+            nodes[node.previous].next = node.next
+        }
+        if node.next != 0 { nodes[node.next].previous = node.previous }
+        stops.move(from: number, to: node.next)
+    }
+}
+
+/// A linked tree is walked by wildcard (retained events): every node knows its siblings. All its levels are literals,
+/// so it has no use for a child for `+`, a second list or a number of children; the links stand in their places.
+extension TopicTree.Node {
+    /// The child that was made last; 0 for none.
+    var firstChild: UInt32 {
+        get { singleChild }
+        set { singleChild = newValue }
+    }
+    /// The sibling that was made before this one; 0 for none.
+    var next: UInt32 {
+        get { second }
+        set { second = newValue }
+    }
+    /// The sibling that was made after this one; 0 for none.
+    var previous: UInt32 {
+        get { childCount }
+        set { childCount = newValue }
     }
 }

@@ -20,6 +20,7 @@ public final class Turn {
     public var principal: Principal?
 
     let owned: UnsafeMutablePointer<Unmanaged<EventStorage>?>
+    private var scratch: [UnsafeMutableRawPointer] = []
 
     /// Makes an empty turn.
     public init() {
@@ -35,6 +36,7 @@ public final class Turn {
         events.deallocate()
         outcomes.deallocate()
         owned.deallocate()
+        for block in scratch { block.deallocate() }
     }
 
     /// Whether neither a run nor an event more fits.
@@ -48,6 +50,20 @@ public final class Turn {
         runCount = 0
         eventCount = 0
         principal = nil
+        if !scratch.isEmpty { freeScratch() }
+    }
+
+    /// Memory that stays until the turn is over, for what a run refers to and no packet has in one piece.
+    public func makeScratch(_ count: Int) -> UnsafeMutableRawPointer {
+        let block = UnsafeMutableRawPointer.allocate(byteCount: max(count, 1), alignment: 1)
+        scratch.append(block)
+        return block
+    }
+
+    @inline(never)
+    private func freeScratch() {
+        for block in scratch { block.deallocate() }
+        scratch.removeAll(keepingCapacity: true)
     }
 
     /// Releases the owned copies that ports asked for.

@@ -11,14 +11,17 @@ public final class MQTTAdapter: Adapter {
     ///   - routers: the namespaces by name; `default` must be there.
     ///   - random: makes assigned client ids unpredictable.
     public init(
-        routers: [String: Router], authenticator: any Authenticator, random: @escaping @Sendable () -> UInt64
+        routers: [String: Router], authenticator: any Authenticator, limits: Limits,
+        random: @escaping @Sendable () -> UInt64
     ) {
-        context = MQTTContext(routers: routers, authenticator: authenticator, random: random)
+        context = MQTTContext(routers: routers, authenticator: authenticator, limits: limits, random: random)
     }
 
     /// A conversation for a new connection.
     public func makeConversation(link: Link, on lane: Lane) -> Conversation {
-        MQTTConversation(context: context, link: link, on: lane)
+        // From the first connection on the lane looks after sessions and retained events that expire.
+        _ = context.state(of: lane)
+        return MQTTConversation(context: context, link: link, on: lane)
     }
 }
 
@@ -26,40 +29,150 @@ public final class MQTTAdapter: Adapter {
 final class MQTTContext: Sendable {
     let routers: [String: Router]
     let authenticator: any Authenticator
+    let limits: Limits
     private let random: @Sendable () -> UInt64
 
-    init(routers: [String: Router], authenticator: any Authenticator, random: @escaping @Sendable () -> UInt64) {
+    init(
+        routers: [String: Router], authenticator: any Authenticator, limits: Limits,
+        random: @escaping @Sendable () -> UInt64
+    ) {
         self.routers = routers
         self.authenticator = authenticator
+        self.limits = limits
         self.random = random
     }
 
     /// A client id for a client that brought none (§3.1.3.1).
     func makeClientID() -> String { "apus-" + String(random(), radix: 36) }
 
-    /// A session's connection is gone: the session ends with it, or waits.
+    /// What the adapter keeps for a lane.
+    func state(of lane: Lane) -> MQTTLane {
+        if let known = lane.belongings["mqtt"] as? MQTTLane { return known }
+        let made = MQTTLane()
+        lane.belongings["mqtt"] = made
+        lane.chores.append { [unowned self] lane in
+            made.absent.takeDue(at: lane.now) { inbox in
+                if let session = inbox as? Session { self.due(session, on: lane) }
+            }
+            for router in self.routers.values {
+                for _ in 0..<16 { router.sweepExpiredRetained(now: lane.now) }
+            }
+        }
+        return made
+    }
+
+    // MARK: Sessions
+
+    /// A session's connection is gone: the session ends with it, or waits. Its will is published at once, or waits too
+    /// (MQTT 5 §3.1.3.2.2).
     func leave(_ session: Session, on lane: Lane) {
         session.end()
-        if session.isClean { return discard(session, on: lane) }
+        let expiry = UInt64(session.expirySeconds) * 1_000
+        guard expiry > 0 else { return discard(session, on: lane) }
         session.principal.router.setPresence(session, false)
-        absent(on: lane).add(session, expiresAt: lane.now + UInt64(lane.limits.sessionExpirySeconds) * 1_000)
+        session.shareOut(isEnding: false, on: lane)
+        session.endsAt = lane.now + expiry
+        session.willAt = lane.now + UInt64(session.will?.delaySeconds ?? 0) * 1_000
+        wait(session, on: lane)
+    }
+
+    /// Publishes the will if it is time, and lets the session wait for what comes next.
+    private func wait(_ session: Session, on lane: Lane) {
+        if session.will != nil, session.willAt <= lane.now { publishWill(of: session, on: lane) }
+        let dueAt = session.will == nil ? session.endsAt : min(session.willAt, session.endsAt)
+        state(of: lane).absent.add(session, dueAt: dueAt)
+    }
+
+    private func due(_ session: Session, on lane: Lane) {
+        if session.endsAt <= lane.now { discard(session, on: lane) } else { wait(session, on: lane) }
+    }
+
+    /// The client is back.
+    func returned(_ session: Session, on lane: Lane) {
+        state(of: lane).absent.remove(session)
+        session.principal.router.setPresence(session, true)
     }
 
     /// Ends a session with everything in it.
     func discard(_ session: Session, on lane: Lane) {
+        state(of: lane).absent.remove(session)
+        publishWill(of: session, on: lane)
         session.principal.router.releaseSession(session.clientID, at: session.address)
         session.principal.router.unregister(session, on: lane)
+        session.shareOut(isEnding: true, on: lane)
     }
 
-    private func absent(on lane: Lane) -> AbsentInboxes {
-        if let known = lane.belongings["mqtt"] as? AbsentInboxes { return known }
-        let made = AbsentInboxes()
-        lane.belongings["mqtt"] = made
-        lane.chores.append { [unowned self] lane in
-            made.expire(on: lane) { inbox in
-                if let session = inbox as? Session { self.discard(session, on: lane) }
+    private func publishWill(of session: Session, on lane: Lane) {
+        guard let will = session.will else { return }
+        session.will = nil
+        let event = will.topic.withUnsafeBytes { topic in
+            will.payload.withUnsafeBytes { payload in
+                will.properties.withUnsafeBytes { properties in
+                    Event(
+                        topic: topic, properties: properties, payload: payload, qos: will.qos,
+                        isRetained: will.isRetained,
+                        expiresAt: will.expirySeconds.map { lane.now + UInt64($0) * 1_000 } ?? 0)
+                }
             }
         }
-        return made
+        lane.publishLater(event, as: session.principal)
+    }
+}
+
+/// What the adapter keeps for a lane: the sessions whose clients are away, and runs written in another version.
+/// Confined to the lane.
+final class MQTTLane {
+    let absent = AbsentInboxes()
+    private let scratch = Scratch()
+    private var serial: UInt64 = 0
+    private var isWritten = false
+    private var isVersion5 = false
+
+    /// The events of a run as packets of a version, for all who take them like that. The first who asks is not worth
+    /// it and gets nil; so does everybody when the run is large.
+    func translation(
+        of run: UnsafePointer<EventRun>, isVersion5 version: Bool, on lane: Lane
+    ) -> (start: UnsafeRawPointer, count: Int)? {
+        guard serial == lane.runSerial, isVersion5 == version else {
+            (serial, isVersion5, isWritten) = (lane.runSerial, version, false)
+            return nil
+        }
+        if !isWritten {
+            scratch.removeAll()
+            var bytes = 0
+            for index in 0..<run.pointee.count {
+                bytes += Int(run.pointee.events[index].payloadLength) + run.pointee.topicLength
+                bytes += (version ? run.pointee.propertiesLength : 0) + 16
+            }
+            guard bytes <= Scratch.capacity else { return nil }
+            for index in 0..<run.pointee.count {
+                let parts = PublishParts(run, run.pointee.events[index])
+                if version {
+                    PacketWriter.publish5(0x30, parts, identifier: 0, PacketWriter.Extras(), to: scratch)
+                } else {
+                    PacketWriter.publish(0x30, parts, identifier: 0, to: scratch)
+                }
+            }
+            isWritten = true
+        }
+        return (scratch.start, scratch.count)
+    }
+
+    /// An output that is a piece of memory; made when it is first used.
+    private final class Scratch: Output {
+        static let capacity = 1 << 17
+        private var memory: UnsafeMutableRawPointer?
+
+        deinit { memory?.deallocate() }
+
+        var start: UnsafeRawPointer { UnsafeRawPointer(memory ?? cursor) }
+        var count: Int { memory.map { cursor - $0 } ?? 0 }
+
+        func removeAll() {
+            let memory = self.memory ?? .allocate(byteCount: Self.capacity, alignment: 16)
+            self.memory = memory
+            cursor = memory
+            end = memory + Self.capacity
+        }
     }
 }

@@ -96,7 +96,8 @@ public struct Node {
         _ configuration: Configuration, _ reactor: Reactor, _ router: Router, _ authenticator: PasswordAuthenticator,
         _ admin: Admin?, _ log: Log
     ) throws(SocketAddress.Failure) {
-        let adapters = Adapters.all(routers: [router.name: router], authenticator: authenticator)
+        let adapters = Adapters.all(
+            routers: [router.name: router], authenticator: authenticator, limits: configuration.limits)
         var ready: [(protocolName: String, address: String)] = []
         for settings in configuration.listeners {
             guard let adapter = adapters[settings.protocolName] else { continue }

@@ -114,7 +114,7 @@ final class ReactorLane: Lane {
     }
 
     private func timeout() -> Int32 {
-        if !closing.isEmpty || !resumed.isEmpty || !moving.isEmpty { return 0 }
+        if !closing.isEmpty || !resumed.isEmpty || !moving.isEmpty || hasWork { return 0 }
         var wait = timers.wait(from: now) ?? -1
         func atMost(_ time: UInt64) {
             let left = time > now ? Int(time - now) : 0
@@ -139,6 +139,8 @@ final class ReactorLane: Lane {
 
     /// Everything that conversations must not do from within each other, then mail, then one send for each.
     private func finishPass() {
+        // What chores and mail put off: the will of a session that ended while its client was away.
+        routeDeferred()
         while !resumed.isEmpty || !closing.isEmpty {
             let again = resumed
             resumed = []
@@ -148,6 +150,7 @@ final class ReactorLane: Lane {
             for pointer in ended { end(connection(at: pointer)) }
             routeDeferred()
         }
+        doWork()
         postMail()
         flushTouched()
         if !moving.isEmpty { sendMoving() }

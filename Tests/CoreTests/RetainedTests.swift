@@ -4,17 +4,6 @@ import Testing
 
 @Suite("Retained events")
 struct RetainedTests {
-    private func event(_ topic: String, _ payload: String) -> Event {
-        let (topic, payload) = (Array(topic.utf8), Array(payload.utf8))
-        return topic.withUnsafeBytes { topic in
-            payload.withUnsafeBytes { payload in
-                Event(
-                    topic: topic, properties: UnsafeRawBufferPointer(start: nil, count: 0), payload: payload, qos: 1,
-                    isRetained: true)
-            }
-        }
-    }
-
     @Test("Against a dictionary: set, replace, delete, and every filter of both grammars")
     func oracle() throws {
         var random = Seeded(500)
@@ -24,11 +13,11 @@ struct RetainedTests {
             let topic = Words.topic(&random)
             let payload = random.once(in: 3) ? "" : "value \(step)"
             known[topic] = payload.isEmpty ? nil : payload
-            let isStored = Array(topic.utf8).withUnsafeBytes { retained.set($0, event(topic, payload)) }
+            let isStored = retained.put(topic, payload)
             #expect(isStored)
             guard step % 10 == 0 else { continue }
             let naive = Words.filter(&random)
-            let found = retained.matching(try TopicFilter(naive.text, grammar: naive.grammar))
+            let found = retained.all(try TopicFilter(naive.text, grammar: naive.grammar))
             let expected = known.filter { naive.matches(NaiveFilter.split($0.key)) }
             var got: [String: String] = [:]
             for event in found { got[event.topicText] = event.text }
@@ -36,10 +25,10 @@ struct RetainedTests {
             let count = retained.count
             #expect(count == known.count, "\(random.note)")
         }
-        for topic in known.keys { _ = Array(topic.utf8).withUnsafeBytes { retained.set($0, nil) } }
-        let everything = retained.matching(try TopicFilter("#", grammar: .mqtt))
-        let count = retained.count
-        #expect(everything.isEmpty && count == 0)
+        for topic in known.keys { retained.put(topic, "") }
+        let everything = retained.all(try TopicFilter("#", grammar: .mqtt))
+        let (count, bytes, size) = (retained.count, retained.bytes, retained.treeSize)
+        #expect(everything.isEmpty && count == 0 && bytes == 0 && size == (0, 0))
     }
 
     @Test("The last value stays, an empty payload deletes it, and subscribers still get both")
@@ -104,5 +93,39 @@ struct RetainedTests {
         field.publish("no", ["1"], isRetained: true)
         field.publish("$SYS/x", ["1"], isRetained: true)
         #expect(field.router.retainedCount == 1)
+    }
+}
+
+extension RetainedEvents {
+    /// Sets a topic's value; an empty one removes it.
+    /// - Returns: whether it was stored.
+    @discardableResult
+    mutating func put(_ topic: String, _ payload: String, expiresAt: UInt64 = 0, now: UInt64 = 1) -> Bool {
+        let event = Event(topic, payload, expiresAt: expiresAt)
+        return set(event.topic, event, now: now).isStored
+    }
+
+    /// Everything that a filter matches, in steps of the usual size.
+    mutating func all(_ filter: TopicFilter, now: UInt64 = 1) -> [Event] {
+        var walk = RetainedWalk(filter)
+        var found: [Event] = []
+        while walk.state != .finished {
+            advance(&walk, nodes: RetainedCursor.nodesPerStep, events: RetainedCursor.eventsPerStep, now: now)
+            found += walk.found
+        }
+        return found
+    }
+}
+
+extension Event {
+    init(_ topic: String, _ payload: String, expiresAt: UInt64 = 0) {
+        let (topic, payload) = (Array(topic.utf8), Array(payload.utf8))
+        self = topic.withUnsafeBytes { topic in
+            payload.withUnsafeBytes { payload in
+                Event(
+                    topic: topic, properties: UnsafeRawBufferPointer(start: nil, count: 0), payload: payload, qos: 1,
+                    isRetained: true, expiresAt: expiresAt)
+            }
+        }
     }
 }

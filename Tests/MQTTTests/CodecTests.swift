@@ -54,17 +54,17 @@ import Testing
     @Test func subscribeAndUnsubscribe() throws {
         let subscribe = try body(Frame.subscribe(0x1234, [("a/+", 0), ("#", 1), ("$share/g/b", 2)]))
         let packet = try subscribe.withUnsafeBytes { bytes throws(MQTTFailure) in
-            try SubscribePacket(bytes, hasOptions: true)
+            try SubscribePacket(bytes, version: .v3_1_1)
         }
         #expect(packet.identifier == 0x1234)
         #expect(packet.entries.map { String(decoding: $0.filter, as: UTF8.self) } == ["a/+", "#", "$share/g/b"])
-        #expect(packet.entries.map(\.qos) == [0, 1, 2])
+        #expect(packet.entries.map(\.options.qos) == [0, 1, 2])
         let unsubscribe = try body(Frame.unsubscribe(0xFFFF, ["a", "b"]))
         let second = try unsubscribe.withUnsafeBytes { bytes throws(MQTTFailure) in
-            try SubscribePacket(bytes, hasOptions: false)
+            try UnsubscribePacket(bytes, version: .v3_1_1)
         }
         #expect(second.identifier == 0xFFFF)
-        #expect(second.entries.map { String(decoding: $0.filter, as: UTF8.self) } == ["a", "b"])
+        #expect(second.filters.map { String(decoding: $0, as: UTF8.self) } == ["a", "b"])
     }
 
     private func written(_ body: (TestLink) -> Void) throws -> [Answer] {
@@ -79,7 +79,8 @@ import Testing
         let answers = try written { link in
             PacketWriter.connack(.accepted, sessionPresent: true, to: link)
             PacketWriter.connack(.notAuthorized, sessionPresent: false, to: link)
-            PacketWriter.connackUnsupportedV5(to: link)
+            PacketWriter.connack5(
+                .unsupportedProtocolVersion, sessionPresent: false, PacketWriter.Properties(), to: link)
             PacketWriter.acknowledge(0x40, 1, to: link)
             PacketWriter.acknowledge(0x50, 0x0102, to: link)
             PacketWriter.acknowledge(0x62, 65_535, to: link)
@@ -106,15 +107,15 @@ import Testing
         for (first, identifier) in [(UInt8(0x30), UInt16(0)), (0x3B, 7), (0x34, 65_535)] {
             let answers = try written { link in
                 let topic = Array("t/x".utf8)
-                topic.withUnsafeBytes { topic in
+                let event = topic.withUnsafeBytes { topic in
                     payload.withUnsafeBytes { payload in
-                        let nowhere = UnsafeRawPointer(bitPattern: 16).unsafelyUnwrapped
-                        PacketWriter.publish(
-                            first, topic: topic.baseAddress ?? nowhere, topicLength: topic.count,
-                            identifier: identifier, payload: payload.baseAddress ?? nowhere,
-                            payloadLength: payload.count, to: link)
+                        Event(
+                            topic: topic, properties: UnsafeRawBufferPointer(start: nil, count: 0), payload: payload,
+                            qos: 0, isRetained: false)
                     }
                 }
+                PacketWriter.publish(first, PublishParts(event), identifier: identifier, to: link)
+                withExtendedLifetime(event) {}
             }
             let wanted = Answer.Publish(
                 topic: "t/x", payload: payload, qos: first >> 1 & 3, id: identifier, retain: first & 1 == 1,

@@ -3,15 +3,13 @@ import Testing
 
 /// Who is let in, and when connections end by themselves.
 @Suite struct ConnectTests {
-    @Test func version5IsToldSo() throws {
+    @Test(arguments: [UInt8(6), 7, 127, 255]) func laterVersionsAreToldSo(level: UInt8) throws {
         let client = TestClient(try TestNode())
-        // As a client of MQTT 5 sends it, with properties.
-        let body = Frame.text("MQTT") + [5, 2, 0, 60, 5, 0x11, 0, 0, 0, 10] + Frame.text("c")
-        #expect(client.ask(Frame.packet(0x10, body)) == [.other([0x20, 3, 0, 0x84, 0])])
+        #expect(client.ask(Frame.connect("c", level: level)) == [.other([0x20, 3, 0, 0x84, 0])])
         #expect(client.closing == .unsupportedVersion)
     }
 
-    @Test(arguments: [UInt8(0), 1, 2, 6, 0x84, 255]) func otherVersionsAreToldSo(level: UInt8) throws {
+    @Test(arguments: [UInt8(0), 1, 2, 0x84]) func otherVersionsAreToldSo(level: UInt8) throws {
         let client = TestClient(try TestNode())
         #expect(client.ask(Frame.connect("c", level: level)) == [.connack(present: false, code: 1)])
         #expect(client.closing == .unsupportedVersion)

@@ -160,6 +160,7 @@ final class TestLane: Lane {
             for connection in ended { end(connection) }
             routeDeferred()
         }
+        doWork()
         postMail()
         let leaving = moving
         moving = []
@@ -227,7 +228,8 @@ final class TestNode {
         router = Router(limits: limits, accessRules: try AccessRules(rules), hashKey: 0x1234_5678_9ABC_DEF0)
         let random = Sequence64()
         adapter = MQTTAdapter(
-            routers: ["default": router], authenticator: authenticator, random: { random.next() })
+            routers: ["default": router], authenticator: authenticator, limits: limits,
+            random: { random.next() })
         let shared = Lanes(
             wakes: bells.map { bell in { bell.isRung.store(true, ordering: .relaxed) } }, limits: limits)
         for number in 0..<count {
@@ -276,7 +278,8 @@ final class TestNode {
             isBusy = false
             for lane in lanes {
                 let isRung = bells[lane.number].isRung.exchange(false, ordering: .relaxed)
-                guard isRung || !lane.resumed.isEmpty || !lane.closing.isEmpty || !lane.moving.isEmpty else { continue }
+                guard isRung || !lane.resumed.isEmpty || !lane.closing.isEmpty || !lane.moving.isEmpty || lane.hasWork
+                else { continue }
                 lane.pass()
                 isBusy = true
             }

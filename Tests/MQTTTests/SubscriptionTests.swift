@@ -179,7 +179,8 @@ import Testing
         members[1].cut()
         sender.send((1...10).flatMap { Frame.publish("a/b", "\($0)") })
         #expect(members[0].events().isEmpty)
-        #expect(members[2].events().count + members[3].events().count == 10)
+        // At QoS 1 what the member that left had not acknowledged goes to the others, too.
+        #expect(members[2].events().count + members[3].events().count == (qos == 1 ? 110 : 10))
     }
 
     @Test func sharedAndPlainOfOneSession() throws {

@@ -1,21 +1,33 @@
 import Core
 
-/// CONNECT (MQTT 3.1.1 §3.1), in the versions that share its layout.
+/// CONNECT (MQTT 3.1.1 §3.1, MQTT 5 §3.1).
 struct ConnectPacket: Equatable {
     struct Will: Equatable {
         var topic: [UInt8]
         var payload: [UInt8]
         var qos: UInt8
         var isRetained: Bool
+        /// Properties that go out with it, as they came.
+        var properties: [UInt8] = []
+        var delaySeconds: UInt32 = 0
+        /// nil for a will that does not expire.
+        var expirySeconds: UInt32?
     }
 
     var version: MQTTVersion
+    /// "Clean session" of 3.1.1, "clean start" of 5.
     var isClean: Bool
     var keepAliveSeconds: UInt16
     var clientID: String
+    /// Whether the node made the client id.
+    var isClientIDAssigned = false
     var will: Will?
     var user: String?
     var password: [UInt8]?
+    /// How long the session waits for its client; nil where the version leaves it to the node.
+    var sessionExpirySeconds: UInt32?
+    var client = ClientLimits()
+    var wantsResponseInformation = false
 
     /// The protocol level when the packet begins like a CONNECT of any version; read before all else, so that a client
     /// of another version gets an answer it understands.
@@ -33,9 +45,7 @@ struct ConnectPacket: Equatable {
     /// Reads the variable header and payload.
     /// - Parameter limits: bounds of the will's topic.
     init(_ bytes: UnsafeRawBufferPointer, limits: Limits) throws(MQTTFailure) {
-        guard let version = MQTTVersion(rawValue: try Self.level(bytes)), version != .v5 else {
-            throw .unsupportedVersion
-        }
+        guard let version = MQTTVersion(rawValue: try Self.level(bytes)) else { throw .unsupportedVersion }
         self.version = version
         var reader = PacketReader(bytes)
         _ = try reader.text()
@@ -47,18 +57,76 @@ struct ConnectPacket: Equatable {
         let hasWill = flags & 0x04 != 0
         let hasUser = flags & 0x80 != 0
         let hasPassword = flags & 0x40 != 0
-        guard flags & 1 == 0, willQoS < 3, hasWill || flags & 0x38 == 0, hasUser || !hasPassword else {
-            throw .malformed
+        // A password without a user name is a matter of MQTT 5 (§3.1.2.9).
+        guard flags & 1 == 0, willQoS < 3, hasWill || flags & 0x38 == 0, hasUser || !hasPassword || version == .v5
+        else { throw .malformed }
+        clientID = ""
+        if version == .v5 {
+            sessionExpirySeconds = 0
+            try readProperties(&reader)
+        } else if isClean {
+            sessionExpirySeconds = 0
         }
         clientID = try reader.string()
-        if hasWill {
-            let topic = Array(try reader.text())
-            guard topic.withUnsafeBytes({ Topic.isValid($0, limits: limits) }) else { throw .malformed }
-            will = Will(
-                topic: topic, payload: Array(try reader.binary()), qos: willQoS, isRetained: flags & 0x20 != 0)
-        }
+        if hasWill { will = try Self.readWill(&reader, version, willQoS, isRetained: flags & 0x20 != 0, limits) }
         if hasUser { user = try reader.string() }
         if hasPassword { password = Array(try reader.binary()) }
         guard reader.isAtEnd else { throw .malformed }
     }
+
+    private mutating func readProperties(_ reader: inout PacketReader) throws(MQTTFailure) {
+        var properties = try reader.properties(.connect)
+        var hasMethod = false
+        var hasData = false
+        while let property = try properties.next() {
+            switch property.identifier {
+            case .sessionExpiry: sessionExpirySeconds = property.number
+            case .receiveMaximum: client.receiveMaximum = UInt16(truncatingIfNeeded: property.number)
+            case .maximumPacketSize: client.maxPacketBytes = property.number
+            case .topicAliasMaximum: client.topicAliasMaximum = UInt16(truncatingIfNeeded: property.number)
+            case .requestResponseInformation: wantsResponseInformation = property.number == 1
+            case .requestProblemInformation: client.wantsProblemInformation = property.number == 1
+            case .authenticationMethod: hasMethod = true
+            case .authenticationData: hasData = true
+            default: break
+            }
+        }
+        if hasMethod { throw .badAuthenticationMethod }
+        if hasData { throw .protocolError }
+    }
+
+    private static func readWill(
+        _ reader: inout PacketReader, _ version: MQTTVersion, _ qos: UInt8, isRetained: Bool, _ limits: Limits
+    ) throws(MQTTFailure) -> Will {
+        var will = Will(topic: [], payload: [], qos: qos, isRetained: isRetained)
+        var isText = false
+        if version == .v5 {
+            var properties = try reader.properties(.will)
+            while let property = try properties.next() {
+                switch property.identifier {
+                case .willDelay: will.delaySeconds = property.number
+                case .messageExpiry: will.expirySeconds = property.number
+                default:
+                    if property.identifier == .payloadFormat { isText = property.number == 1 }
+                    will.properties += properties.bytes[property.range]
+                }
+            }
+        }
+        let topic = try reader.text()
+        guard Topic.isValid(topic, limits: limits) else { throw version == .v5 ? .topicNameInvalid : .malformed }
+        let payload = try reader.binary()
+        if isText, !Topic.isUTF8(payload) { throw .payloadFormatInvalid }
+        will.topic = Array(topic)
+        will.payload = Array(payload)
+        return will
+    }
+}
+
+/// What a client of MQTT 5 says it can take (§3.1.2.11); the defaults stand for older ones.
+struct ClientLimits: Equatable {
+    var maxPacketBytes = UInt32.max
+    var receiveMaximum = UInt16.max
+    var topicAliasMaximum: UInt16 = 0
+    /// Whether it wants reason strings where they are not required.
+    var wantsProblemInformation = true
 }

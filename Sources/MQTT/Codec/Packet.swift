@@ -7,13 +7,13 @@ public enum MQTTVersion: UInt8, Sendable {
     case v5 = 5
 }
 
-/// Packet types (MQTT 3.1.1 §2.2.1).
+/// Packet types (MQTT 5 §2.1.2).
 enum PacketType: UInt8 {
     case connect = 1
     case connack, publish, puback, pubrec, pubrel, pubcomp, subscribe, suback, unsubscribe, unsuback, pingreq,
         pingresp, disconnect, auth
 
-    /// The flags a packet of this type must have, in the lower four bits; nil where they have a meaning (§2.2.2).
+    /// The flags a packet of this type must have, in the lower four bits; nil where they have a meaning (§2.1.3).
     var requiredFlags: UInt8? {
         switch self {
         case .publish: nil
@@ -24,14 +24,22 @@ enum PacketType: UInt8 {
 }
 
 /// Why bytes were refused.
-public enum MQTTFailure: Error, Equatable, Sendable {
-    /// Not what the specification allows.
+enum MQTTFailure: Error, Equatable {
+    /// Not what the specification allows as bytes.
     case malformed
-    /// Well-formed, but a protocol this node does not speak (CONNACK 0x01).
+    /// Bytes in order, but not what may be said here.
+    case protocolError
+    /// Well-formed, but a protocol this node does not speak (CONNACK 0x01, 0x84).
     case unsupportedVersion
+    /// A way of authentication that the node does not offer.
+    case badAuthenticationMethod
+    /// A topic with wildcards, or none.
+    case topicNameInvalid
+    /// A payload that is not the text that it claims to be.
+    case payloadFormatInvalid
 }
 
-/// What the fixed header says of the next packet (MQTT 3.1.1 §2.2).
+/// What the fixed header says of the next packet (MQTT 5 §2.1).
 enum Framing: Equatable {
     /// More bytes are needed to say.
     case incomplete

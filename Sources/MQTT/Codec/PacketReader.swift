@@ -20,15 +20,36 @@ struct PacketReader {
         return UInt16(high) << 8 | UInt16(try byte())
     }
 
-    /// Bytes with a two-byte length in front (§1.5.3 and §1.5.6 of MQTT 5).
-    mutating func binary() throws(MQTTFailure) -> UnsafeRawBufferPointer {
-        let count = Int(try uint16())
+    mutating func uint32() throws(MQTTFailure) -> UInt32 {
+        let high = try uint16()
+        return UInt32(high) << 16 | UInt32(try uint16())
+    }
+
+    /// A variable byte integer in its shortest form (MQTT 5 §1.5.5).
+    mutating func variableInteger() throws(MQTTFailure) -> UInt32 {
+        var value: UInt32 = 0
+        for shift in stride(from: UInt32(0), to: 28, by: 7) {
+            let byte = try byte()
+            value |= UInt32(byte & 0x7F) << shift
+            guard byte >= 0x80 else {
+                if byte == 0, shift > 0 { throw .malformed }
+                return value
+            }
+        }
+        throw .malformed
+    }
+
+    /// The next `count` bytes.
+    mutating func take(_ count: Int) throws(MQTTFailure) -> UnsafeRawBufferPointer {
         guard bytes.count - offset >= count else { throw .malformed }
         defer { offset += count }
         return UnsafeRawBufferPointer(rebasing: bytes[offset..<offset + count])
     }
 
-    /// A UTF-8 string without NUL (MQTT 3.1.1 §1.5.3).
+    /// Bytes with a two-byte length in front (MQTT 5 §1.5.6).
+    mutating func binary() throws(MQTTFailure) -> UnsafeRawBufferPointer { try take(Int(try uint16())) }
+
+    /// A UTF-8 string without NUL (MQTT 5 §1.5.4).
     mutating func text() throws(MQTTFailure) -> UnsafeRawBufferPointer {
         let text = try binary()
         guard Topic.isText(text) else { throw .malformed }
@@ -37,10 +58,15 @@ struct PacketReader {
 
     mutating func string() throws(MQTTFailure) -> String { String(decoding: try text(), as: UTF8.self) }
 
-    /// A packet identifier, which is never 0 (§2.3.1).
+    /// A packet identifier, which is never 0 (MQTT 5 §2.2.1).
     mutating func packetIdentifier() throws(MQTTFailure) -> UInt16 {
         let identifier = try uint16()
         guard identifier != 0 else { throw .malformed }
         return identifier
+    }
+
+    /// A packet's properties: their length, then they (MQTT 5 §2.2.2).
+    mutating func properties(_ allowed: PropertySet) throws(MQTTFailure) -> PropertyReader {
+        PropertyReader(try take(Int(try variableInteger())), allowed: allowed)
     }
 }

@@ -1,19 +1,15 @@
 import Core
 
-/// Packets that the node sends, written straight into a connection's output.
+/// Packets that the node sends, written straight into a connection's output: what all versions share, and what only
+/// 3.1 and 3.1.1 have. `+V5` has the rest.
 enum PacketWriter {
-    /// CONNACK (§3.2).
+    /// CONNACK of 3.1 and 3.1.1 (§3.2).
     static func connack(_ code: ConnectReturnCode, sessionPresent: Bool, to output: Output) {
-        write4(0x20, 2, sessionPresent ? 1 : 0, code.rawValue, to: output)
+        bytes([0x20, 2, sessionPresent ? 1 : 0, code.rawValue], to: output)
     }
 
-    /// The answer to a CONNECT of MQTT 5 while that version is not spoken: reason 0x84, no properties.
-    static func connackUnsupportedV5(to output: Output) {
-        write4(0x20, 3, 0, 0x84, to: output)
-        writeByte(0, to: output)
-    }
-
-    /// PUBACK, PUBREC, PUBREL, PUBCOMP and UNSUBACK: a packet identifier alone.
+    /// PUBACK, PUBREC, PUBREL and PUBCOMP that say nothing but success, and UNSUBACK of 3.1 and 3.1.1: a packet
+    /// identifier alone.
     @inline(__always)
     static func acknowledge(_ firstByte: UInt8, _ identifier: UInt16, to output: Output) {
         let place = output.reserve(4)
@@ -30,64 +26,96 @@ enum PacketWriter {
         output.cursor = place + 2
     }
 
-    /// SUBACK (§3.9).
+    /// SUBACK of 3.1 and 3.1.1 (§3.9).
     static func suback(_ identifier: UInt16, _ codes: [UInt8], to output: Output) {
         header(0x90, remaining: codes.count + 2, to: output)
-        writeByte(UInt8(identifier >> 8), to: output)
-        writeByte(UInt8(identifier & 0xFF), to: output)
-        codes.withUnsafeBytes { bytes in
-            if let base = bytes.baseAddress { output.append(base, bytes.count) }
-        }
+        uint16(identifier, to: output)
+        bytes(codes, to: output)
     }
 
-    /// PUBLISH (§3.3).
+    /// PUBLISH of 3.1 and 3.1.1 (§3.3).
     /// - Parameters:
     ///   - firstByte: type and flags; at a QoS above 0 `identifier` is written.
     @inline(__always)
-    static func publish(
-        _ firstByte: UInt8, topic: UnsafeRawPointer, topicLength: Int, identifier: UInt16, payload: UnsafeRawPointer,
-        payloadLength: Int, to output: Output
-    ) {
+    static func publish(_ firstByte: UInt8, _ parts: PublishParts, identifier: UInt16, to output: Output) {
         let hasIdentifier = firstByte & 0x06 != 0
-        header(firstByte, remaining: 2 + topicLength + (hasIdentifier ? 2 : 0) + payloadLength, to: output)
-        writeUInt16(UInt16(truncatingIfNeeded: topicLength), to: output)
-        output.append(topic, topicLength)
-        if hasIdentifier { writeUInt16(identifier, to: output) }
-        output.append(payload, payloadLength)
+        header(
+            firstByte, remaining: 2 + parts.topicLength + (hasIdentifier ? 2 : 0) + parts.payloadLength, to: output)
+        uint16(UInt16(truncatingIfNeeded: parts.topicLength), to: output)
+        output.append(parts.topic, parts.topicLength)
+        if hasIdentifier { uint16(identifier, to: output) }
+        output.append(parts.payload, parts.payloadLength)
     }
 
+    // MARK: Pieces
+
     @inline(__always)
-    private static func header(_ firstByte: UInt8, remaining: Int, to output: Output) {
+    static func header(_ firstByte: UInt8, remaining: Int, to output: Output) {
         let place = output.reserve(5)
         place.storeBytes(of: firstByte, as: UInt8.self)
-        var left = remaining
-        var offset = 1
+        output.cursor = store(remaining, at: place + 1)
+    }
+
+    /// Writes a variable byte integer.
+    /// - Returns: the place behind it.
+    @inline(__always)
+    static func store(_ value: Int, at place: UnsafeMutableRawPointer) -> UnsafeMutableRawPointer {
+        var left = value
+        var place = place
         while left >= 0x80 {
-            place.storeBytes(of: UInt8(truncatingIfNeeded: left) | 0x80, toByteOffset: offset, as: UInt8.self)
+            place.storeBytes(of: UInt8(truncatingIfNeeded: left) | 0x80, as: UInt8.self)
             left >>= 7
-            offset &+= 1
+            place += 1
         }
-        place.storeBytes(of: UInt8(truncatingIfNeeded: left), toByteOffset: offset, as: UInt8.self)
-        output.cursor = place + offset + 1
+        place.storeBytes(of: UInt8(truncatingIfNeeded: left), as: UInt8.self)
+        return place + 1
     }
 
     @inline(__always)
-    private static func writeUInt16(_ value: UInt16, to output: Output) {
+    static func uint16(_ value: UInt16, to output: Output) {
         let place = output.reserve(2)
         place.storeBytes(of: value.bigEndian, as: UInt16.self)
         output.cursor = place + 2
     }
 
-    private static func writeByte(_ value: UInt8, to output: Output) {
-        let place = output.reserve(1)
-        place.storeBytes(of: value, as: UInt8.self)
-        output.cursor = place + 1
+    static func bytes(_ bytes: [UInt8], to output: Output) {
+        bytes.withUnsafeBytes { bytes in
+            if let base = bytes.baseAddress { output.append(base, bytes.count) }
+        }
+    }
+}
+
+/// Where the parts of an event lie that is being sent.
+struct PublishParts {
+    var topic: UnsafeRawPointer
+    var topicLength: Int
+    var properties: UnsafeRawPointer
+    var propertiesLength: Int
+    var payload: UnsafeRawPointer
+    var payloadLength: Int
+    /// In the lane's milliseconds; 0 for never.
+    var expiresAt: UInt64
+
+    /// The parts of an owned event, valid while it is.
+    init(_ event: Event) {
+        topic = event.bytes
+        topicLength = event.topicLength
+        properties = topic + topicLength
+        propertiesLength = event.propertiesLength
+        payload = properties + propertiesLength
+        payloadLength = event.payloadLength
+        expiresAt = event.expiresAt
     }
 
-    private static func write4(_ a: UInt8, _ b: UInt8, _ c: UInt8, _ d: UInt8, to output: Output) {
-        let place = output.reserve(4)
-        place.storeBytes(
-            of: UInt32(a) | UInt32(b) << 8 | UInt32(c) << 16 | UInt32(d) << 24, as: UInt32.self)
-        output.cursor = place + 4
+    /// The parts of one event of a run.
+    @inline(__always)
+    init(_ run: UnsafePointer<EventRun>, _ view: EventView) {
+        topic = run.pointee.topic
+        topicLength = run.pointee.topicLength
+        properties = run.pointee.properties
+        propertiesLength = run.pointee.propertiesLength
+        payload = view.payload
+        payloadLength = Int(view.payloadLength)
+        expiresAt = run.pointee.expiresAt
     }
 }

@@ -1,26 +1,66 @@
 import Core
 
-/// SUBSCRIBE and UNSUBSCRIBE (MQTT 3.1.1 §3.8, §3.10).
+/// SUBSCRIBE (MQTT 5 §3.8).
 struct SubscribePacket {
     struct Entry {
         var filter: [UInt8]
-        var qos: UInt8
+        var options: DeliveryOptions
+        /// When retained events are wanted (§3.8.3.1).
+        var retainHandling: RetainHandling
     }
 
+    enum RetainHandling: UInt8 { case always, ifNew, never }
+
     var identifier: UInt16
+    /// The client's number for the subscriptions; 0 for none.
+    var subscriptionIdentifier: UInt32 = 0
     var entries: [Entry] = []
 
     /// Reads the variable header and payload.
-    /// - Parameter hasOptions: whether each filter is followed by its options, as in SUBSCRIBE.
-    init(_ bytes: UnsafeRawBufferPointer, hasOptions: Bool) throws(MQTTFailure) {
+    init(_ bytes: UnsafeRawBufferPointer, version: MQTTVersion) throws(MQTTFailure) {
         var reader = PacketReader(bytes)
         identifier = try reader.packetIdentifier()
+        if version == .v5 {
+            var properties = try reader.properties(.subscribe)
+            while let property = try properties.next() {
+                if property.identifier == .subscriptionIdentifier { subscriptionIdentifier = property.number }
+            }
+        }
         while !reader.isAtEnd {
             let filter = Array(try reader.text())
-            let qos = hasOptions ? try reader.byte() : 0
-            guard qos < 3, !filter.isEmpty else { throw .malformed }
-            entries.append(Entry(filter: filter, qos: qos))
+            let byte = try reader.byte()
+            guard version == .v5 ? byte & 0xC0 == 0 : byte & 0xFC == 0 else { throw .malformed }
+            guard byte & 3 < 3 else { throw version == .v5 ? .protocolError : .malformed }
+            guard let handling = RetainHandling(rawValue: byte >> 4 & 3) else { throw .protocolError }
+            // Bits 2 and 3 are the same on the wire and in the options: no-local, retain-as-published.
+            let options = DeliveryOptions(rawValue: byte & 0x0F)
+            let isShared = ["$share/", "$local/$share/"].contains { filter.starts(with: $0.utf8) }
+            if isShared, options.contains(.noLocal) { throw .protocolError }
+            guard version == .v5 || !filter.isEmpty else { throw .malformed }
+            entries.append(Entry(filter: filter, options: options, retainHandling: handling))
         }
-        guard !entries.isEmpty else { throw .malformed }
+        guard !entries.isEmpty else { throw version == .v5 ? .protocolError : .malformed }
+    }
+}
+
+/// UNSUBSCRIBE (MQTT 5 §3.10).
+struct UnsubscribePacket {
+    var identifier: UInt16
+    var filters: [[UInt8]] = []
+
+    /// Reads the variable header and payload.
+    init(_ bytes: UnsafeRawBufferPointer, version: MQTTVersion) throws(MQTTFailure) {
+        var reader = PacketReader(bytes)
+        identifier = try reader.packetIdentifier()
+        if version == .v5 {
+            var properties = try reader.properties(.unsubscribe)
+            try properties.skip()
+        }
+        while !reader.isAtEnd {
+            let filter = Array(try reader.text())
+            guard version == .v5 || !filter.isEmpty else { throw .malformed }
+            filters.append(filter)
+        }
+        guard !filters.isEmpty else { throw version == .v5 ? .protocolError : .malformed }
     }
 }

@@ -15,6 +15,9 @@ struct InFlight: ~Copyable {
 
     struct Slot {
         var event: Event?
+        var identifiers: [UInt32] = []
+        /// The shared group that it is this member's share of; 0 for none.
+        var group: UInt32 = 0
         var state = State.settled
         var isRetained = false
     }
@@ -35,19 +38,25 @@ struct InFlight: ~Copyable {
     /// What the events in it count for in limits.
     private(set) var bytes = 0
 
+    /// Identifiers between the oldest that is not settled and the newest.
     var count: Int { Int(next - first) }
+    /// Events not settled: what a receive maximum counts (MQTT 5 §4.9).
+    private(set) var outstanding = 0
 
     @inline(__always)
     static func identifier(_ sequence: UInt64) -> UInt16 { UInt16(truncatingIfNeeded: sequence % 65_535) + 1 }
 
     /// Adds an event.
     /// - Returns: its packet identifier.
-    mutating func add(_ event: Event, qos: UInt8, isRetained: Bool) -> UInt16 {
+    mutating func add(_ entry: EventQueue.Entry) -> UInt16 {
         if count == capacity { grow() }
-        let state = qos == 1 ? State.awaitingPuback : .awaitingPubrec
-        slots?[Int(next) & (capacity - 1)] = Slot(event: event, state: state, isRetained: isRetained)
+        let state = entry.qos == 1 ? State.awaitingPuback : .awaitingPubrec
+        slots?[Int(next) & (capacity - 1)] = Slot(
+            event: entry.event, identifiers: entry.identifiers, group: entry.group, state: state,
+            isRetained: entry.isRetained)
         next += 1
-        bytes += event.cost
+        outstanding += 1
+        bytes += entry.event.cost
         return Self.identifier(next - 1)
     }
 
@@ -57,16 +66,49 @@ struct InFlight: ~Copyable {
     /// Settles an identifier if it is in the state given, or moves it on.
     /// - Returns: whether it was in that state.
     mutating func advance(_ identifier: UInt16, from state: State, to new: State) -> Bool {
-        guard identifier != 0, let slots else { return false }
+        guard let place = place(of: identifier), slots?[place].state == state else { return false }
+        move(place, to: new)
+        return true
+    }
+
+    /// Whether an identifier is in a state.
+    func isWaiting(_ identifier: UInt16, in state: State) -> Bool {
+        place(of: identifier).map { slots?[$0].state == state } ?? false
+    }
+
+    private func place(of identifier: UInt16) -> Int? {
+        guard identifier != 0 else { return nil }
         let distance = (Int(identifier) - 1 - Int(first % 65_535) + 65_535) % 65_535
-        guard distance < count else { return false }
-        let place = Int(first + UInt64(distance)) & (capacity - 1)
-        guard slots[place].state == state else { return false }
+        return distance < count ? Int(first + UInt64(distance)) & (capacity - 1) : nil
+    }
+
+    private mutating func move(_ place: Int, to new: State) {
+        guard let slots else { return }
         slots[place].state = new
         bytes -= slots[place].event?.cost ?? 0
         slots[place].event = nil
+        if !slots[place].identifiers.isEmpty { slots[place].identifiers = [] }
+        guard new == .settled else { return }
+        outstanding -= 1
         while first < next, slots[Int(first) & (capacity - 1)].state == .settled { first += 1 }
-        return true
+    }
+
+    /// Settles, without the client, the events of shared groups that it may never have seen: those at QoS 1 that it
+    /// has not acknowledged. At QoS 2 they are the client's alone (MQTT 5 §4.8.2-5).
+    /// - Parameter mayLeave: whether events of a group may go.
+    mutating func takeShared(_ mayLeave: (_ group: UInt32) -> Bool) -> [(event: Event, group: UInt32)] {
+        guard let slots else { return [] }
+        var taken: [(event: Event, group: UInt32)] = []
+        for sequence in first..<next {
+            let place = Int(sequence) & (capacity - 1)
+            let slot = slots[place]
+            guard slot.state == .awaitingPuback, slot.group != 0, let event = slot.event, mayLeave(slot.group) else {
+                continue
+            }
+            taken.append((event, slot.group))
+            move(place, to: .settled)
+        }
+        return taken
     }
 
     private mutating func grow() {

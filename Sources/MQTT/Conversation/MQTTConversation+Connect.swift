@@ -5,22 +5,20 @@ extension MQTTConversation {
     /// Takes CONNECT and asks the authenticator (§3.1).
     func takeConnect(_ body: UnsafeRawBufferPointer, on lane: Lane) throws(MQTTFailure) -> Verdict {
         let level = try ConnectPacket.level(body)
-        guard level == 3 || level == 4 else {
-            if level == 5 {
-                PacketWriter.connackUnsupportedV5(to: link)
-            } else {
-                PacketWriter.connack(.unacceptableProtocolVersion, sessionPresent: false, to: link)
-            }
-            return .close(.unsupportedVersion)
+        var connect: ConnectPacket
+        do throws(MQTTFailure) {
+            connect = try ConnectPacket(body, limits: lane.limits)
+        } catch {
+            return refuse(error, level: level)
         }
-        var connect = try ConnectPacket(body, limits: lane.limits)
         version = connect.version
+        client = connect.client
         if connect.clientID.isEmpty {
-            guard connect.isClean else {
-                PacketWriter.connack(.identifierRejected, sessionPresent: false, to: link)
-                return .close(.badClientID)
+            guard connect.isClean || version == .v5 else {
+                return refuse(.identifierRejected, .clientIdentifierNotValid, .badClientID)
             }
             connect.clientID = context.makeClientID()
+            connect.isClientIDAssigned = true
         }
         state = .connecting(connect)
         let credentials = Credentials(
@@ -33,6 +31,28 @@ extension MQTTConversation {
             return decide(result, on: lane)
         }
         return .paused
+    }
+
+    /// A CONNECT that cannot be taken, answered as far as its sender understands (MQTT 5 §4.13.1).
+    private func refuse(_ failure: MQTTFailure, level: UInt8) -> Verdict {
+        let reason = CloseReason(failure)
+        if failure == .unsupportedVersion, level & 0x7F < 5 {
+            PacketWriter.connack(.unacceptableProtocolVersion, sessionPresent: false, to: link)
+        } else if failure == .unsupportedVersion {
+            // Neither a reason string nor anything else that this version may not know.
+            PacketWriter.connack5(
+                .unsupportedProtocolVersion, sessionPresent: false, PacketWriter.Properties(), to: link)
+        } else if level == 5, let code = ReasonCode(reason) {
+            refuse5(code)
+        }
+        return .close(reason)
+    }
+
+    private func refuse5(_ code: ReasonCode) {
+        var properties = PacketWriter.Properties()
+        properties.add(.reasonString, text: code.text)
+        if properties.bytes.count + 8 > Int(client.maxPacketBytes) { properties = PacketWriter.Properties() }
+        PacketWriter.connack5(code, sessionPresent: false, properties, to: link)
     }
 
     /// The answer that took its time.
@@ -53,18 +73,23 @@ extension MQTTConversation {
         switch result {
         case .accepted(let identity):
             guard let router = context.routers[identity.namespace] else {
-                return refuse(.serverUnavailable, .notAuthenticated)
+                return refuse(.serverUnavailable, .serverUnavailable, .notAuthenticated)
             }
             principal = Principal(identity: identity, clientID: connect.clientID, router: router)
             return establish(connect, on: lane)
-        case .refused(.badCredentials): return refuse(.badUserNameOrPassword, .notAuthenticated)
-        case .refused(.anonymousNotAllowed): return refuse(.notAuthorized, .notAuthenticated)
-        case .refused(.busy): return refuse(.serverUnavailable, .overLimit)
+        case .refused(.badCredentials):
+            return refuse(.badUserNameOrPassword, .badUserNameOrPassword, .notAuthenticated)
+        case .refused(.anonymousNotAllowed): return refuse(.notAuthorized, .notAuthorized, .notAuthenticated)
+        case .refused(.busy): return refuse(.serverUnavailable, .serverBusy, .overLimit)
         }
     }
 
-    private func refuse(_ code: ConnectReturnCode, _ reason: CloseReason) -> Verdict {
-        PacketWriter.connack(code, sessionPresent: false, to: link)
+    private func refuse(_ code: ConnectReturnCode, _ code5: ReasonCode, _ reason: CloseReason) -> Verdict {
+        if version == .v5 {
+            refuse5(code5)
+        } else {
+            PacketWriter.connack(code, sessionPresent: false, to: link)
+        }
         return .close(reason)
     }
 
@@ -75,9 +100,11 @@ extension MQTTConversation {
         while true {
             if let known = principal.router.session(of: connect.clientID) {
                 guard known.lane == lane.number else { return move(to: known.lane) }
-                guard let old = lane.port(at: known) as? Session else { return refuse(.serverUnavailable, .overLimit) }
+                guard let old = lane.port(at: known) as? Session else {
+                    return refuse(.serverUnavailable, .serverUnavailable, .overLimit)
+                }
                 guard old.principal.identity.user == principal.identity.user else {
-                    return refuse(.notAuthorized, .notAuthenticated)
+                    return refuse(.notAuthorized, .notAuthorized, .notAuthenticated)
                 }
                 old.displace(on: lane)
                 // A session without a future ended with its connection.
@@ -86,14 +113,14 @@ extension MQTTConversation {
                     context.discard(kept, on: lane)
                 }
             }
-            let session = Session(isClean: connect.isClean, principal: principal)
+            let session = Session(expirySeconds: 0, principal: principal, context: context)
             principal.router.register(session, on: lane)
             switch principal.router.claimSession(connect.clientID, for: session.address) {
             case .held: return begin(session, isPresent: false, connect, on: lane)
             case .taken: principal.router.unregister(session, on: lane)
             case .overLimit:
                 principal.router.unregister(session, on: lane)
-                return refuse(.serverUnavailable, .overLimit)
+                return refuse(.serverUnavailable, .quotaExceeded, .overLimit)
             }
         }
     }
@@ -111,24 +138,52 @@ extension MQTTConversation {
 
     private func begin(_ session: Session, isPresent: Bool, _ connect: ConnectPacket, on lane: Lane) -> Verdict {
         guard let principal else { return .close(.protocolError) }
-        if isPresent { principal.router.setPresence(session, true) }
-        session.begin(self, link: link, principal: principal)
+        if isPresent { context.returned(session, on: lane) }
+        session.begin(self, link: link, principal: principal, connect)
         self.session = session
         state = .established
-        if let will = connect.will {
-            self.will = will.topic.withUnsafeBytes { topic in
-                will.payload.withUnsafeBytes { payload in
-                    Event(
-                        topic: topic, properties: UnsafeRawBufferPointer(start: nil, count: 0), payload: payload,
-                        qos: will.qos, isRetained: will.isRetained)
-                }
-            }
-        }
-        silenceMilliseconds = UInt64(connect.keepAliveSeconds) * 1_500
+        let longest = UInt32(clamping: lane.limits.sessionExpirySeconds)
+        session.expirySeconds = min(connect.sessionExpirySeconds ?? longest, longest)
+        let keepAlive = keepAlive(connect, lane.limits)
+        silenceMilliseconds = UInt64(keepAlive) * 1_500
         // Without a keep-alive the tick that was asked for at accept finds nothing to do.
         if silenceMilliseconds > 0 { link.tick(at: lane.now + silenceMilliseconds) }
-        PacketWriter.connack(.accepted, sessionPresent: isPresent, to: link)
+        if version == .v5 {
+            let properties = properties(connect, keepAlive: keepAlive, session, lane.limits)
+            PacketWriter.connack5(.success, sessionPresent: isPresent, properties, to: link)
+        } else {
+            PacketWriter.connack(.accepted, sessionPresent: isPresent, to: link)
+        }
         session.pump(on: lane)
         return .waiting
+    }
+
+    /// The keep-alive that holds: only a client of MQTT 5 can be told of another than its own (§3.2.2.3.14).
+    private func keepAlive(_ connect: ConnectPacket, _ limits: Limits) -> UInt16 {
+        let longest = UInt16(clamping: limits.maxKeepAliveSeconds)
+        guard version == .v5, longest > 0 else { return connect.keepAliveSeconds }
+        return connect.keepAliveSeconds == 0 ? longest : min(connect.keepAliveSeconds, longest)
+    }
+
+    /// What the node tells a client of MQTT 5 about itself (§3.2.2.3).
+    private func properties(
+        _ connect: ConnectPacket, keepAlive: UInt16, _ session: Session, _ limits: Limits
+    ) -> PacketWriter.Properties {
+        var properties = PacketWriter.Properties()
+        if session.expirySeconds != connect.sessionExpirySeconds {
+            properties.add(.sessionExpiry, uint32: session.expirySeconds)
+        }
+        properties.add(.receiveMaximum, uint16: UInt16(clamping: limits.maxUnsettled))
+        properties.add(.maximumPacketSize, uint32: UInt32(clamping: limits.maxPacketBytes))
+        if limits.maxTopicAliases > 0 {
+            properties.add(.topicAliasMaximum, uint16: UInt16(clamping: limits.maxTopicAliases))
+        }
+        if connect.isClientIDAssigned { properties.add(.assignedClientIdentifier, text: connect.clientID) }
+        if keepAlive != connect.keepAliveSeconds { properties.add(.serverKeepAlive, uint16: keepAlive) }
+        // A part of the topic tree for this client's answers; whether it may use it is for the access rules to say.
+        if connect.wantsResponseInformation, !connect.clientID.utf8.contains(where: { "/+#*>$".utf8.contains($0) }) {
+            properties.add(.responseInformation, text: "replies/\(connect.clientID)")
+        }
+        return properties
     }
 }

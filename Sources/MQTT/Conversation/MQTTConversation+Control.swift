@@ -8,67 +8,94 @@ extension MQTTConversation {
     ) throws(MQTTFailure) -> Result<Verdict, CloseReason> {
         guard let session else { return .failure(.protocolError) }
         switch type {
-        case .puback: session.puback(try identifier(body), on: lane)
-        case .pubrec: session.pubrec(try identifier(body), on: lane)
-        case .pubcomp: session.pubcomp(try identifier(body), on: lane)
+        case .puback: session.puback(try AcknowledgePacket(body, type, version: version), on: lane)
+        case .pubrec: session.pubrec(try AcknowledgePacket(body, type, version: version), on: lane)
+        case .pubcomp: session.pubcomp(try AcknowledgePacket(body, type, version: version), on: lane)
         case .pubrel:
-            let identifier = try identifier(body)
-            session.release(identifier)
-            PacketWriter.acknowledge(0x70, identifier, to: link)
-        case .subscribe: subscribe(try SubscribePacket(body, hasOptions: true), session, on: lane)
-        case .unsubscribe: unsubscribe(try SubscribePacket(body, hasOptions: false), session, on: lane)
+            let identifier = try AcknowledgePacket(body, type, version: version).identifier
+            if session.release(identifier) || version != .v5 {
+                PacketWriter.acknowledge(0x70, identifier, to: link)
+            } else {
+                PacketWriter.acknowledge5(0x70, identifier, .packetIdentifierNotFound, client, to: link)
+            }
+        case .subscribe: subscribe(try SubscribePacket(body, version: version), session, on: lane)
+        case .unsubscribe: unsubscribe(try UnsubscribePacket(body, version: version), session, on: lane)
         case .pingreq:
             guard body.isEmpty else { return .failure(.malformedPacket) }
             PacketWriter.pingresp(to: link)
         case .disconnect:
-            guard body.isEmpty else { return .failure(.malformedPacket) }
+            try disconnect(try DisconnectPacket(body, version: version), session, on: lane)
             return .success(.close(.clientDisconnected))
         case .connect, .connack, .publish, .suback, .unsuback, .pingresp, .auth: return .failure(.protocolError)
         }
         return .success(.waiting)
     }
 
-    private func identifier(_ body: UnsafeRawBufferPointer) throws(MQTTFailure) -> UInt16 {
-        var reader = PacketReader(body)
-        let identifier = try reader.packetIdentifier()
-        guard reader.isAtEnd else { throw .malformed }
-        return identifier
+    /// DISCONNECT: the client may change its mind about will and session (MQTT 5 §3.14).
+    private func disconnect(
+        _ packet: DisconnectPacket, _ session: Session, on lane: Lane
+    ) throws(MQTTFailure) {
+        if let seconds = packet.sessionExpirySeconds {
+            guard seconds == 0 || session.expirySeconds > 0 else { throw .protocolError }
+            session.expirySeconds = min(seconds, UInt32(clamping: lane.limits.sessionExpirySeconds))
+        }
+        if !packet.keepsWill { session.will = nil }
     }
 
-    /// SUBSCRIBE: one answer, then the retained events of what was granted (§3.8.4).
+    /// SUBSCRIBE: one answer, then the retained events of what was granted (MQTT 5 §3.8.4).
     private func subscribe(_ packet: SubscribePacket, _ session: Session, on lane: Lane) {
         guard let principal else { return }
-        var codes: [UInt8] = []
-        var granted: [(filter: TopicFilter, qos: UInt8)] = []
+        var codes: [ReasonCode] = []
+        var starts: [RetainedDelivery.Start] = []
         for entry in packet.entries {
             guard let filter = try? TopicFilter(entry.filter, grammar: .mqtt, limits: lane.limits) else {
                 lane.counters.subscriptionsRefused &+= 1
-                codes.append(0x80)
+                codes.append(.topicFilterInvalid)
                 continue
             }
-            let subscription = Subscription(filter: filter, options: .qos(entry.qos))
+            guard session.retainedStarts + starts.count < lane.limits.maxSubscriptionsPerSession else {
+                lane.counters.subscriptionsRefused &+= 1
+                codes.append(.quotaExceeded)
+                continue
+            }
+            let subscription = Subscription(
+                filter: filter, options: entry.options, identifier: packet.subscriptionIdentifier)
             switch principal.router.subscribe(session, subscription, as: principal, on: lane) {
-            case .granted:
-                codes.append(entry.qos)
+            case .granted(let isNew):
+                codes.append(ReasonCode(rawValue: entry.options.qos) ?? .success)
                 // A shared subscription begins with what comes next, not with what was (MQTT 5 §3.8.4).
-                if filter.group == nil { granted.append((filter, entry.qos)) }
-            case .notAuthorized, .overLimit: codes.append(0x80)
+                guard filter.group == nil, entry.retainHandling != .never else { continue }
+                guard isNew || entry.retainHandling == .always else { continue }
+                starts.append(
+                    RetainedDelivery.Start(
+                        filter: filter, qos: entry.options.qos, identifier: packet.subscriptionIdentifier))
+            case .notAuthorized: codes.append(.notAuthorized)
+            case .overLimit: codes.append(.quotaExceeded)
             }
         }
-        PacketWriter.suback(packet.identifier, codes, to: link)
-        for (filter, qos) in granted {
-            for event in principal.router.retained(matching: filter) {
-                session.deliverRetained(event, granted: qos, on: lane)
-            }
+        if version == .v5 {
+            PacketWriter.suback5(0x90, packet.identifier, codes, client, to: link)
+        } else {
+            PacketWriter.suback(packet.identifier, codes.map { min($0.rawValue, 0x80) }, to: link)
         }
+        session.startRetained(starts, on: lane)
     }
 
-    private func unsubscribe(_ packet: SubscribePacket, _ session: Session, on lane: Lane) {
-        for entry in packet.entries {
-            if let filter = try? TopicFilter(entry.filter, grammar: .mqtt, limits: lane.limits) {
-                principal?.router.unsubscribe(session, filter)
+    private func unsubscribe(_ packet: UnsubscribePacket, _ session: Session, on lane: Lane) {
+        var codes: [ReasonCode] = []
+        for filter in packet.filters {
+            guard let filter = try? TopicFilter(filter, grammar: .mqtt, limits: lane.limits) else {
+                codes.append(.topicFilterInvalid)
+                continue
             }
+            let wasThere = principal?.router.unsubscribe(session, filter) ?? false
+            session.stopRetained(filter)
+            codes.append(wasThere ? .success : .noSubscriptionExisted)
         }
-        PacketWriter.acknowledge(0xB0, packet.identifier, to: link)
+        if version == .v5 {
+            PacketWriter.suback5(0xB0, packet.identifier, codes, client, to: link)
+        } else {
+            PacketWriter.acknowledge(0xB0, packet.identifier, to: link)
+        }
     }
 }

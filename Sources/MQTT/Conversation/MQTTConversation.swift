@@ -21,9 +21,13 @@ final class MQTTConversation: Conversation {
     /// Set while established.
     var session: Session?
     var principal: Principal?
-    var will: Event?
-    /// Known once CONNECT has been taken.
+    /// The client's version, known from CONNECT on.
     var version = MQTTVersion.v3_1_1
+    var client = ClientLimits()
+    /// Made when the client first uses one.
+    var aliases: IncomingAliases?
+    /// QoS 1 publishes in the turn that is being filled: not settled yet, and not among the pending ones.
+    var unsettledInTurn = 0
     var pendingAcknowledgements = PendingAcknowledgements()
     /// One and a half times the keep-alive; 0 for none.
     var silenceMilliseconds: UInt64 = 0
@@ -50,6 +54,7 @@ final class MQTTConversation: Conversation {
 
     override func receive(_ bytes: UnsafeRawBufferPointer, _ turn: Turn, on lane: Lane) -> Progress {
         lastReceived = lane.now
+        unsettledInTurn = 0
         var offset = 0
         if case .connecting = state { return Progress(consumed: 0, verdict: .paused) }
         if case .established = state {
@@ -63,14 +68,14 @@ final class MQTTConversation: Conversation {
             guard let first = rest.first else { return Progress(consumed: offset, verdict: .waiting) }
             // The first byte says enough to send away who speaks another protocol, without waiting for the rest.
             guard let type = PacketType(rawValue: first >> 4), type.requiredFlags.map({ $0 == first & 0x0F }) ?? true
-            else { return Progress(consumed: offset, verdict: .close(.malformedPacket)) }
+            else { return refuse(.malformedPacket, at: offset) }
             if case .awaitingConnect = state, type != .connect {
                 return Progress(consumed: offset, verdict: .close(.protocolError))
             }
             let (header, remaining): (Int, Int)
             switch Framing.of(rest) {
             case .incomplete: return Progress(consumed: offset, verdict: .waiting)
-            case .malformed: return Progress(consumed: offset, verdict: .close(.malformedPacket))
+            case .malformed: return refuse(.malformedPacket, at: offset)
             case .packet(let headerLength, let remainingLength): (header, remaining) = (headerLength, remainingLength)
             }
             // Checked before anything is kept: a claim of size costs the node nothing.
@@ -93,9 +98,14 @@ final class MQTTConversation: Conversation {
             switch take(type, body, on: lane) {
             case .success(.waiting): offset += header + remaining
             case .success(let verdict): return Progress(consumed: offset + header + remaining, verdict: verdict)
-            case .failure(let reason): return Progress(consumed: offset, verdict: .close(reason))
+            case .failure(let reason): return refuse(reason, at: offset)
             }
         }
+    }
+
+    /// The connection ends because of the bytes at `offset`.
+    private func refuse(_ reason: CloseReason, at offset: Int) -> Progress {
+        Progress(consumed: offset, verdict: .close(reason))
     }
 
     /// Only events may be large: before CONNECT nobody needs more than this, and a SUBSCRIBE of 16 MiB would hold its
@@ -116,30 +126,64 @@ final class MQTTConversation: Conversation {
             case (.awaitingConnect, _), (.connecting, _), (.ended, _): return .failure(.protocolError)
             }
         } catch {
-            return .failure(error == .unsupportedVersion ? .unsupportedVersion : .malformedPacket)
+            return .failure(CloseReason(error))
         }
     }
 
     // MARK: Outcomes
 
     override func routed(_ turn: Turn, on lane: Lane) {
+        unsettledInTurn = 0
         for number in 0..<turn.runCount {
             let run = turn.runs + number
             let outcome = turn.outcomes[number]
             if outcome.verdict == .malformedTopic {
                 forgetReceived(turn, from: number)
-                return link.close(.malformedPacket)
+                let isText = version == .v5 && Topic.isText(run.pointee.topicBytes)
+                return link.close(isText ? .topicNameInvalid : .malformedPacket)
             }
             guard run.pointee.qos > 0 else { continue }
-            if outcome.pending == 0, pendingAcknowledgements.isEmpty {
+            let code = version == .v5 ? reason(outcome) : .success
+            if code == .success, outcome.pending == 0, pendingAcknowledgements.isEmpty {
                 let first: UInt8 = run.pointee.qos == 1 ? 0x40 : 0x50
                 for index in 0..<run.pointee.count {
                     PacketWriter.acknowledge(first, run.pointee.events[index].reference, to: link)
                 }
             } else {
                 let identifiers = (0..<run.pointee.count).map { run.pointee.events[$0].reference }
-                pendingAcknowledgements.append(
-                    identifiers, qos: run.pointee.qos, token: outcome.token, pending: outcome.pending)
+                acknowledge(
+                    PendingAcknowledgements.Group(
+                        identifiers: identifiers, qos: run.pointee.qos, code: code, pending: outcome.pending,
+                        token: outcome.token))
+            }
+        }
+    }
+
+    /// What a publisher of MQTT 5 is told (§3.4.2.1).
+    private func reason(_ outcome: PublishOutcome) -> ReasonCode {
+        switch outcome.verdict {
+        case .routed: outcome.matched == 0 ? .noMatchingSubscribers : .success
+        case .notAuthorized: .notAuthorized
+        case .quotaExceeded: .quotaExceeded
+        case .malformedTopic: .topicNameInvalid
+        }
+    }
+
+    /// Acknowledges publishes when all before them have been, and their lanes have answered.
+    func acknowledge(_ group: PendingAcknowledgements.Group) {
+        if group.pending == 0, pendingAcknowledgements.isEmpty { return write(group) }
+        pendingAcknowledgements.append(group)
+    }
+
+    private func write(_ group: PendingAcknowledgements.Group) {
+        let first: UInt8 = group.qos == 1 ? 0x40 : 0x50
+        for identifier in group.identifiers {
+            if group.code == .success || version != .v5 {
+                PacketWriter.acknowledge(first, identifier, to: link)
+            } else {
+                // What was refused is settled: its identifier may be used again (§4.3.3).
+                if group.qos == 2, group.code.rawValue >= 0x80 { session?.release(identifier) }
+                PacketWriter.acknowledge5(first, identifier, group.code, client, to: link)
             }
         }
     }
@@ -155,9 +199,7 @@ final class MQTTConversation: Conversation {
     /// A lane has taken a run of this connection's publishes.
     func receiptArrived(token: UInt32, on lane: Lane) {
         pendingAcknowledgements.receipt(token)
-        pendingAcknowledgements.takeReady { qos, identifier in
-            PacketWriter.acknowledge(qos == 1 ? 0x40 : 0x50, identifier, to: link)
-        }
+        pendingAcknowledgements.takeReady { write($0) }
         if isHeld, pendingAcknowledgements.count <= lane.limits.maxUnsettled / 2 {
             isHeld = false
             link.resume()
@@ -187,12 +229,13 @@ final class MQTTConversation: Conversation {
 
     override func close(_ reason: CloseReason, on lane: Lane) { abandon(reason, on: lane) }
 
-    /// Leaves the session; the connection is about to end. A will is published unless the client said goodbye.
+    /// Leaves the session; the connection is about to end. A client of MQTT 5 is told why (§4.13).
     func abandon(_ reason: CloseReason, on lane: Lane) {
         if case .ended = state { return }
+        if case .established = state, version == .v5, let code = ReasonCode(reason) {
+            PacketWriter.disconnect5(code, client, to: link)
+        }
         state = .ended
-        if let will, let principal, reason != .clientDisconnected { lane.publishLater(will, as: principal) }
-        will = nil
         if let session { context.leave(session, on: lane) }
         session = nil
     }

@@ -1,21 +1,27 @@
 /// Guaranteed publishes that other lanes have still to take. Acknowledgements leave in the order of the publishes
-/// (MQTT 3.1.1 §4.6), so one that waits holds those behind it.
+/// (MQTT 5 §4.6), so one that waits holds those behind it.
 struct PendingAcknowledgements {
-    private struct Group {
-        var token: UInt32
-        var pending: Int32
-        var qos: UInt8
+    struct Group {
         var identifiers: [UInt16]
+        var qos: UInt8
+        /// What the client is told.
+        var code: ReasonCode
+        /// Lanes that have not answered, and the token that they answer with.
+        var pending: Int32
+        var token: UInt32
     }
 
     private var groups: [Group] = []
     private(set) var count = 0
+    /// Those at QoS 1; those at QoS 2 are unsettled until their PUBREL and counted by the session.
+    private(set) var qos1Count = 0
 
     var isEmpty: Bool { groups.isEmpty }
 
-    mutating func append(_ identifiers: [UInt16], qos: UInt8, token: UInt32, pending: Int32) {
-        groups.append(Group(token: token, pending: pending, qos: qos, identifiers: identifiers))
-        count += identifiers.count
+    mutating func append(_ group: Group) {
+        groups.append(group)
+        count += group.identifiers.count
+        if group.qos == 1 { qos1Count += group.identifiers.count }
     }
 
     /// One lane has answered.
@@ -25,11 +31,12 @@ struct PendingAcknowledgements {
     }
 
     /// Takes what may be acknowledged now, in order.
-    mutating func takeReady(_ body: (_ qos: UInt8, _ identifier: UInt16) -> Void) {
+    mutating func takeReady(_ body: (Group) -> Void) {
         var done = 0
         while done < groups.count, groups[done].pending == 0 {
-            for identifier in groups[done].identifiers { body(groups[done].qos, identifier) }
+            body(groups[done])
             count -= groups[done].identifiers.count
+            if groups[done].qos == 1 { qos1Count -= groups[done].identifiers.count }
             done += 1
         }
         groups.removeFirst(done)

@@ -5,13 +5,16 @@ extension Session {
     /// Adds what only MQTT knows to what is known of any inbox.
     func describeSession(on lane: Lane, maxSubscriptions: Int) -> InboxDescription {
         var description = InboxDescription(of: self, on: lane, maxSubscriptions: maxSubscriptions)
-        description.isClean = isClean
-        description.expirySeconds = isClean ? 0 : lane.limits.sessionExpirySeconds
-        description.inFlight = inFlightCount
+        description.isClean = expirySeconds == 0
+        description.expirySeconds = Int(expirySeconds)
+        description.inFlight = inFlight.count
+        description.hasWill = will != nil
         description.protocolName = "MQTT"
-        guard let conversation else { return description }
+        guard let conversation else {
+            description.endsInMilliseconds = endsAt - min(lane.now, endsAt)
+            return description
+        }
         description.protocolName = conversation.version.text
-        description.hasWill = conversation.will != nil
         // The deadline of CONNECT tells when the connection came, without a field of its own.
         let acceptedAt = conversation.connectDeadline - UInt64(lane.limits.connectTimeoutSeconds) * 1_000
         description.connection?.ageMilliseconds = lane.now - min(acceptedAt, lane.now)
@@ -29,8 +32,7 @@ extension Session {
         }
         // A session without a future ended with its connection.
         guard endsSession, lane.port(at: address) === self else { return }
-        principal.router.releaseSession(clientID, at: address)
-        principal.router.unregister(self, on: lane)
+        context.discard(self, on: lane)
     }
 }
 

@@ -1,4 +1,5 @@
 /// From file, environment and flags to a configuration.
+import Core
 import Foundation
 import Glibc
 
@@ -52,6 +53,7 @@ extension Configuration {
         for key in ConfigurationKeys.limits where limits[keyPath: key.field] != running.limits[keyPath: key.field] {
             keys.append("limits.\(key.name)")
         }
+        if limits.queueFull != running.limits.queueFull { keys.append("limits.queue_full") }
         if log.format != running.log.format { keys.append("log.format") }
         return keys
     }

@@ -117,6 +117,15 @@ public enum ConfigurationKeys {
         LimitKey(
             "max_output", \.maxOutputBytes, .size(4_096...(1 << 32)), "Bytes that wait for a slow reader."),
         LimitKey("max_mailbox", \.maxMailboxBytes, .size(65_536...(1 << 36)), "Bytes that wait for a lane."),
+        LimitKey(
+            "max_topic_aliases", \.maxTopicAliases, .integer(0...65_535),
+            "Topic aliases of an MQTT 5 connection, in each direction."),
+        LimitKey(
+            "max_topic_alias_bytes", \.maxTopicAliasBytes, .size(0...(1 << 32)),
+            "Bytes of topics that a client's aliases stand for."),
+        LimitKey(
+            "max_keep_alive", \.maxKeepAliveSeconds, .seconds(0...65_535),
+            "The longest keep-alive of an MQTT 5 client; 0 is any."),
         LimitKey("max_retained_events", \.maxRetainedEvents, .integer(0...1_000_000_000), "Retained events."),
         LimitKey("max_retained", \.maxRetainedBytes, .size(0...(1 << 44)), "Bytes of retained events."),
         LimitKey(
@@ -172,6 +181,9 @@ public enum ConfigurationKeys {
         ]
         + limits.map { ConfigurationKey("limits.\($0.name)", $0.type, $0.standard, $0.meaning) }
         + [
+            ConfigurationKey(
+                "limits.queue_full", .choice(Limits.QueueFull.allCases.map(\.rawValue)), "drop_newest",
+                "Which events a session's full queue gives up."),
             ConfigurationKey("log.level", .choice(levels), "info", "The least level that is logged.", isLive: true),
             ConfigurationKey(
                 "log.format", .choice(LogFormat.allCases.map(\.rawValue)), "auto",

@@ -149,6 +149,9 @@ struct ConfigurationReader {
                 limits[keyPath: key.field] = value
             }
         }
+        if let policy = choice(fields["queue_full"], "limits.queue_full", of: Limits.QueueFull.self) {
+            limits.queueFull = policy
+        }
         return limits
     }
 

@@ -46,7 +46,7 @@ struct ClientsList: ParsableCommand {
         var clients: [ClientDocument] = []
         var after: String?
         repeat {
-            let page: ClientPage = try client.document(
+            let page: ClientPageDocument = try client.document(
                 "/v1/clients", [("limit", "1000"), ("after", after), ("prefix", prefix), ("state", state)])
             clients += page.clients
             after = page.next

@@ -44,12 +44,13 @@ struct RetainedList: ParsableCommand {
         var events: [RetainedDocument] = []
         var after: String?
         repeat {
-            let page: RetainedPage = try client.document(
+            let page: RetainedPageDocument = try client.document(
                 "/v1/retained", [("filter", filter), ("limit", "1000"), ("after", after)])
             events += page.retained
             after = page.next
         } while after != nil && events.count < limit ?? .max
         if let limit { events = Array(events.prefix(limit)) }
+        events.sort { $0.topic < $1.topic }
         if options.json { return try printJSON(events) }
         printTable(["TOPIC", "QOS", "BYTES"], events.map { [$0.topic, "\($0.qos)", "\($0.bytes)"] })
     }

@@ -10,12 +10,14 @@ import Core
 public func fuzzOne(_ start: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
     guard let start, count > 0 else { return 0 }
     let bytes = UnsafeRawBufferPointer(start: start + 1, count: count - 1)
-    switch start[0] % 6 {
+    switch start[0] % 8 {
     case 0: framing(bytes)
     case 1: _ = try? ConnectPacket(bytes, limits: Limits())
-    case 2: subscribe(bytes, hasOptions: true)
-    case 3: subscribe(bytes, hasOptions: false)
+    case 2: subscribe(bytes)
+    case 3: unsubscribe(bytes)
     case 4: text(bytes)
+    case 5: publish(bytes)
+    case 6: acknowledgements(bytes)
     default: filter(bytes)
     }
     return 0
@@ -31,12 +33,49 @@ private func framing(_ bytes: UnsafeRawBufferPointer) {
     }
 }
 
-private func subscribe(_ bytes: UnsafeRawBufferPointer, hasOptions: Bool) {
-    guard let packet = try? SubscribePacket(bytes, hasOptions: hasOptions) else { return }
+private func subscribe(_ bytes: UnsafeRawBufferPointer) {
+    _ = try? SubscribePacket(bytes, version: .v5)
+    guard let packet = try? SubscribePacket(bytes, version: .v3_1_1) else { return }
     precondition(packet.identifier != 0 && !packet.entries.isEmpty)
     // Nothing was made up and nothing left out.
-    let size = packet.entries.reduce(2) { $0 + 2 + $1.filter.count + (hasOptions ? 1 : 0) }
-    precondition(size == bytes.count)
+    precondition(packet.entries.reduce(2) { $0 + 3 + $1.filter.count } == bytes.count)
+}
+
+private func unsubscribe(_ bytes: UnsafeRawBufferPointer) {
+    _ = try? UnsubscribePacket(bytes, version: .v5)
+    guard let packet = try? UnsubscribePacket(bytes, version: .v3_1_1) else { return }
+    precondition(packet.identifier != 0 && !packet.filters.isEmpty)
+    precondition(packet.filters.reduce(2) { $0 + 2 + $1.count } == bytes.count)
+}
+
+private func publish(_ bytes: UnsafeRawBufferPointer) {
+    guard let base = bytes.baseAddress else { return }
+    for isVersion5 in [false, true] {
+        guard
+            case .frame(let frame) = PublishFrame.read(
+                base, bytes.count, maxBytes: 1 << 20, isVersion5: isVersion5)
+        else { continue }
+        let end = base + frame.length
+        precondition(frame.length <= bytes.count && frame.payload + frame.payloadLength == end)
+        precondition(frame.topic + frame.topicLength <= frame.properties)
+        precondition(frame.properties + frame.propertiesLength == frame.payload)
+        guard isVersion5 else { continue }
+        let section = UnsafeRawBufferPointer(start: frame.properties, count: frame.propertiesLength)
+        guard let properties = try? PublishProperties(section, Turn()) else { continue }
+        let left = (properties.expirySeconds == nil ? 0 : 5) + (properties.alias == nil ? 0 : 3)
+        precondition(properties.forwarded.count + left == section.count)
+    }
+}
+
+private func acknowledgements(_ bytes: UnsafeRawBufferPointer) {
+    for version in [MQTTVersion.v3_1_1, .v5] {
+        for type in [PacketType.puback, .pubrec, .pubrel, .pubcomp] {
+            guard let packet = try? AcknowledgePacket(bytes, type, version: version) else { continue }
+            precondition(packet.identifier != 0 && (version == .v5 || bytes.count == 2))
+        }
+        guard let packet = try? DisconnectPacket(bytes, version: version) else { continue }
+        precondition(!packet.keepsWill || version == .v5)
+    }
 }
 
 private func text(_ bytes: UnsafeRawBufferPointer) {

@@ -1,0 +1,115 @@
+// The router's retained events: kept by publishing, looked up by subscribing, listed and removed by management.
+
+import Synchronization
+
+/// Threading: any lane. The retained lock is held for one event or one bounded step; events are copied before it is
+/// taken and freed after it has been given back.
+extension Router {
+    /// Keeps each event of a run, in order; called when the run has been routed.
+    func retain(_ run: UnsafePointer<EventRun>, on lane: Lane) {
+        for index in 0..<run.pointee.count {
+            let event = run.pointee.event(index)
+            let outcome = retainedLock.withLock { _ in
+                retainedEvents.set(run.pointee.topicBytes, event, now: lane.now)
+            }
+            if !outcome.isStored { lane.counters.drop(.retainedFull) }
+        }
+    }
+
+    // MARK: Looking up
+
+    /// Begins to look for the retained events that a filter matches; nothing is looked at before the first
+    /// ``advance(_:nodes:events:now:)``.
+    public func retainedCursor(matching filter: TopicFilter) -> RetainedCursor {
+        RetainedCursor(filter, router: self)
+    }
+
+    /// One step of a look-up. Afterwards `cursor.events` are what it found, and `cursor.isFinished` says whether there
+    /// is more to look at. Most look-ups are finished with their first step.
+    /// - Parameters:
+    ///   - nodes: nodes of the tree to visit at most; at least 1.
+    ///   - events: events to find at most; at least 1.
+    ///   - now: the lane's time; expired events are not found, and removed.
+    public func advance(
+        _ cursor: RetainedCursor, nodes: Int = RetainedCursor.nodesPerStep,
+        events: Int = RetainedCursor.eventsPerStep, now: UInt64
+    ) {
+        precondition(cursor.router === self, "a cursor belongs to the router that made it")
+        cursor.walk.forgetFound()
+        retainedLock.withLock { _ in retainedEvents.advance(&cursor.walk, nodes: nodes, events: events, now: now) }
+    }
+
+    /// Everything that a filter matches, at once: for small results. The lock is given back between steps.
+    public func retained(matching filter: TopicFilter, now: UInt64 = 0) -> [Event] {
+        let cursor = retainedCursor(matching: filter)
+        var found: [Event] = []
+        while !cursor.isFinished {
+            advance(cursor, now: now)
+            found.append(contentsOf: cursor.events)
+        }
+        return found
+    }
+
+    func abandon(_ walk: inout RetainedWalk) {
+        retainedLock.withLock { _ in retainedEvents.abandon(&walk) }
+    }
+
+    // MARK: Management
+
+    /// Topics with a retained event. Expired events count until they are found.
+    public var retainedCount: Int { retainedLock.withLock { _ in retainedEvents.count } }
+
+    /// Bytes of retained events as the limit counts them: each event's ``Event/cost``.
+    public var retainedBytes: Int { retainedLock.withLock { _ in retainedEvents.bytes } }
+
+    /// Places in the tree where look-ups wait for their next step.
+    var retainedStops: Int { retainedLock.withLock { _ in retainedEvents.treeSize.stops } }
+
+    /// The retained event of one topic.
+    public func retained(_ topic: UnsafeRawBufferPointer, now: UInt64) -> Event? {
+        retainedLock.withLock { _ in retainedEvents.value(of: topic, now: now) }
+    }
+
+    /// A page of the retained events that a filter matches, for listings whose reader keeps nothing but a number.
+    ///
+    /// A topic that has a value from the first page to the last is listed exactly once. Rights are the caller's matter.
+    /// - Parameters:
+    ///   - next: the ``RetainedPage/next`` of the page before; 0 for the first.
+    ///   - limit: events to list at most; at least 1.
+    ///   - places: places to look at for this page; at least 1. The lock is held for a few of them at a time.
+    public func retainedPage(
+        matching filter: TopicFilter, after next: UInt32 = 0, limit: Int, places: Int = 4_096, now: UInt64
+    ) -> RetainedPage {
+        if filter.levels.allSatisfy({ $0.kind == .literal }) {
+            let event = filter.bytes.withUnsafeBytes { retained($0, now: now) }
+            return RetainedPage(events: next == 0 ? event.map { [$0] } ?? [] : [], next: nil)
+        }
+        var page = RetainedPage(events: [], next: next)
+        var left = max(places, 1)
+        while left > 0, page.events.count < max(limit, 1), let after = page.next {
+            let part = min(left, RetainedCursor.nodesPerStep)
+            let last = retainedLock.withLock { _ in
+                retainedEvents.list(
+                    filter, after: after, places: part, events: max(limit, 1), now: now, into: &page.events)
+            }
+            page.next = last == 0 ? nil : last
+            left -= part
+        }
+        return page
+    }
+
+    /// Removes a topic's retained event. Rights are the caller's matter; nobody is told.
+    /// - Returns: whether there was one.
+    @discardableResult
+    public func removeRetained(_ topic: UnsafeRawBufferPointer) -> Bool {
+        retainedLock.withLock { _ in retainedEvents.remove(topic) } != nil
+    }
+
+    /// Removes expired events, for a periodic chore: looks at `max` places at most, from where it stopped the last
+    /// time. Costs nothing while no event can have expired.
+    /// - Returns: how many were removed.
+    @discardableResult
+    public func sweepExpiredRetained(now: UInt64, max: Int = RetainedCursor.nodesPerStep) -> Int {
+        retainedLock.withLock { _ in retainedEvents.sweepExpired(now: now, max: max) }
+    }
+}

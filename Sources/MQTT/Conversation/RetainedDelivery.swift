@@ -1,0 +1,74 @@
+import Core
+
+/// Retained events that a session's new subscriptions begin with (MQTT 5 §3.8.4): looked up in bounded steps, and sent
+/// no faster than the client takes them. Confined to the session's lane.
+final class RetainedDelivery {
+    /// A subscription that has been granted.
+    struct Start {
+        var filter: TopicFilter
+        /// The quality of service that was granted.
+        var qos: UInt8
+        /// The client's number for the subscription; 0 for none.
+        var identifier: UInt32
+    }
+
+    /// What is spent at once on the subscriptions of one packet, see ``Port/work(_:on:)``.
+    static let firstBudget = 512
+
+    private var starts: [Start] = []
+    private var first = 0
+    private var cursor: RetainedCursor?
+    private var found: [Event] = []
+    private var sent = 0
+
+    /// Subscriptions that have not had all of theirs.
+    var count: Int { starts.count - first }
+
+    func add(_ start: Start) { starts.append(start) }
+
+    /// The client no longer wants a filter's events.
+    func remove(_ filter: TopicFilter) {
+        guard let index = starts[first...].firstIndex(where: { $0.filter == filter }) else { return }
+        if index == first { (cursor, found, sent) = (nil, [], 0) }
+        starts.remove(at: index)
+    }
+
+    /// What became of a portion of work.
+    enum Progress {
+        /// Everything has been sent.
+        case done
+        /// The budget is used up.
+        case more
+        /// The client takes no more for now.
+        case blocked
+    }
+
+    /// Looks up and sends a portion.
+    /// - Parameters:
+    ///   - budget: nodes that may be visited and events that may be sent; what was used is taken off.
+    ///   - send: sends an event, or says that there is no room for it.
+    func work(
+        _ budget: inout Int, _ router: Router, now: UInt64, send: (Event, Start) -> Bool
+    ) -> Progress {
+        while first < starts.count {
+            let start = starts[first]
+            while sent < found.count {
+                guard send(found[sent], start) else { return .blocked }
+                sent += 1
+                budget -= 1
+            }
+            if let cursor, cursor.isFinished {
+                (self.cursor, found, sent) = (nil, [], 0)
+                first += 1
+                continue
+            }
+            guard budget > 0 else { return .more }
+            let cursor = self.cursor ?? router.retainedCursor(matching: start.filter)
+            self.cursor = cursor
+            router.advance(cursor, nodes: min(budget, RetainedCursor.nodesPerStep), now: now)
+            budget -= cursor.visitedNodes
+            (found, sent) = (cursor.events, 0)
+        }
+        return .done
+    }
+}
