@@ -83,6 +83,16 @@ let package = Package(
             dependencies: ["Reactor", "Core", "CLinux", .product(name: "Logging", package: "swift-log")],
             swiftSettings: strict),
         .testTarget(name: "MQTTTests", dependencies: ["MQTT", "Core"], swiftSettings: strict),
+        .target(name: "RawHTTP", path: "Tests/RawHTTP", swiftSettings: strict),
+        .testTarget(
+            name: "WebTests", dependencies: ["Web", "RawHTTP", .product(name: "Logging", package: "swift-log")],
+            swiftSettings: strict),
+        .testTarget(
+            name: "AdminTests",
+            dependencies: [
+                "Admin", "Web", "RawHTTP", "Core", "Reactor", "MQTT", "Security", "Yams",
+                .product(name: "Logging", package: "swift-log"),
+            ], swiftSettings: strict),
         .testTarget(name: "SecurityTests", dependencies: ["Security", "Core"], swiftSettings: strict),
         .testTarget(
             name: "NodeTests",
