@@ -80,7 +80,7 @@ struct AdminGuard: Sendable {
         return (user, Array(bytes[(colon + 1)...]))
     }
 
-    /// Whether a page of `origin` came from this very host. The listener speaks no TLS itself, but a proxy before it may.
+    /// Whether a page of `origin` came from this very host, over a proxy with TLS perhaps.
     private static func isSame(_ origin: String, _ host: String) -> Bool {
         let origin = origin.lowercased()
         return origin == "http://\(host.lowercased())" || origin == "https://\(host.lowercased())"

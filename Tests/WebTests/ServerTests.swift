@@ -150,7 +150,7 @@ private let host = "Host: localhost\n\n"
         #expect(try client.answer().body == "abcde")
         try client.send("POST /echo HTTP/1.1\nTransfer-Encoding: chunked\n\(host)")
         let chunk = String(repeating: "x", count: 0x8000)
-        try client.send("8000\n\(chunk)\n8000\n\(chunk)\n8000\n")
+        try client.send("8000\n\(chunk)\n8000\n\(chunk)\n8000\nx")
         #expect(try client.answer().status == 413)
         #expect(try client.isEnded())
     }
