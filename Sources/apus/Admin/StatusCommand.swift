@@ -22,13 +22,11 @@ struct StatusCommand: ParsableCommand {
         if options.json {
             try printJSON(node)
         } else {
-            print(
-                "\(printable(node.name)) is \(node.state), version \(node.version), up \(duration(node.uptimeSeconds))")
+            let age = duration(node.uptimeSeconds)
+            print("\(printable(node.name)) is \(node.state), version \(node.version), up \(age)")
             for listener in node.listeners { print("  \(listener.protocol) \(listener.address)") }
-            print(
-                "  \(node.connections) connection(s), \(node.sessions) session(s), \(node.subscriptions) subscription(s)"
-            )
-            print("  \(node.retained) retained event(s)")
+            print("  \(node.connections) connection(s), \(node.sessions) session(s)")
+            print("  \(node.subscriptions) subscription(s), \(node.retained) retained event(s)")
         }
         if node.state != "ready" { throw ExitCode(1) }
     }
