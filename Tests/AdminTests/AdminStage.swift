@@ -81,6 +81,21 @@ final class AdminStage {
         return client
     }
 
+    /// Connects a client of MQTT 5 whose session outlives the connection by 100 seconds, with a will that is due 60
+    /// seconds after the connection's end.
+    func connect5(_ id: String, will: String) throws -> RawClient {
+        let client = try RawClient(mqtt)
+        let properties: [UInt8] = [5, 0x11, 0, 0, 0, 100]
+        let willProperties: [UInt8] = [5, 0x18, 0, 0, 0, 60]
+        let body =
+            Self.text("MQTT") + [5, 0x06, 0, 0] + properties + Self.text(id) + willProperties + Self.text(will)
+            + Self.text("bye")
+        try client.send(bytes: [0x10, UInt8(body.count)] + body)
+        let length = Int(try client.receive(2)[1])
+        guard try client.receive(length)[1] == 0 else { throw Unexpected(what: "\(id) was not let in") }
+        return client
+    }
+
     /// Subscribes at QoS 1 and waits until it holds.
     func subscribe(_ client: RawClient, _ filter: String) throws {
         let body = [0, 1] + Self.text(filter) + [1]

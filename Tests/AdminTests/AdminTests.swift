@@ -140,6 +140,26 @@ import Yams
         withExtendedLifetime(traced) {}
     }
 
+    @Test func clientsOfMQTT5AreToldAndTheirWillsPublished() throws {
+        let stage = try AdminStage()
+        let listener = try stage.connect("listener")
+        try stage.subscribe(listener, "wills/#")
+        let client = try stage.connect5("c", will: "wills/c")
+        let shown: ClientDocument = try stage.get("/v1/clients/c")
+        #expect(shown.protocol == "MQTT 5" && shown.will == true && shown.sessionExpirySeconds == 100)
+        #expect(try stage.ask("DELETE", "/v1/clients/c").status == 204)
+        // DISCONNECT, administrative action.
+        let packet = try client.receive(3)
+        #expect(packet[0] == 0xE0 && packet[2] == 0x98)
+        // The session waits, and its will with it, until it is ended: nothing else happens on the lane meanwhile.
+        let absent: ClientDocument = try stage.get("/v1/clients/c")
+        #expect(absent.connected == false && absent.will == true)
+        #expect(abs(try #require(absent.endsAt).timeIntervalSinceNow - 100) < 5)
+        #expect(try stage.ask("DELETE", "/v1/clients/c?session=true").status == 204)
+        let body = [0, 7] + Array("wills/c".utf8) + Array("bye".utf8)
+        #expect(try listener.receive(2 + body.count) == [0x30, UInt8(body.count)] + body)
+    }
+
     @Test func retainedEvents() throws {
         let stage = try AdminStage()
         let client = try stage.connect("c")
