@@ -25,7 +25,7 @@ final class AdminStage {
         authenticator = try PasswordAuthenticator(users: users, anonymous: .loopback)
         reactor = try Reactor(lanes: lanes, limits: limits, logger: logger)
         let adapter = MQTTAdapter(
-            routers: [router.name: router], authenticator: authenticator, limits: limits, random: { 1 })
+            routers: [router.name: router], authenticator: authenticator, random: { 1 })
         let listener = try Listener(SocketAddress("127.0.0.1:0"), adapter: adapter)
         reactor.listen(listener)
         mqtt = listener.address.description

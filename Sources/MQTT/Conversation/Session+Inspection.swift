@@ -32,7 +32,7 @@ extension Session {
         }
         // A session without a future ended with its connection.
         guard endsSession, lane.port(at: address) === self else { return }
-        context.discard(self, on: lane)
+        (lane.belongings["mqtt"] as? MQTTLane)?.context.discard(self, on: lane)
     }
 }
 
