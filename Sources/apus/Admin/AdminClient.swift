@@ -93,19 +93,26 @@ struct AdminClient {
     private func perform(
         _ method: String, _ path: String, _ query: [(String, String?)]
     ) throws -> (status: Int, body: [UInt8]) {
-        guard let curl = curl_easy_init() else { throw CommandFailure("libcurl cannot start") }
-        defer { curl_easy_cleanup(curl) }
+        var curl = apus_curl()
+        if let reason = apus_curl_load(&curl) {
+            throw CommandFailure("cannot load libcurl: \(String(cString: reason))")
+        }
+        guard let handle = apus_curl_init(&curl) else { throw CommandFailure("libcurl cannot start") }
+        defer { apus_curl_cleanup(&curl, handle) }
         let pairs = query.compactMap { name, value in value.map { "\(name)=\(Percent.encode($0))" } }
         let target = url + path + (pairs.isEmpty ? "" : "?" + pairs.joined(separator: "&"))
         let answer = Answer()
         var codes = [
-            apus_curl_set_text(curl, CURLOPT_URL, target), apus_curl_set_text(curl, CURLOPT_CUSTOMREQUEST, method),
+            apus_curl_set_text(&curl, handle, CURLOPT_URL, target),
+            apus_curl_set_text(&curl, handle, CURLOPT_CUSTOMREQUEST, method),
             // A proxy is for other machines, and a topic's dots are not a directory's.
-            apus_curl_set_text(curl, CURLOPT_NOPROXY, "*"), apus_curl_set_long(curl, CURLOPT_PATH_AS_IS, 1),
-            apus_curl_set_long(curl, CURLOPT_CONNECTTIMEOUT, 5), apus_curl_set_long(curl, CURLOPT_TIMEOUT, 60),
-            apus_curl_set_long(curl, CURLOPT_NOSIGNAL, 1),
+            apus_curl_set_text(&curl, handle, CURLOPT_NOPROXY, "*"),
+            apus_curl_set_long(&curl, handle, CURLOPT_PATH_AS_IS, 1),
+            apus_curl_set_long(&curl, handle, CURLOPT_CONNECTTIMEOUT, 5),
+            apus_curl_set_long(&curl, handle, CURLOPT_TIMEOUT, 60),
+            apus_curl_set_long(&curl, handle, CURLOPT_NOSIGNAL, 1),
             apus_curl_set_write(
-                curl,
+                &curl, handle,
                 { bytes, size, count, context in
                     guard let bytes, let context else { return 0 }
                     let answer = Unmanaged<Answer>.fromOpaque(context).takeUnretainedValue()
@@ -114,22 +121,24 @@ struct AdminClient {
                     return size * count
                 }, Unmanaged.passUnretained(answer).toOpaque()),
         ]
-        if case .unix(let path) = address { codes.append(apus_curl_set_text(curl, CURLOPT_UNIX_SOCKET_PATH, path)) }
-        if let credentials {
-            codes.append(apus_curl_set_text(curl, CURLOPT_USERNAME, credentials.user))
-            let password = credentials.password.map { CChar(bitPattern: $0) } + [0]
-            codes.append(apus_curl_set_text(curl, CURLOPT_PASSWORD, password))
+        if case .unix(let path) = address {
+            codes.append(apus_curl_set_text(&curl, handle, CURLOPT_UNIX_SOCKET_PATH, path))
         }
-        if let wrong = codes.first(where: { $0 != CURLE_OK }) { throw failure(wrong) }
-        let code = withExtendedLifetime(answer) { curl_easy_perform(curl) }
-        guard code == CURLE_OK else { throw failure(code) }
+        if let credentials {
+            codes.append(apus_curl_set_text(&curl, handle, CURLOPT_USERNAME, credentials.user))
+            let password = credentials.password.map { CChar(bitPattern: $0) } + [0]
+            codes.append(apus_curl_set_text(&curl, handle, CURLOPT_PASSWORD, password))
+        }
+        if let wrong = codes.first(where: { $0 != CURLE_OK }) { throw failure(wrong, curl) }
+        let code = withExtendedLifetime(answer) { apus_curl_perform(&curl, handle) }
+        guard code == CURLE_OK else { throw failure(code, curl) }
         var status = 0
-        _ = apus_curl_status(curl, &status)
+        _ = apus_curl_status(&curl, handle, &status)
         return (status, answer.body)
     }
 
-    private func failure(_ code: CURLcode) -> CommandFailure {
-        let reason = String(cString: curl_easy_strerror(code))
+    private func failure(_ code: CURLcode, _ curl: apus_curl) -> CommandFailure {
+        let reason = withUnsafePointer(to: curl) { String(cString: apus_curl_strerror($0, code)) }
         guard code == CURLE_COULDNT_CONNECT else { return CommandFailure("\(place): \(reason)") }
         return CommandFailure(
             """
