@@ -151,6 +151,7 @@ final class TestLane: Lane {
     }
 
     fileprivate func finishPass() {
+        routeDeferred()
         while !resumed.isEmpty || !closing.isEmpty {
             let again = resumed
             resumed = []
@@ -161,8 +162,6 @@ final class TestLane: Lane {
             routeDeferred()
         }
         doWork()
-        // What timers and chores have put off, wills above all.
-        routeDeferred()
         postMail()
         let leaving = moving
         moving = []

@@ -26,13 +26,20 @@ import Testing
         #expect(node.router.subscriptionCount == 3)
     }
 
-    @Test func tooManySubscriptionsAreRefusedOneByOne() throws {
+    /// Who has all it may have can still replace one.
+    @Test(arguments: [false, true]) func tooManySubscriptionsAreRefusedOneByOne(inOnePacket: Bool) throws {
         var limits = Limits()
         limits.maxSubscriptionsPerSession = 2
-        let client = one(try TestNode(limits: limits))
-        #expect(
-            client.ask(Frame5.subscribe(1, ["a", "b", "c", "a", "d"].map { .init($0, qos: 1) }))
-                == [.suback(1, [1, 1, 0x97, 1, 0x97])])
+        let client = TestClient5(try TestNode(limits: limits), "c")
+        let filters = ["a", "b", "c", "a", "d"].map { Frame5.Subscription($0, qos: 1) }
+        let wanted: [UInt8] = [1, 1, 0x97, 1, 0x97]
+        if inOnePacket {
+            #expect(client.ask(Frame5.subscribe(1, filters)) == [.suback(1, wanted)])
+        } else {
+            for (filter, code) in zip(filters, wanted) {
+                #expect(client.ask(Frame5.subscribe(1, [filter])) == [.suback(1, [code])])
+            }
+        }
         #expect(client.ask(Frame5.unsubscribe(2, ["a"]), Frame5.subscribe(3, [.init("d")])).last == .suback(3, [0]))
     }
 
