@@ -96,6 +96,50 @@ import Testing
         }
     }
 
+    /// Retained events are publishes like others: no more at once than the client takes, all of them in the end.
+    @Test(arguments: [UInt8(0), 1, 2]) func retainedEventsKeepTheReceiveMaximum(qos: UInt8) throws {
+        let node = try TestNode()
+        let sender = TestClient5(node, "s")
+        for number in 0..<50 {
+            sender.send(Frame5.publish("t/\(number)", "r", qos: 2, id: 1, retain: true), Frame5.pubrel(1))
+        }
+        let client = TestClient5(node, "c", properties: [.receiveMaximum(3)])
+        client.send(Frame5.subscribe(1, [.init("t/+", qos: qos)], [.subscriptionID(8)]))
+        var topics: [String] = []
+        var events = client.events()
+        while !events.isEmpty {
+            #expect(qos == 0 || events.count <= 3)
+            #expect(events.allSatisfy { $0.retain && $0.qos == qos && $0.subscriptionIDs == [8] })
+            topics += events.map(\.topic)
+            for event in events where qos == 2 { client.send(Frame5.pubrec(event.id)) }
+            client.send(events.flatMap { qos == 0 ? [] : qos == 1 ? Frame5.puback($0.id) : Frame5.pubcomp($0.id) })
+            events = client.events()
+        }
+        #expect(topics.sorted() == (0..<50).map { "t/\($0)" }.sorted())
+    }
+
+    /// Those not yet sent are new to who unsubscribes ([MQTT-3.10.4-2]).
+    @Test func unsubscribingStopsRetainedEvents() throws {
+        let node = try TestNode()
+        let sender = TestClient5(node, "s")
+        for number in 0..<50 { sender.send(Frame5.publish("t/\(number)", "r", qos: 1, id: 1, retain: true)) }
+        let client = TestClient5(node, "c", expiry: 60, properties: [.receiveMaximum(3)])
+        client.send(Frame5.subscribe(1, [.init("t/+", qos: 1)]))
+        let first = client.events()
+        #expect(first.count == 3)
+        #expect(client.ask(Frame5.unsubscribe(2, ["t/+"])) == [.unsuback(2, [0])])
+        client.send(first.flatMap { Frame5.puback($0.id) })
+        // What the window held already may still come; the other forty do not.
+        var rest = 0
+        var events = client.events()
+        while !events.isEmpty {
+            rest += events.count
+            client.send(events.flatMap { Frame5.puback($0.id) })
+            events = client.events()
+        }
+        #expect(rest <= 3, "\(rest) more")
+    }
+
     // MARK: The flag on the way out
 
     /// With a new subscription always; with a live event only as published, where that is asked for.

@@ -71,6 +71,27 @@ import Testing
         #expect(back.returned.isEmpty)
     }
 
+    /// What is given on has its own time, flags and properties, and the new member's identifier.
+    @Test func whatIsGivenOnIsStillTheSameEvent() throws {
+        let node = try TestNode(lanes: 2)
+        let first = member(node, "1", properties: [.receiveMaximum(1)])
+        let sender = TestClient5(node, "s")
+        let properties: [Property5] = [.user("k", "v"), .contentType("c")]
+        sender.send(Frame5.publish("t/1", "1", qos: 1, id: 1, properties))
+        sender.send(Frame5.publish("t/1", "2", qos: 1, id: 2, properties + [.messageExpiry(5)]))
+        sender.send(Frame5.publish("t/1", "3", qos: 1, id: 3, properties + [.messageExpiry(50)]))
+        #expect(first.events().map(\.text) == ["1"])
+        let second = TestClient5(node, "2", lane: 1)
+        second.subscribe("$share/g/t/#", qos: 1, id: 9)
+        node.advance(milliseconds: 10_000)
+        first.cut()
+        let events = second.events()
+        #expect(events.map(\.text).sorted() == ["1", "3"], "the second one's time is over")
+        #expect(events.allSatisfy { !$0.dup && $0.subscriptionIDs == [9] }, "new to this member")
+        #expect(events.allSatisfy { $0.properties.filter { ![2, 11].contains($0.id) } == properties })
+        #expect(events.first { $0.text == "3" }?.expiry == 40)
+    }
+
     /// At QoS 2 the member that has seen it keeps it, and finishes it when it is back ([MQTT-4.8.2-4]).
     @Test func whatWasSentAtQoS2StaysWithItsMember() throws {
         let node = try TestNode()
