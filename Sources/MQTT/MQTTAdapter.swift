@@ -3,7 +3,8 @@ public import Core
 /// The entry of MQTT: makes a conversation for each accepted connection.
 public final class MQTTAdapter: Adapter {
     /// `mqtt`, as in the configuration.
-    public let name = "mqtt"
+    public let name = MQTTAdapter.protocolName
+    static let protocolName = "mqtt"
     private let context: MQTTContext
 
     /// Makes the adapter.
@@ -48,7 +49,8 @@ final class MQTTContext: Sendable {
     /// What the adapter keeps for a lane.
     func state(of lane: Lane) -> MQTTLane {
         if let known = lane.belongings["mqtt"] as? MQTTLane { return known }
-        let made = MQTTLane()
+        let made = MQTTLane(traffic: lane.traffic(of: MQTTAdapter.protocolName).counter)
+        lane.absentLists.append(made.absent)
         lane.belongings["mqtt"] = made
         lane.chores.append { [unowned self] lane in
             made.absent.takeDue(at: lane.now) { inbox in
@@ -84,7 +86,9 @@ final class MQTTContext: Sendable {
     }
 
     private func due(_ session: Session, on lane: Lane) {
-        if session.endsAt <= lane.now { discard(session, on: lane) } else { wait(session, on: lane) }
+        guard session.endsAt <= lane.now else { return wait(session, on: lane) }
+        lane.counters.sessionsExpired &+= 1
+        discard(session, on: lane)
     }
 
     /// The client is back.
@@ -123,10 +127,13 @@ final class MQTTContext: Sendable {
 /// Confined to the lane.
 final class MQTTLane {
     let absent = AbsentInboxes()
+    let traffic: TrafficCounter
     private let scratch = Scratch()
     private var serial: UInt64 = 0
     private var isWritten = false
     private var isVersion5 = false
+
+    init(traffic: TrafficCounter) { self.traffic = traffic }
 
     /// The events of a run as packets of a version, for all who take them like that. The first who asks is not worth
     /// it and gets nil; so does everybody when the run is large.

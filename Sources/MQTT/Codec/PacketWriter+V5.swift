@@ -87,6 +87,7 @@ extension PacketWriter {
     }
 
     private static func packet(_ firstByte: UInt8, _ body: [UInt8], to output: Output) {
+        output.packets &+= 1
         header(firstByte, remaining: body.count, to: output)
         bytes(body, to: output)
     }
@@ -121,10 +122,12 @@ extension PacketWriter {
     }
 
     /// PUBLISH of MQTT 5 (§3.3).
+    /// - Returns: bytes of the packet.
     @inline(__always)
+    @discardableResult
     static func publish5(
         _ firstByte: UInt8, _ parts: PublishParts, identifier: UInt16, _ extras: Extras, to output: Output
-    ) {
+    ) -> Int {
         let hasIdentifier = firstByte & 0x06 != 0
         let properties = parts.propertiesLength &+ extras.length
         let topicLength = extras.isAliasKnown ? 0 : parts.topicLength
@@ -138,6 +141,7 @@ extension PacketWriter {
         if properties > parts.propertiesLength { write(extras, to: output) }
         output.append(parts.properties, parts.propertiesLength)
         output.append(parts.payload, parts.payloadLength)
+        return 1 &+ length(of: remaining) &+ remaining
     }
 
     @inline(never)

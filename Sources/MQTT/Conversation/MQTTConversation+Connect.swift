@@ -113,7 +113,7 @@ extension MQTTConversation {
                     context.discard(kept, on: lane)
                 }
             }
-            let session = Session(expirySeconds: 0, principal: principal, context: context)
+            let session = Session(expirySeconds: 0, principal: principal, context: context, on: lane)
             principal.router.register(session, on: lane)
             switch principal.router.claimSession(connect.clientID, for: session.address) {
             case .held: return begin(session, isPresent: false, connect, on: lane)

@@ -25,7 +25,9 @@ final class Session: Inbox {
     /// Packet identifiers of QoS 2 publishes received and not yet released (§4.3.3).
     private var received: Set<UInt16> = []
 
-    private let context: MQTTContext
+    /// Where its lane counts the events of MQTT.
+    let traffic: TrafficCounter
+    let context: MQTTContext
     /// What bytes the client takes as they are.
     private var layout = WireLayout.mqtt3Direct
     private(set) var isVersion5 = false
@@ -33,9 +35,10 @@ final class Session: Inbox {
     private var aliases: OutgoingAliases?
     private(set) var retained: RetainedDelivery?
 
-    init(expirySeconds: UInt32, principal: Principal, context: MQTTContext) {
+    init(expirySeconds: UInt32, principal: Principal, context: MQTTContext, on lane: Lane) {
         self.expirySeconds = expirySeconds
         self.context = context
+        traffic = context.state(of: lane).traffic
         super.init(principal: principal)
     }
 
@@ -93,6 +96,7 @@ final class Session: Inbox {
             run.pointee.wireLength <= Int(client.maxPacketBytes)
         {
             lane.counters.eventsOut &+= UInt64(truncatingIfNeeded: count)
+            traffic.sent(count, bytes: run.pointee.wireLength, qos: 0)
             return link.append(run.pointee.wire, run.pointee.wireLength)
         }
         translate(run, target, link, lane)
@@ -110,6 +114,7 @@ final class Session: Inbox {
             let block = context.state(of: lane).translation(of: run, isVersion5: isVersion5, on: lane)
         {
             lane.counters.eventsOut &+= UInt64(truncatingIfNeeded: run.pointee.count)
+            traffic.sent(run.pointee.count, bytes: block.count, qos: 0)
             return link.append(block.start, block.count)
         }
         for index in 0..<run.pointee.count {
@@ -215,7 +220,8 @@ final class Session: Inbox {
     ) -> Bool {
         guard isVersion5 else {
             lane.counters.eventsOut &+= 1
-            PacketWriter.publish(0x30 | flags, parts, identifier: identifier, to: link)
+            let bytes = PacketWriter.publish(0x30 | flags, parts, identifier: identifier, to: link)
+            traffic.sent(1, bytes: bytes, qos: flags >> 1)
             return true
         }
         guard fits(parts, flags, identifiers, lane) else { return false }
@@ -229,7 +235,8 @@ final class Session: Inbox {
             }
         }
         lane.counters.eventsOut &+= 1
-        PacketWriter.publish5(0x30 | flags, parts, identifier: identifier, extras, to: link)
+        let bytes = PacketWriter.publish5(0x30 | flags, parts, identifier: identifier, extras, to: link)
+        traffic.sent(1, bytes: bytes, qos: flags >> 1)
         return true
     }
 
