@@ -70,6 +70,21 @@ public struct TrafficStatistics: Sendable, Equatable {
     /// Bytes of the packets that carry them.
     public var bytesOut: [UInt64] = [0, 0, 0]
 
+    /// No traffic yet.
+    public init(protocolName: String) { self.protocolName = protocolName }
+
+    init(
+        protocolName: String, connections: Int, eventsIn: [UInt64], bytesIn: [UInt64], eventsOut: [UInt64],
+        bytesOut: [UInt64]
+    ) {
+        self.protocolName = protocolName
+        self.connections = connections
+        self.eventsIn = eventsIn
+        self.bytesIn = bytesIn
+        self.eventsOut = eventsOut
+        self.bytesOut = bytesOut
+    }
+
     /// Adds another lane's numbers of the same protocol.
     public mutating func add(_ other: TrafficStatistics) {
         connections += other.connections

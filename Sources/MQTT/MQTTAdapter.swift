@@ -11,11 +11,13 @@ public final class MQTTAdapter: Adapter {
     /// - Parameters:
     ///   - routers: the namespaces by name; `default` must be there.
     ///   - random: makes assigned client ids unpredictable.
+    ///   - trace: how packets of traced clients are logged; without it none are.
     public init(
         routers: [String: Router], authenticator: any Authenticator, limits: Limits,
-        random: @escaping @Sendable () -> UInt64
+        random: @escaping @Sendable () -> UInt64, trace: TraceSettings? = nil
     ) {
-        context = MQTTContext(routers: routers, authenticator: authenticator, limits: limits, random: random)
+        context = MQTTContext(
+            routers: routers, authenticator: authenticator, limits: limits, random: random, trace: trace)
     }
 
     /// A conversation for a new connection.
@@ -32,11 +34,16 @@ final class MQTTContext: Sendable {
     let authenticator: any Authenticator
     let limits: Limits
     private let random: @Sendable () -> UInt64
+    /// How packets are traced; nil without an output for that.
+    let trace: TraceSettings?
+    /// Whose packets are traced.
+    let traced = TracedClients()
 
     init(
         routers: [String: Router], authenticator: any Authenticator, limits: Limits,
-        random: @escaping @Sendable () -> UInt64
+        random: @escaping @Sendable () -> UInt64, trace: TraceSettings? = nil
     ) {
+        self.trace = trace
         self.routers = routers
         self.authenticator = authenticator
         self.limits = limits

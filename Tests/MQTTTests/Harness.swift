@@ -29,14 +29,20 @@ final class TestLink: Link {
     }
 
     private func collect() {
+        shown(UnsafeRawBufferPointer(start: window, count: cursor - window))
         collected += UnsafeRawBufferPointer(start: window, count: cursor - window)
         cursor = window
     }
 
     override func appendSlowly(_ bytes: UnsafeRawPointer, _ count: Int) {
         collect()
+        shown(UnsafeRawBufferPointer(start: bytes, count: count))
         collected += UnsafeRawBufferPointer(start: bytes, count: count)
     }
+
+    private func shown(_ bytes: UnsafeRawBufferPointer) { if let tap { tap.sent(bytes, on: connection.lane) } }
+
+    override func settleTap() { collect() }
 
     override func makeRoom(_ count: Int) {
         collect()
@@ -115,6 +121,9 @@ final class TestConnection {
         loop: while closing == nil {
             let rest = UnsafeRawBufferPointer(rebasing: buffer[offset...])
             let progress = conversation.receive(rest, turn, on: lane)
+            if let tap = link.tap {
+                tap.received(UnsafeRawBufferPointer(rebasing: rest[..<progress.consumed]), on: lane)
+            }
             offset += progress.consumed
             if !turn.isEmpty {
                 turn.principal?.router.route(turn, on: lane)

@@ -139,6 +139,7 @@ extension MQTTConversation {
     private func begin(_ session: Session, isPresent: Bool, _ connect: ConnectPacket, on lane: Lane) -> Verdict {
         guard let principal else { return .close(.protocolError) }
         if isPresent { context.returned(session, on: lane) }
+        context.traceIfWanted(self, principal.clientID, link)
         session.begin(self, link: link, principal: principal, connect)
         self.session = session
         state = .established

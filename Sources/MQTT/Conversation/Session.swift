@@ -316,6 +316,8 @@ final class Session: Inbox {
     /// QoS 2 publishes not yet released.
     var receivedCount: Int { received.count }
 
+    override func setTrace(_ isOn: Bool, on lane: Lane) { changeTrace(isOn, on: lane) }
+
     override func receiptArrived(token: UInt32, refused: Int, on lane: Lane) {
         conversation?.receiptArrived(token: token, on: lane)
     }
