@@ -13,11 +13,10 @@ public final class MQTTAdapter: Adapter {
     ///   - random: makes assigned client ids unpredictable.
     ///   - trace: how packets of traced clients are logged; without it none are.
     public init(
-        routers: [String: Router], authenticator: any Authenticator, limits: Limits,
-        random: @escaping @Sendable () -> UInt64, trace: TraceSettings? = nil
+        routers: [String: Router], authenticator: any Authenticator, random: @escaping @Sendable () -> UInt64,
+        trace: TraceSettings? = nil
     ) {
-        context = MQTTContext(
-            routers: routers, authenticator: authenticator, limits: limits, random: random, trace: trace)
+        context = MQTTContext(routers: routers, authenticator: authenticator, random: random, trace: trace)
     }
 
     /// A conversation for a new connection.
@@ -32,7 +31,6 @@ public final class MQTTAdapter: Adapter {
 final class MQTTContext: Sendable {
     let routers: [String: Router]
     let authenticator: any Authenticator
-    let limits: Limits
     private let random: @Sendable () -> UInt64
     /// How packets are traced; nil without an output for that.
     let trace: TraceSettings?
@@ -40,13 +38,12 @@ final class MQTTContext: Sendable {
     let traced = TracedClients()
 
     init(
-        routers: [String: Router], authenticator: any Authenticator, limits: Limits,
-        random: @escaping @Sendable () -> UInt64, trace: TraceSettings? = nil
+        routers: [String: Router], authenticator: any Authenticator, random: @escaping @Sendable () -> UInt64,
+        trace: TraceSettings? = nil
     ) {
         self.trace = trace
         self.routers = routers
         self.authenticator = authenticator
-        self.limits = limits
         self.random = random
     }
 
@@ -56,7 +53,7 @@ final class MQTTContext: Sendable {
     /// What the adapter keeps for a lane.
     func state(of lane: Lane) -> MQTTLane {
         if let known = lane.belongings["mqtt"] as? MQTTLane { return known }
-        let made = MQTTLane(traffic: lane.traffic(of: MQTTAdapter.protocolName).counter)
+        let made = MQTTLane(context: self, traffic: lane.traffic(of: MQTTAdapter.protocolName).counter)
         lane.absentLists.append(made.absent)
         lane.belongings["mqtt"] = made
         lane.chores.append { [unowned self] lane in
@@ -81,15 +78,14 @@ final class MQTTContext: Sendable {
         session.principal.router.setPresence(session, false)
         session.shareOut(isEnding: false, on: lane)
         session.endsAt = lane.now + expiry
-        session.willAt = lane.now + UInt64(session.will?.delaySeconds ?? 0) * 1_000
+        if let will = session.will { will.dueAt = lane.now + UInt64(will.packet.delaySeconds) * 1_000 }
         wait(session, on: lane)
     }
 
     /// Publishes the will if it is time, and lets the session wait for what comes next.
     private func wait(_ session: Session, on lane: Lane) {
-        if session.will != nil, session.willAt <= lane.now { publishWill(of: session, on: lane) }
-        let dueAt = session.will == nil ? session.endsAt : min(session.willAt, session.endsAt)
-        state(of: lane).absent.add(session, dueAt: dueAt)
+        if let will = session.will, will.dueAt <= lane.now { publishWill(of: session, on: lane) }
+        state(of: lane).absent.add(session, dueAt: min(session.will?.dueAt ?? .max, session.endsAt))
     }
 
     private func due(_ session: Session, on lane: Lane) {
@@ -114,7 +110,7 @@ final class MQTTContext: Sendable {
     }
 
     private func publishWill(of session: Session, on lane: Lane) {
-        guard let will = session.will else { return }
+        guard let will = session.will?.packet else { return }
         session.will = nil
         let event = will.topic.withUnsafeBytes { topic in
             will.payload.withUnsafeBytes { payload in
@@ -140,7 +136,13 @@ final class MQTTLane {
     private var isWritten = false
     private var isVersion5 = false
 
-    init(traffic: TrafficCounter) { self.traffic = traffic }
+    /// As long as the node lives.
+    unowned let context: MQTTContext
+
+    init(context: MQTTContext, traffic: TrafficCounter) {
+        self.context = context
+        self.traffic = traffic
+    }
 
     /// The events of a run as packets of a version, for all who take them like that. The first who asks is not worth
     /// it and gets nil; so does everybody when the run is large.
