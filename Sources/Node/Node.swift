@@ -1,3 +1,4 @@
+import Admin
 import Core
 import Logging
 import Reactor
@@ -5,12 +6,16 @@ import Security
 
 /// A running node: wires configuration, authenticator, router, reactor and listeners, and lives until a signal ends it.
 public struct Node {
+    /// The version of the program.
+    public static let version = "0.1.0"
+
     private var configuration: Configuration
     private let log: Log
     private let logger: Logger
     private let router: Router
     private let authenticator: PasswordAuthenticator
     private let reactor: Reactor
+    private let statistics: StatisticsSource
     private let systemd = SystemdNotify()
 
     /// Why a node did not start.
@@ -51,6 +56,12 @@ public struct Node {
         let lanes = configuration.lanes == 0 ? Reactor.processorCount : configuration.lanes
         do throws(SocketAddress.Failure) {
             reactor = try Reactor(lanes: lanes, limits: configuration.limits, logger: Logger(label: "reactor"))
+            statistics = StatisticsSource(
+                name: configuration.name, version: Self.version,
+                protocols: ListenerSettings.ProtocolName.allCases.map(\.rawValue), lanes: reactor.lanes,
+                router: router)
+            let interval = configuration.mqtt.sysIntervalSeconds
+            if interval > 0 { SystemTopics(statistics, intervalSeconds: interval).start() }
             try Self.listen(configuration, reactor, router, authenticator, log)
         } catch { throw StartFailure(description: error.description, isConfiguration: false) }
     }
@@ -60,7 +71,7 @@ public struct Node {
         _ log: Log
     ) throws(SocketAddress.Failure) {
         let adapters = Adapters.all(
-            routers: [router.name: router], authenticator: authenticator)
+            routers: [router.name: router], authenticator: authenticator, mqtt: configuration.mqtt)
         var ready: [(protocolName: String, address: String)] = []
         for settings in configuration.listeners {
             guard let adapter = adapters[settings.protocolName] else { continue }
@@ -122,19 +133,25 @@ public struct Node {
 
     /// SIGUSR1: everything that was counted, as one record.
     private func report() {
-        let counters = reactor.counters()
+        let node = statistics.statistics(of: reactor.statistics())
+        let counters = node.counters
         var metadata: Logger.Metadata = [
             "event": "counters",
             "connections": "\(reactor.lanes.connectionCount)",
-            "sessions": "\(router.sessionCount)",
-            "subscriptions": "\(router.subscriptionCount)",
-            "retained": "\(router.retainedCount)",
+            "sessions": "\(node.sessions)",
+            "sessions_connected": "\(node.connectedSessions)",
+            "subscriptions": "\(node.subscriptions)",
+            "retained": "\(node.retainedEvents)",
+            "queued_events": "\(node.queuedEvents)",
+            "queued_bytes": "\(node.queuedBytes)",
             "accepted": "\(counters.accepted)",
             "events_in": "\(counters.eventsIn)",
             "bytes_in": "\(counters.bytesIn)",
             "events_out": "\(counters.eventsOut)",
+            "cache_lookups": "\(counters.cacheLookups)",
             "cache_misses": "\(counters.cacheMisses)",
             "subscriptions_refused": "\(counters.subscriptionsRefused)",
+            "sessions_expired": "\(counters.sessionsExpired)",
             "descriptors_exhausted": "\(counters.descriptorsExhausted)",
         ]
         for reason in DropReason.allCases where counters.dropped[reason.rawValue] > 0 {

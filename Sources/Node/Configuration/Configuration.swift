@@ -18,6 +18,8 @@ public struct Configuration: Sendable, Equatable {
     public var listeners = [ListenerSettings(protocolName: .mqtt, address: .standard)]
     /// `security`.
     public var security = SecuritySettings()
+    /// `mqtt`.
+    public var mqtt = MQTTSettings()
     /// `limits`.
     public var limits = Limits()
     /// `log`.
@@ -55,6 +57,17 @@ public struct SecuritySettings: Sendable, Equatable {
     public var anonymous = AnonymousPolicy.loopback
     /// `access`: in the order of the file; empty means everything is allowed.
     public var access: [AccessRule] = []
+
+    /// The defaults.
+    public init() {}
+}
+
+/// The section `mqtt`.
+public struct MQTTSettings: Sendable, Equatable {
+    /// `sys_interval`: seconds between two updates of the topics under `$SYS/`; 0 means there are none.
+    public var sysIntervalSeconds = 10
+    /// `trace_payload`: whether the log of a traced client's packets shows the beginnings of payloads.
+    public var tracesPayload = false
 
     /// The defaults.
     public init() {}
