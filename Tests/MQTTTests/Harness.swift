@@ -230,15 +230,19 @@ final class TestNode {
     private var connectionsMade = 0
     private(set) var now: UInt64 = 1_000
 
-    /// - Parameter rules: access rules; with none everything is allowed.
-    init(lanes count: Int = 1, limits: Limits = Limits(), rules: [AccessRule] = []) throws {
+    /// - Parameters:
+    ///   - rules: access rules; with none everything is allowed.
+    ///   - trace: where packets of traced clients are described.
+    init(
+        lanes count: Int = 1, limits: Limits = Limits(), rules: [AccessRule] = [], trace: TraceSettings? = nil
+    ) throws {
         let bells = (0..<count).map { _ in Bell() }
         self.bells = bells
         router = Router(limits: limits, accessRules: try AccessRules(rules), hashKey: 0x1234_5678_9ABC_DEF0)
         let random = Sequence64()
         adapter = MQTTAdapter(
             routers: ["default": router], authenticator: authenticator,
-            random: { random.next() })
+            random: { random.next() }, trace: trace)
         let shared = Lanes(
             wakes: bells.map { bell in { bell.isRung.store(true, ordering: .relaxed) } }, limits: limits)
         for number in 0..<count {

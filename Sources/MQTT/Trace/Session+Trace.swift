@@ -4,7 +4,9 @@ import Core
 extension Session {
     /// Traces this client's packets from now on, on this connection and on those to come, or no longer.
     func changeTrace(_ isOn: Bool, on lane: Lane) {
-        guard let context = (lane.belongings["mqtt"] as? MQTTLane)?.context, let settings = context.trace else { return }
+        guard let context = (lane.belongings["mqtt"] as? MQTTLane)?.context, let settings = context.trace else {
+            return
+        }
         guard isOn else {
             context.traced.remove(clientID)
             link?.tap = nil
