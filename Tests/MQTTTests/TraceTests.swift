@@ -132,7 +132,7 @@ import Testing
         for _ in 0..<12 { client.send(Frame.publish("t", "x")) }
         log.clear()
         try switchTrace(false, of: "sensor", node)
-        #expect(log.texts == ["! 3 packets were left out: more than 10 a second"], "said at the latest at the end")
+        #expect(log.texts == ["! 4 packets were left out: more than 10 a second"], "said at the latest at the end")
     }
 
     private func nodeWithSession(_ clientID: String, _ node: TestNode) throws -> TestNode {
