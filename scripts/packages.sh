@@ -9,9 +9,9 @@ set -eu
 # Swift for Linux comes without a linker, without libc's headers, and without libraries that its own tools load.
 # libstdc++-*-dev (below) brings the compiler's start files, too.
 toolchain="binutils libc6-dev libcurl4 libncurses6 libsqlite3-0 libxml2 pkg-config"
-node="libssl-dev libmosquitto-dev"
+node="libssl-dev libmosquitto-dev libcurl4-openssl-dev"
 bench="mosquitto valgrind"
-interop="python3 python3-venv mosquitto-clients"
+interop="curl python3 python3-venv mosquitto-clients prometheus"
 
 list_only=
 if [ "${1:-}" = --list ]; then
@@ -79,11 +79,12 @@ install() {
     $root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing
 }
 
-# The package of the peer broker starts a service on port 1883, which is the node's. Only its program is wanted.
+# The package of the peer broker starts a service on port 1883, which is the node's, and Prometheus another. Only their
+# programs are wanted.
 policy=/usr/sbin/policy-rc.d
 policy_is_ours=
 case " $missing " in
-*" mosquitto "*)
+*" mosquitto "* | *" prometheus "*)
     if [ ! -e $policy ]; then
         policy_is_ours=yes
         trap '$root rm -f $policy' EXIT

@@ -129,15 +129,14 @@ final class MQTTContext: Sendable {
 /// What the adapter keeps for a lane: the sessions whose clients are away, and runs written in another version.
 /// Confined to the lane.
 final class MQTTLane {
+    /// The adapter's; it outlives the lanes.
+    unowned let context: MQTTContext
     let absent = AbsentInboxes()
     let traffic: TrafficCounter
     private let scratch = Scratch()
     private var serial: UInt64 = 0
     private var isWritten = false
     private var isVersion5 = false
-
-    /// As long as the node lives.
-    unowned let context: MQTTContext
 
     init(context: MQTTContext, traffic: TrafficCounter) {
         self.context = context

@@ -3,11 +3,19 @@ import Core
 import Logging
 import Reactor
 import Security
+import Web
 
 /// A running node: wires configuration, authenticator, router, reactor and listeners, and lives until a signal ends it.
 public struct Node {
     /// The version of the program.
     public static let version = "0.1.0"
+
+    private struct Admin {
+        let service: AdminService
+        let server: HTTPServer
+        /// The address it is bound to.
+        let address: String
+    }
 
     private var configuration: Configuration
     private let log: Log
@@ -16,6 +24,7 @@ public struct Node {
     private let authenticator: PasswordAuthenticator
     private let reactor: Reactor
     private let statistics: StatisticsSource
+    private let admin: Admin?
     private let systemd = SystemdNotify()
 
     /// Why a node did not start.
@@ -62,13 +71,38 @@ public struct Node {
                 router: router)
             let interval = configuration.mqtt.sysIntervalSeconds
             if interval > 0 { SystemTopics(statistics, intervalSeconds: interval).start() }
-            try Self.listen(configuration, reactor, router, authenticator, log)
         } catch { throw StartFailure(description: error.description, isConfiguration: false) }
+        admin = try Self.manage(configuration, reactor, router, authenticator, statistics)
+        do throws(SocketAddress.Failure) {
+            try Self.listen(configuration, reactor, router, authenticator, admin, log)
+        } catch { throw StartFailure(description: error.description, isConfiguration: false) }
+    }
+
+    /// Starts the management interface, before any client can come: whoever watches the node sees it start.
+    private static func manage(
+        _ configuration: Configuration, _ reactor: Reactor, _ router: Router, _ authenticator: PasswordAuthenticator,
+        _ statistics: StatisticsSource
+    ) throws(StartFailure) -> Admin? {
+        guard let address = configuration.admin.address else { return nil }
+        var settings = AdminService.Settings(name: configuration.name, version: version)
+        settings.users = configuration.admin.users
+        let service = AdminService(
+            settings, lanes: reactor.lanes, router: router, authenticator: authenticator,
+            metrics: { reply in statistics.gather { reply(Metrics.prometheus($0)) } })
+        let server = HTTPServer(limits: AdminService.limits, logger: Logger(label: "admin")) { request, responder in
+            service.handle(request, responder)
+        }
+        do throws(HTTPServer.Failure) {
+            return Admin(service: service, server: server, address: try server.listen(address.description))
+        } catch {
+            throw StartFailure(
+                description: "\(error); admin.listen or --admin names another address, or off", isConfiguration: false)
+        }
     }
 
     private static func listen(
         _ configuration: Configuration, _ reactor: Reactor, _ router: Router, _ authenticator: PasswordAuthenticator,
-        _ log: Log
+        _ admin: Admin?, _ log: Log
     ) throws(SocketAddress.Failure) {
         let adapters = Adapters.all(
             routers: [router.name: router], authenticator: authenticator, mqtt: configuration.mqtt)
@@ -79,7 +113,8 @@ public struct Node {
             reactor.listen(listener)
             ready.append((settings.protocolName.rawValue, listener.address.description))
         }
-        log.ready(node: configuration.name, listeners: ready)
+        admin?.service.becomeReady(ready.map { .init(protocol: $0.protocolName, address: $0.address) })
+        log.ready(node: configuration.name, listeners: ready, admin: admin?.address)
     }
 
     // MARK: Life
@@ -101,8 +136,10 @@ public struct Node {
     private func stop() {
         logger.notice("stopping", metadata: ["drain_seconds": "\(configuration.drainSeconds)"])
         notify(.stopping)
+        admin?.service.becomeDraining()
         report()
         reactor.stop(drainMilliseconds: UInt64(configuration.drainSeconds) * 1_000)
+        admin?.server.stop(graceMilliseconds: 1_000)
         authenticator.stop()
         logger.notice("stopped")
     }
