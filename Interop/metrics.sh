@@ -18,7 +18,7 @@ has() { # has WHAT PART WHOLE
 pub() { mosquitto_pub -h 127.0.0.1 -p "$node_port" "$@"; }
 sub() { mosquitto_sub -h 127.0.0.1 -p "$node_port" "$@"; }
 metrics() { curl -sS "http://$node_admin/metrics"; }
-metric() { metrics | grep -F "$1 " | sed 's/.* //'; }
+metric() { metrics | grep -v '^#' | grep -F "$1 " | sed 's/.* //'; }
 await() { # await WHAT COMMAND…: until it prints WHAT
     local wanted=$1 got=
     shift

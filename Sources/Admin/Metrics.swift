@@ -2,9 +2,6 @@ import Core
 
 /// The statistics of a node as metrics in the text format 0.0.4 of Prometheus. `docs/metrics.md` is the reference.
 public enum Metrics {
-    /// What goes with the text over HTTP.
-    public static let contentType = "text/plain; version=0.0.4; charset=utf-8"
-
     /// The metrics of a node. Every reason, protocol and lane is there from the start, so that a rate is never without
     /// its first value.
     public static func prometheus(_ node: NodeStatistics) -> String {
