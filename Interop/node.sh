@@ -13,6 +13,8 @@ node_log=
 start_node() {
     [ -x "$apus" ] || { echo "there is no $apus: swift build -c release --product apus" >&2; return 1; }
     node_log=${1%.yaml}.log
+    # There before the node writes its first line, which may take a moment.
+    : >"$node_log"
     "$apus" run --config "$1" --admin 127.0.0.1:0 --log-format json 2>"$node_log" &
     node_pid=$!
     local wait

@@ -11,7 +11,7 @@ set -eu
 toolchain="binutils libc6-dev libcurl4 libncurses6 libsqlite3-0 libxml2 pkg-config"
 node="libssl-dev libmosquitto-dev libcurl4-openssl-dev"
 bench="mosquitto valgrind"
-interop="curl python3 python3-venv mosquitto-clients"
+interop="curl python3 python3-venv mosquitto-clients prometheus"
 
 list_only=
 if [ "${1:-}" = --list ]; then
@@ -79,11 +79,12 @@ install() {
     $root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing
 }
 
-# The package of the peer broker starts a service on port 1883, which is the node's. Only its program is wanted.
+# The package of the peer broker starts a service on port 1883, which is the node's, and Prometheus another. Only their
+# programs are wanted.
 policy=/usr/sbin/policy-rc.d
 policy_is_ours=
 case " $missing " in
-*" mosquitto "*)
+*" mosquitto "* | *" prometheus "*)
     if [ ! -e $policy ]; then
         policy_is_ours=yes
         trap '$root rm -f $policy' EXIT

@@ -63,6 +63,11 @@ open class Link: Output {
     /// The peer's address, for the log.
     open var peer: String { "" }
 
+    /// Who is shown the connection's bytes. What was appended before a change is the former one's.
+    public final var tap: LinkTap? { willSet { settleTap() } }
+    /// Shows the tap what has been appended and not been shown yet, because another one takes over.
+    open func settleTap() {}
+
     /// Ends the connection after what is in the output has been sent.
     open func close(_ reason: CloseReason) {}
     /// Goes on after ``Conversation/Verdict/paused``.

@@ -68,12 +68,26 @@ public enum CloseReason: Int, CaseIterable, Sendable, Error {
 
 /// The counters of one lane.
 public struct Counters: Sendable, Equatable {
-    /// Events and payload-carrying bytes taken from publishers.
+    /// Events taken from publishers, refused ones included; what the node itself publishes does not count.
     public var eventsIn: UInt64 = 0
     /// Bytes of packets that brought events in.
     public var bytesIn: UInt64 = 0
     /// Events handed to ports.
     public var eventsOut: UInt64 = 0
+    /// Packets other than events taken from clients.
+    public var packetsIn: UInt64 = 0
+    /// Packets other than events written to clients.
+    public var packetsOut: UInt64 = 0
+    /// Bytes read from sockets.
+    public var socketBytesIn: UInt64 = 0
+    /// Bytes that sockets took.
+    public var socketBytesOut: UInt64 = 0
+    /// Requests to connect (MQTT CONNECT), whatever the answer.
+    public var connects: UInt64 = 0
+    /// Sessions that ended because their clients did not come back in time.
+    public var sessionsExpired: UInt64 = 0
+    /// Look-ups in the match cache, one for each run.
+    public var cacheLookups: UInt64 = 0
     /// Connections accepted.
     public var accepted: UInt64 = 0
     /// Times accept found no descriptor left.
@@ -103,6 +117,13 @@ public struct Counters: Sendable, Equatable {
         eventsIn &+= other.eventsIn
         bytesIn &+= other.bytesIn
         eventsOut &+= other.eventsOut
+        packetsIn &+= other.packetsIn
+        packetsOut &+= other.packetsOut
+        socketBytesIn &+= other.socketBytesIn
+        socketBytesOut &+= other.socketBytesOut
+        connects &+= other.connects
+        sessionsExpired &+= other.sessionsExpired
+        cacheLookups &+= other.cacheLookups
         accepted &+= other.accepted
         descriptorsExhausted &+= other.descriptorsExhausted
         cacheMisses &+= other.cacheMisses

@@ -37,10 +37,19 @@ open class Inbox: Port {
     public final func wait(_ entry: EventQueue.Entry, on lane: Lane) -> Bool {
         while !hasRoom(for: entry.event, lane.limits) {
             lane.counters.drop(.queueFull)
-            guard lane.limits.queueFull == .dropOldest, waiting.popFirst() != nil else { return false }
+            guard lane.limits.queueFull == .dropOldest, popWaiting(on: lane) != nil else { return false }
         }
         waiting.append(entry)
+        lane.queuedEvents += 1
+        lane.queuedBytes += entry.event.cost
         return true
+    }
+
+    private final func popWaiting(on lane: Lane) -> EventQueue.Entry? {
+        guard let entry = waiting.popFirst() else { return nil }
+        lane.queuedEvents -= 1
+        lane.queuedBytes -= entry.event.cost
+        return entry
     }
 
     // MARK: Management
@@ -63,7 +72,7 @@ open class Inbox: Port {
 
     /// Takes the event that has waited longest; those whose time is over are dropped and counted.
     public final func nextWaiting(on lane: Lane) -> EventQueue.Entry? {
-        while let entry = waiting.popFirst() {
+        while let entry = popWaiting(on: lane) {
             guard entry.event.isExpired(at: lane.now) else { return entry }
             lane.counters.drop(.expired)
         }
@@ -71,13 +80,32 @@ open class Inbox: Port {
     }
 
     /// Takes everything that waits.
-    public final func takeWaiting() -> EventQueue {
+    public final func takeWaiting(on lane: Lane) -> EventQueue {
         defer { waiting = EventQueue() }
+        count(waiting, -1, on: lane)
         return waiting
     }
 
     /// Puts back what was taken, in order, while nothing else waits.
-    public final func putBack(_ queue: EventQueue) { waiting = queue }
+    public final func putBack(_ queue: EventQueue, on lane: Lane) {
+        waiting = queue
+        count(queue, 1, on: lane)
+    }
+
+    /// Whether what waits is part of the lane's sums.
+    private final var isCounted = true
+
+    private final func count(_ queue: EventQueue, _ sign: Int, on lane: Lane) {
+        guard isCounted else { return }
+        lane.queuedEvents += sign * queue.count
+        lane.queuedBytes += sign * queue.bytes
+    }
+
+    /// What waits is still there to be given to others, but no longer counts as the lane's.
+    public final override func unregistered(on lane: Lane) {
+        count(waiting, -1, on: lane)
+        isCounted = false
+    }
 }
 
 /// Events in the order they came, oldest first.

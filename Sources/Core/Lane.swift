@@ -121,6 +121,14 @@ open class Lane {
     public final var belongings: [String: AnyObject] = [:]
     /// Called about once a second: expiry and the like.
     public final var chores: [(Lane) -> Void] = []
+    /// Adapters' inboxes that wait for their clients, for the statistics.
+    public final var absentLists: [AbsentInboxes] = []
+    /// Events that wait in this lane's inboxes; kept by ``Inbox``.
+    public final internal(set) var queuedEvents = 0
+    /// What they count for in limits.
+    public final internal(set) var queuedBytes = 0
+    final var traffics: [Traffic] = []
+    final let meter = LaneMeter()
 
     final var slots: UnsafeMutablePointer<Slot>
     final var slotCapacity = 64
@@ -191,6 +199,9 @@ open class Lane {
         freeSlots.append(address.slot)
     }
 
+    /// Ports that have a place.
+    final var portCount: Int { slotsUsed - freeSlots.count }
+
     private final func growSlots() {
         let larger = UnsafeMutablePointer<Slot>.allocate(capacity: slotCapacity * 2)
         larger.moveInitialize(from: slots, count: slotCapacity)
@@ -249,6 +260,9 @@ open class Lane {
     }
 
     // MARK: Routing
+
+    /// The match caches of all routers that were used here.
+    final var matchCaches: [MatchCache] { caches.compactMap { $0 } }
 
     final func cache(for router: Router) -> MatchCache {
         if router.number < caches.count, let cache = caches[router.number] { return cache }

@@ -130,6 +130,7 @@ extension Lane {
             sealBlock(lane)
         }
         let block = lanes.shared[lane].mailbox.makeBlock(size)
+        block.passStart = meter.passStart
         stagedBlocks[lane] = block
         hasStaged = true
         return advance(block, size, lane)
@@ -168,7 +169,9 @@ extension Lane {
             switch mail {
             case .call(let body): body(self)
             case .block(let block):
+                let before = counters.eventsOut
                 deliver(block)
+                meter.sentForeign(counters.eventsOut &- before, since: block.passStart)
                 mailbox.recycle(block)
             }
         }

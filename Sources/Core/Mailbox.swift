@@ -15,6 +15,8 @@ final class MailBlock: @unchecked Sendable {
     let base: UnsafeMutableRawPointer
     let capacity: Int
     var count = 0
+    /// When the pass began whose mail it carries; a block is sealed before that pass ends.
+    var passStart: UInt64 = 0
 
     init(capacity: Int) {
         self.capacity = max(capacity, Self.size)

@@ -65,7 +65,10 @@ final class MatchCache {
     private(set) var nextSerial: UInt64 = 1
     private let key: UInt64
     private let lane: Int
-    private var bytes = 0
+    /// Bytes of the entries' blocks.
+    private(set) var bytes = 0
+    /// Topics remembered.
+    private(set) var count = 0
     private var raw = RawMatch()
     private var scratch = MatchScratch()
     private var targets: [Target] = []
@@ -135,6 +138,7 @@ final class MatchCache {
         _ index: Int, _ topic: UnsafeRawPointer, _ count: Int, _ hash: UInt64
     ) -> UnsafeMutablePointer<Entry> {
         let entry = entries + index
+        if entry.pointee.topicLength < 0 { self.count += 1 }
         reserve(entry, (count + 15) & ~15)
         entry.pointee.block.copyMemory(from: topic, byteCount: count)
         hashes[index] = hash
@@ -163,6 +167,7 @@ final class MatchCache {
             hashes[index] = 0
         }
         bytes = 0
+        count = 0
     }
 
     private func grow() {

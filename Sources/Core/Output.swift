@@ -18,6 +18,9 @@ open class Output {
     /// Makes the window at least `count` (at most ``maxReservation``) bytes large.
     open func makeRoom(_ count: Int) {}
 
+    /// Packets other than events appended since whoever owns the output last looked.
+    public final var packets: UInt32 = 0
+
     /// Whether direct events should be dropped because the reader is too slow. Kept by the subclass.
     public final var isCongested = false
 

@@ -19,6 +19,9 @@ open class Port {
     /// - Returns: how many guaranteed events were refused.
     open func deliver(_ run: UnsafePointer<EventRun>, _ target: UnsafePointer<Target>, on lane: Lane) -> Int { 0 }
 
+    /// The router has removed it from its lane; the last thing it hears.
+    open func unregistered(on lane: Lane) {}
+
     /// An answer to a run that this port published: another lane's ports have taken it.
     open func receiptArrived(token: UInt32, refused: Int, on lane: Lane) {}
 

@@ -7,6 +7,8 @@ public final class Principal {
     public let clientID: String
     /// The router of its namespace.
     public let router: Router
+    /// Whether it is the node itself, which alone may publish under `$` and is bound by no rules and no quota.
+    let isNode: Bool
     /// The rules that can apply to it; nil means everything is allowed.
     private var access: ResolvedAccess?
     /// The version of the rules that ``access`` was resolved from.
@@ -23,10 +25,23 @@ public final class Principal {
         self.identity = identity
         self.clientID = clientID
         self.router = router
+        isNode = false
         let (rules, version) = router.accessRules
         access = rules.resolve(for: identity, clientID: clientID)
         accessVersion = version
     }
+
+    /// The node itself, in a namespace.
+    private init(nodeOf router: Router) {
+        identity = Identity(namespace: router.name, user: nil)
+        clientID = ""
+        self.router = router
+        isNode = true
+        accessVersion = router.accessRules.version
+    }
+
+    /// The principal of what the node publishes about itself.
+    public static func node(_ router: Router) -> Principal { Principal(nodeOf: router) }
 
     deinit { decisions?.deallocate() }
 
@@ -36,7 +51,7 @@ public final class Principal {
     func mayPublish(_ topic: UnsafeRawBufferPointer, serial: UInt64) -> Bool {
         if accessVersion != router.accessVersion { resolveAgain() }
         // Topics under `$` belong to the node (MQTT 3.1.1 §4.7.2).
-        guard let access else { return topic[0] != UInt8(ascii: "$") }
+        guard let access else { return topic[0] != UInt8(ascii: "$") || isNode }
         return remembered(access, topic, serial: serial)
     }
 
@@ -44,7 +59,7 @@ public final class Principal {
     @inline(never)
     private func resolveAgain() {
         let (rules, version) = router.accessRules
-        access = rules.resolve(for: identity, clientID: clientID)
+        access = isNode ? nil : rules.resolve(for: identity, clientID: clientID)
         accessVersion = version
         decisions?.update(repeating: 0, count: Self.decisionCount)
     }
@@ -77,7 +92,7 @@ public final class Principal {
     /// - Returns: whether there was a token.
     @inline(__always)
     func takeTokens(_ count: Int, rate: Int, now: UInt64) -> Bool {
-        guard rate > 0 else { return true }
+        guard rate > 0, !isNode else { return true }
         let elapsed = Int(min(now &- tokensAt, 1 << 20))
         // A second's worth is the burst; a principal seen for the first time has it.
         tokens = tokensAt == 0 ? rate * 1_000 : min(rate * 1_000, tokens + rate * elapsed)

@@ -43,6 +43,10 @@ struct RetainedEvents: ~Copyable {
 
     /// Topics that have a value, expired ones included until they are found.
     var count: Int { slots.count }
+    /// Those of them that begin with `$`: what the node says of itself.
+    private(set) var nodeCount = 0
+    /// Their bytes.
+    private(set) var nodeBytes = 0
     /// Nodes of the tree, and stops of look-ups between two steps.
     var treeSize: (nodes: Int, stops: Int) { (tree.count, tree.stops.count) }
 
@@ -98,6 +102,10 @@ struct RetainedEvents: ~Copyable {
 
     private mutating func count(_ event: Event, _ sign: Int) {
         bytes += sign * event.cost
+        if event.topic.first == UInt8(ascii: "$") {
+            nodeCount += sign
+            nodeBytes += sign * event.cost
+        }
         guard event.expiresAt != 0 else { return }
         expiring += sign
         guard sign > 0 else { return }

@@ -56,11 +56,11 @@ extension Router {
 
     // MARK: Management
 
-    /// Topics with a retained event. Expired events count until they are found.
-    public var retainedCount: Int { retainedLock.withLock { _ in retainedEvents.count } }
+    /// Topics with a retained event, but for the node's own under `$`. Expired events count until they are found.
+    public var retainedCount: Int { retainedLock.withLock { _ in retainedEvents.count - retainedEvents.nodeCount } }
 
-    /// Bytes of retained events as the limit counts them: each event's ``Event/cost``.
-    public var retainedBytes: Int { retainedLock.withLock { _ in retainedEvents.bytes } }
+    /// Bytes of these events as the limit counts them: each event's ``Event/cost``.
+    public var retainedBytes: Int { retainedLock.withLock { _ in retainedEvents.bytes - retainedEvents.nodeBytes } }
 
     /// Places in the tree where look-ups wait for their next step.
     var retainedStops: Int { retainedLock.withLock { _ in retainedEvents.treeSize.stops } }

@@ -75,6 +75,7 @@ public final class Router: @unchecked Sendable {
     public func unregister(_ port: Port, on lane: Lane) {
         indexLock.withLock { _ in index.removePort(port.number) { noteChange($0) } }
         lane.displace(port.address)
+        port.unregistered(on: lane)
     }
 
     /// Notes whether somebody is attached to a port: shared groups choose among members that are present.
@@ -140,6 +141,9 @@ public final class Router: @unchecked Sendable {
     /// Subscriptions of the namespace.
     public var subscriptionCount: Int { indexLock.withLock { _ in index.subscriptionCount } }
 
+    /// Memberships in shared groups among them.
+    public var sharedSubscriptionCount: Int { indexLock.withLock { _ in index.membershipCount } }
+
     /// Called under the index's lock. Filters of absurd length are not kept: they count as any filter.
     private func noteChange(_ filter: TopicFilter) {
         let next = generation.load(ordering: .relaxed) &+ 1
@@ -153,14 +157,19 @@ public final class Router: @unchecked Sendable {
     public func route(_ turn: Turn, on lane: Lane) {
         guard let principal = turn.principal else { return }
         let cache = lane.cache(for: self)
+        var bytes = 0
         // All look-ups first: independent of each other, they wait for memory together instead of one after another.
         for number in 0..<turn.runCount {
             let run = turn.runs + number
+            bytes &+= run.pointee.wireLength
             let hash = cache.hash(run.pointee.topic, run.pointee.topicLength)
             run.pointee.hash = hash
             run.pointee.known = UnsafeMutableRawPointer(
                 cache.find(run.pointee.topic, run.pointee.topicLength, hash: hash))
         }
+        lane.counters.eventsIn &+= UInt64(truncatingIfNeeded: turn.eventCount)
+        lane.counters.bytesIn &+= UInt64(truncatingIfNeeded: bytes)
+        lane.counters.cacheLookups &+= UInt64(truncatingIfNeeded: turn.runCount)
         let serial = cache.nextSerial
         for number in 0..<turn.runCount {
             let run = turn.runs + number
@@ -188,6 +197,11 @@ public final class Router: @unchecked Sendable {
             lane.singleOwned.pointee = nil
         }
         let cache = lane.cache(for: self)
+        // What the node says of itself is no client's traffic.
+        if !principal.isNode {
+            lane.counters.eventsIn &+= 1
+            lane.counters.cacheLookups &+= 1
+        }
         run.hash = cache.hash(run.topic, run.topicLength)
         return withUnsafePointer(to: &run) { publish($0, as: principal, on: lane, cache) }
     }
@@ -198,8 +212,6 @@ public final class Router: @unchecked Sendable {
     ) -> PublishOutcome {
         var outcome = PublishOutcome(verdict: .routed, matched: 0, refused: 0, pending: 0, token: 0)
         let count = run.pointee.count
-        lane.counters.eventsIn &+= UInt64(truncatingIfNeeded: count)
-        lane.counters.bytesIn &+= UInt64(truncatingIfNeeded: run.pointee.wireLength)
         guard let entry = match(run, on: lane, cache) else {
             outcome.verdict = .malformedTopic
             return outcome

@@ -66,6 +66,8 @@ struct TopicIndex: ~Copyable {
 
     /// Subscriptions, each member of a group counted.
     private(set) var subscriptionCount = 0
+    /// Members of groups among them.
+    private(set) var membershipCount = 0
 
     // MARK: Ports
 
@@ -248,7 +250,10 @@ struct TopicIndex: ~Copyable {
         if head != 0 { records[head].portPrevious = number }
         ports[port].firstRecord = number
         ports[port].count += 1
-        if records[number].role == .member { ports[port].memberships += 1 }
+        if records[number].role == .member {
+            ports[port].memberships += 1
+            membershipCount += 1
+        }
     }
 
     private mutating func unlinkFromPort(_ number: UInt32) {
@@ -260,7 +265,10 @@ struct TopicIndex: ~Copyable {
         }
         if record.portNext != 0 { records[record.portNext].portPrevious = record.portPrevious }
         ports[record.owner].count -= 1
-        if record.role == .member { ports[record.owner].memberships -= 1 }
+        if record.role == .member {
+            ports[record.owner].memberships -= 1
+            membershipCount -= 1
+        }
     }
 
     /// The head of the list a record belongs to: a node's exact or rest list, or a group's members.

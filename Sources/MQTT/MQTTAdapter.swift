@@ -3,17 +3,20 @@ public import Core
 /// The entry of MQTT: makes a conversation for each accepted connection.
 public final class MQTTAdapter: Adapter {
     /// `mqtt`, as in the configuration.
-    public let name = "mqtt"
+    public let name = MQTTAdapter.protocolName
+    static let protocolName = "mqtt"
     private let context: MQTTContext
 
     /// Makes the adapter.
     /// - Parameters:
     ///   - routers: the namespaces by name; `default` must be there.
     ///   - random: makes assigned client ids unpredictable.
+    ///   - trace: how packets of traced clients are logged; without it none are.
     public init(
-        routers: [String: Router], authenticator: any Authenticator, random: @escaping @Sendable () -> UInt64
+        routers: [String: Router], authenticator: any Authenticator, random: @escaping @Sendable () -> UInt64,
+        trace: TraceSettings? = nil
     ) {
-        context = MQTTContext(routers: routers, authenticator: authenticator, random: random)
+        context = MQTTContext(routers: routers, authenticator: authenticator, random: random, trace: trace)
     }
 
     /// A conversation for a new connection.
@@ -29,8 +32,16 @@ final class MQTTContext: Sendable {
     let routers: [String: Router]
     let authenticator: any Authenticator
     private let random: @Sendable () -> UInt64
+    /// How packets are traced; nil without an output for that.
+    let trace: TraceSettings?
+    /// Whose packets are traced.
+    let traced = TracedClients()
 
-    init(routers: [String: Router], authenticator: any Authenticator, random: @escaping @Sendable () -> UInt64) {
+    init(
+        routers: [String: Router], authenticator: any Authenticator, random: @escaping @Sendable () -> UInt64,
+        trace: TraceSettings? = nil
+    ) {
+        self.trace = trace
         self.routers = routers
         self.authenticator = authenticator
         self.random = random
@@ -47,7 +58,8 @@ final class MQTTContext: Sendable {
     /// What the adapter keeps for a lane.
     func state(of lane: Lane) -> MQTTLane {
         if let known = lane.belongings["mqtt"] as? MQTTLane { return known }
-        let made = MQTTLane(self)
+        let made = MQTTLane(context: self, traffic: lane.traffic(of: MQTTAdapter.protocolName).counter)
+        lane.absentLists.append(made.absent)
         lane.belongings["mqtt"] = made
         lane.chores.append { [unowned self] lane in
             made.absent.takeDue(at: lane.now) { inbox in
@@ -82,7 +94,9 @@ final class MQTTContext: Sendable {
     }
 
     private func due(_ session: Session, on lane: Lane) {
-        if session.endsAt <= lane.now { discard(session, on: lane) } else { wait(session, on: lane) }
+        guard session.endsAt <= lane.now else { return wait(session, on: lane) }
+        lane.counters.sessionsExpired &+= 1
+        discard(session, on: lane)
     }
 
     /// The client is back.
@@ -123,12 +137,16 @@ final class MQTTLane {
     /// The adapter's; it outlives the lanes.
     unowned let context: MQTTContext
     let absent = AbsentInboxes()
+    let traffic: TrafficCounter
     private let scratch = Scratch()
     private var serial: UInt64 = 0
     private var isWritten = false
     private var isVersion5 = false
 
-    init(_ context: MQTTContext) { self.context = context }
+    init(context: MQTTContext, traffic: TrafficCounter) {
+        self.context = context
+        self.traffic = traffic
+    }
 
     /// The events of a run as packets of a version, for all who take them like that. The first who asks is not worth
     /// it and gets nil; so does everybody when the run is large.

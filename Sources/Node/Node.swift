@@ -23,6 +23,7 @@ public struct Node {
     private let router: Router
     private let authenticator: PasswordAuthenticator
     private let reactor: Reactor
+    private let statistics: StatisticsSource
     private let admin: Admin?
     private let systemd = SystemdNotify()
 
@@ -64,8 +65,14 @@ public struct Node {
         let lanes = configuration.lanes == 0 ? Reactor.processorCount : configuration.lanes
         do throws(SocketAddress.Failure) {
             reactor = try Reactor(lanes: lanes, limits: configuration.limits, logger: Logger(label: "reactor"))
+            statistics = StatisticsSource(
+                name: configuration.name, version: Self.version,
+                protocols: ListenerSettings.ProtocolName.allCases.map(\.rawValue), lanes: reactor.lanes,
+                router: router)
+            let interval = configuration.mqtt.sysIntervalSeconds
+            if interval > 0 { SystemTopics(statistics, intervalSeconds: interval).start() }
         } catch { throw StartFailure(description: error.description, isConfiguration: false) }
-        admin = try Self.manage(configuration, reactor, router, authenticator)
+        admin = try Self.manage(configuration, reactor, router, authenticator, statistics)
         do throws(SocketAddress.Failure) {
             try Self.listen(configuration, reactor, router, authenticator, admin, log)
         } catch { throw StartFailure(description: error.description, isConfiguration: false) }
@@ -73,14 +80,15 @@ public struct Node {
 
     /// Starts the management interface, before any client can come: whoever watches the node sees it start.
     private static func manage(
-        _ configuration: Configuration, _ reactor: Reactor, _ router: Router, _ authenticator: PasswordAuthenticator
+        _ configuration: Configuration, _ reactor: Reactor, _ router: Router, _ authenticator: PasswordAuthenticator,
+        _ statistics: StatisticsSource
     ) throws(StartFailure) -> Admin? {
         guard let address = configuration.admin.address else { return nil }
         var settings = AdminService.Settings(name: configuration.name, version: version)
         settings.users = configuration.admin.users
         let service = AdminService(
             settings, lanes: reactor.lanes, router: router, authenticator: authenticator,
-            metrics: { reply in reply("apus_up 1\n") })
+            metrics: { reply in statistics.gather { reply(Metrics.prometheus($0)) } })
         let server = HTTPServer(limits: AdminService.limits, logger: Logger(label: "admin")) { request, responder in
             service.handle(request, responder)
         }
@@ -97,7 +105,7 @@ public struct Node {
         _ admin: Admin?, _ log: Log
     ) throws(SocketAddress.Failure) {
         let adapters = Adapters.all(
-            routers: [router.name: router], authenticator: authenticator)
+            routers: [router.name: router], authenticator: authenticator, mqtt: configuration.mqtt)
         var ready: [(protocolName: String, address: String)] = []
         for settings in configuration.listeners {
             guard let adapter = adapters[settings.protocolName] else { continue }
@@ -162,19 +170,25 @@ public struct Node {
 
     /// SIGUSR1: everything that was counted, as one record.
     private func report() {
-        let counters = reactor.counters()
+        let node = statistics.statistics(of: reactor.statistics())
+        let counters = node.counters
         var metadata: Logger.Metadata = [
             "event": "counters",
             "connections": "\(reactor.lanes.connectionCount)",
-            "sessions": "\(router.sessionCount)",
-            "subscriptions": "\(router.subscriptionCount)",
-            "retained": "\(router.retainedCount)",
+            "sessions": "\(node.sessions)",
+            "sessions_connected": "\(node.connectedSessions)",
+            "subscriptions": "\(node.subscriptions)",
+            "retained": "\(node.retainedEvents)",
+            "queued_events": "\(node.queuedEvents)",
+            "queued_bytes": "\(node.queuedBytes)",
             "accepted": "\(counters.accepted)",
             "events_in": "\(counters.eventsIn)",
             "bytes_in": "\(counters.bytesIn)",
             "events_out": "\(counters.eventsOut)",
+            "cache_lookups": "\(counters.cacheLookups)",
             "cache_misses": "\(counters.cacheMisses)",
             "subscriptions_refused": "\(counters.subscriptionsRefused)",
+            "sessions_expired": "\(counters.sessionsExpired)",
             "descriptors_exhausted": "\(counters.descriptorsExhausted)",
         ]
         for reason in DropReason.allCases where counters.dropped[reason.rawValue] > 0 {

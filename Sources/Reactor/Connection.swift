@@ -22,6 +22,8 @@ final class Connection: Link {
     /// Place in the lane's table and the token that epoll hands back.
     var slot = -1
     var generation: UInt32 = 0
+    /// What its lane counts for its protocol; as long as it has a place in the lane's table.
+    var traffic: Unmanaged<Traffic>?
     var conversation: Conversation!
 
     /// The window's beginning; nil without a window.
@@ -101,7 +103,10 @@ final class Connection: Link {
     private func readSome(_ buffer: UnsafeMutableRawPointer, _ count: Int) -> Int {
         while true {
             let result = recv(socket, buffer, count, 0)
-            if result > 0 { return result }
+            if result > 0 {
+                lane.counters.socketBytesIn &+= UInt64(truncatingIfNeeded: result)
+                return result
+            }
             if result < 0, errno == EINTR { continue }
             if result < 0, errno == EAGAIN { return 0 }
             close(.connectionLost)
@@ -119,6 +124,7 @@ final class Connection: Link {
         loop: while closing == nil {
             let bytes = UnsafeRawBufferPointer(start: base + offset, count: count - offset)
             let progress = conversation.receive(bytes, turn, on: lane)
+            if let tap { tap.received(UnsafeRawBufferPointer(rebasing: bytes[..<progress.consumed]), on: lane) }
             offset += progress.consumed
             if !turn.isEmpty {
                 turn.principal?.router.route(turn, on: lane)
@@ -272,6 +278,7 @@ final class Connection: Link {
         guard let window else { return }
         let count = cursor - window
         var sent = 0
+        if let tap { tap.sent(UnsafeRawBufferPointer(start: window, count: count), on: lane) }
         if pending.isEmpty, count > 0 { sent = writeSome(window, count) }
         if sent == count {
             closeWindow()
@@ -293,6 +300,7 @@ final class Connection: Link {
     }
 
     private func sendDirectly(_ bytes: UnsafeRawPointer, _ count: Int) {
+        if let tap { tap.sent(UnsafeRawBufferPointer(start: bytes, count: count), on: lane) }
         var sent = writeSome(bytes, count)
         while sent < count {
             let part = min(count - sent, ReactorLane.bufferSize)
@@ -308,7 +316,10 @@ final class Connection: Link {
     private func writeSome(_ bytes: UnsafeRawPointer, _ count: Int) -> Int {
         while true {
             let result = send(socket, bytes, count, Int32(MSG_NOSIGNAL) | Int32(MSG_DONTWAIT))
-            if result >= 0 { return result }
+            if result >= 0 {
+                lane.counters.socketBytesOut &+= UInt64(truncatingIfNeeded: result)
+                return result
+            }
             if errno == EINTR { continue }
             if errno == EAGAIN { return 0 }
             close(.connectionLost)
@@ -316,9 +327,13 @@ final class Connection: Link {
         }
     }
 
+    override func settleTap() { sendWindow() }
+
     /// The end of the pass: everything is sent, once.
     func flush() {
         isTouched = false
+        lane.counters.packetsOut &+= UInt64(packets)
+        packets = 0
         sendWindow()
         updateInterest()
     }

@@ -70,23 +70,27 @@ public final class Reactor: Sendable {
         for thread in ending { pthread_join(thread, nil) }
     }
 
-    /// Adds up the counters of all lanes. Waits for each lane to answer: not for a lane's own thread.
-    public func counters() -> Counters {
-        let total = CounterSum()
-        let answered = eventfd(0, Int32(EFD_SEMAPHORE | EFD_CLOEXEC))
-        guard answered >= 0 else { return Counters() }
+    /// Every lane's statistics. Waits for the lanes to answer: not for a lane's own thread.
+    public func statistics() -> [LaneStatistics] {
+        let answers = Answers()
+        let answered = eventfd(0, Int32(EFD_CLOEXEC))
+        guard answered >= 0 else { return [] }
         defer { close(answered) }
-        for lane in 0..<lanes.count {
-            lanes.call(lane) { lane in
-                let counters = lane.counters
-                total.sum.withLock { $0.add(counters) }
-                var one: UInt64 = 1
-                _ = write(answered, &one, 8)
-            }
+        lanes.gather {
+            $0.statistics()
+        } then: { statistics in
+            answers.statistics.withLock { $0 = statistics }
+            var one: UInt64 = 1
+            _ = write(answered, &one, 8)
         }
         var count: UInt64 = 0
-        for _ in 0..<lanes.count { _ = read(answered, &count, 8) }
-        return total.sum.withLock { $0 }
+        _ = read(answered, &count, 8)
+        return answers.statistics.withLock { $0 }
+    }
+
+    /// The counters of all lanes, added up. Waits like ``statistics()``.
+    public func counters() -> Counters {
+        statistics().reduce(into: Counters()) { $0.add($1.counters) }
     }
 
     /// Processors this process may use.
@@ -101,5 +105,5 @@ public final class Reactor: Sendable {
     }
 }
 
-/// Counters being collected from several threads.
-private final class CounterSum: Sendable { let sum = Mutex(Counters()) }
+/// Statistics on their way from a lane's thread to the one that asked.
+private final class Answers: Sendable { let statistics = Mutex<[LaneStatistics]>([]) }

@@ -87,7 +87,7 @@ final class ReactorLane: Lane {
         defer { events.deallocate() }
         while !(isStopping && (entries.count == freeEntries.count || now >= stopDeadline)) {
             let count = epoll_wait(epoll, events, Int32(capacity), timeout())
-            now = apus_monotonic_ns() / 1_000_000
+            beginPass(at: apus_monotonic_ns())
             var isWoken = false
             for index in 0..<Int(max(count, 0)) {
                 let token = apus_epoll_token(events + index)
@@ -104,6 +104,7 @@ final class ReactorLane: Lane {
             if listenAgainAt != 0, now >= listenAgainAt { listenAgain() }
             if now >= choresAt { doChores() }
             finishPass()
+            endPass(at: apus_monotonic_ns())
         }
         closeAll()
     }
@@ -182,17 +183,20 @@ final class ReactorLane: Lane {
         return entries[slot].connection
     }
 
-    private func adopt(_ connection: Connection) {
+    private func adopt(_ connection: Connection, of protocolName: String) {
         let slot = freeEntries.popLast() ?? entries.count
         if slot == entries.count { entries.append(Entry(generation: 0, connection: nil)) }
         entries[slot].generation &+= 1
         entries[slot].connection = connection
+        let traffic = traffic(of: protocolName)
+        traffic.connections += 1
+        connection.traffic = Unmanaged.passUnretained(traffic)
         connection.settle(on: self, slot: slot, generation: entries[slot].generation)
     }
 
     private func start(_ socket: Int32, isLocal: Bool, adapter: any Adapter) {
         let connection = Connection(socket: socket, isLocal: isLocal, lane: self)
-        adopt(connection)
+        adopt(connection, of: adapter.name)
         connection.conversation = adapter.makeConversation(link: connection, on: self)
         guard apus_epoll_set(epoll, EPOLL_CTL_ADD, socket, EPOLLIN.rawValue, token(of: connection)) == 0 else {
             return connection.close(.overLimit)
@@ -238,6 +242,8 @@ final class ReactorLane: Lane {
     private func forget(_ connection: Connection) {
         let slot = connection.slot
         timers.cancel(slot)
+        connection.traffic?.takeUnretainedValue().connections -= 1
+        connection.traffic = nil
         connection.slot = -1
         entries[slot].generation &+= 1
         freeEntries.append(slot)
@@ -252,7 +258,7 @@ final class ReactorLane: Lane {
             guard connection.slot >= 0, connection.closing == nil else { continue }
             _ = apus_epoll_set(epoll, EPOLL_CTL_DEL, connection.socket, 0, 0)
             // Ownership passes with the call: nothing here refers to the connection any more.
-            let parcel = Parcel(connection)
+            let parcel = Parcel(connection, protocolName: connection.traffic?.takeUnretainedValue().protocolName ?? "")
             forget(connection)
             lanes.connectionLeft(number)
             lanes.connectionJoined(lane)
@@ -265,7 +271,7 @@ final class ReactorLane: Lane {
 
     private func receive(_ parcel: Parcel, _ arrived: @Sendable (Conversation, Lane) -> Void) {
         let connection = parcel.connection
-        adopt(connection)
+        adopt(connection, of: parcel.protocolName)
         guard apus_epoll_set(epoll, EPOLL_CTL_ADD, connection.socket, 0, token(of: connection)) == 0 else {
             return connection.close(.overLimit)
         }
@@ -383,5 +389,10 @@ final class ReactorLane: Lane {
 /// SAFETY: the sender forgets the connection before it posts the parcel; the receiver alone uses it afterwards.
 private struct Parcel: @unchecked Sendable {
     let connection: Connection
-    init(_ connection: Connection) { self.connection = connection }
+    let protocolName: String
+
+    init(_ connection: Connection, protocolName: String) {
+        self.connection = connection
+        self.protocolName = protocolName
+    }
 }

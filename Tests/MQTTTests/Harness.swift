@@ -29,14 +29,20 @@ final class TestLink: Link {
     }
 
     private func collect() {
+        shown(UnsafeRawBufferPointer(start: window, count: cursor - window))
         collected += UnsafeRawBufferPointer(start: window, count: cursor - window)
         cursor = window
     }
 
     override func appendSlowly(_ bytes: UnsafeRawPointer, _ count: Int) {
         collect()
+        shown(UnsafeRawBufferPointer(start: bytes, count: count))
         collected += UnsafeRawBufferPointer(start: bytes, count: count)
     }
+
+    private func shown(_ bytes: UnsafeRawBufferPointer) { if let tap { tap.sent(bytes, on: connection.lane) } }
+
+    override func settleTap() { collect() }
 
     override func makeRoom(_ count: Int) {
         collect()
@@ -115,6 +121,9 @@ final class TestConnection {
         loop: while closing == nil {
             let rest = UnsafeRawBufferPointer(rebasing: buffer[offset...])
             let progress = conversation.receive(rest, turn, on: lane)
+            if let tap = link.tap {
+                tap.received(UnsafeRawBufferPointer(rebasing: rest[..<progress.consumed]), on: lane)
+            }
             offset += progress.consumed
             if !turn.isEmpty {
                 turn.principal?.router.route(turn, on: lane)
@@ -222,15 +231,19 @@ final class TestNode {
     private var connectionsMade = 0
     private(set) var now: UInt64 = 1_000
 
-    /// - Parameter rules: access rules; with none everything is allowed.
-    init(lanes count: Int = 1, limits: Limits = Limits(), rules: [AccessRule] = []) throws {
+    /// - Parameters:
+    ///   - rules: access rules; with none everything is allowed.
+    ///   - trace: where packets of traced clients are described.
+    init(
+        lanes count: Int = 1, limits: Limits = Limits(), rules: [AccessRule] = [], trace: TraceSettings? = nil
+    ) throws {
         let bells = (0..<count).map { _ in Bell() }
         self.bells = bells
         router = Router(limits: limits, accessRules: try AccessRules(rules), hashKey: 0x1234_5678_9ABC_DEF0)
         let random = Sequence64()
         adapter = MQTTAdapter(
             routers: ["default": router], authenticator: authenticator,
-            random: { random.next() })
+            random: { random.next() }, trace: trace)
         let shared = Lanes(
             wakes: bells.map { bell in { bell.isRung.store(true, ordering: .relaxed) } }, limits: limits)
         for number in 0..<count {

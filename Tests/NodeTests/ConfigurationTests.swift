@@ -42,6 +42,7 @@ struct ConfigurationTests {
         #expect(configuration.listeners.map(\.address.description) == ["127.0.0.1:1883"])
         #expect(configuration.data == "./apus-data")
         #expect(configuration.security.anonymous == .loopback)
+        #expect(configuration.mqtt.sysIntervalSeconds == 10 && !configuration.mqtt.tracesPayload)
         #expect(configuration.limits == Limits())
     }
 
@@ -62,6 +63,7 @@ struct ConfigurationTests {
               access:
                 - { allow: all, topics: ["#"], groups: [ops], users: [anna, anonymous] }
                 - { deny: publish, topics: ["a/${username}/+", "b/${clientid}/>"] }
+            mqtt: { sys_interval: 0, trace_payload: yes }
             limits:
               { max_packet: 1MiB, max_connections: 1_000, max_publish_rate: 5, max_queued: 65536, session_expiry: 0 }
             log: { level: warning, format: json, levels: { mqtt: debug, node.signals: trace } }
@@ -90,6 +92,7 @@ struct ConfigurationTests {
         limits.maxPublishRate = 5
         limits.maxQueuedBytes = 65_536
         limits.sessionExpirySeconds = 0
+        #expect(configuration.mqtt.sysIntervalSeconds == 0 && configuration.mqtt.tracesPayload)
         #expect(configuration.limits == limits)
         #expect(configuration.log.level == .warning)
         #expect(configuration.log.format == .json)
@@ -100,7 +103,10 @@ struct ConfigurationTests {
         "Each mistake is named with file, line, key and what is allowed",
         arguments: [
             ("nod: {}", "apus.yaml:1: nod: unknown key; did you mean 'node'? allowed: node, listeners"),
-            ("zzzzzz: {}", "apus.yaml:1: zzzzzz: unknown key; allowed: node, listeners, security, admin, limits, log"),
+            (
+                "zzzzzz: {}",
+                "apus.yaml:1: zzzzzz: unknown key; allowed: node, listeners, security, admin, mqtt, limits, log"
+            ),
             ("node:\n  nmae: x", "apus.yaml:2: node.nmae: unknown key; did you mean 'name'?"),
             ("node: 5", "apus.yaml:1: node: expected a group of keys, found a single value"),
             ("node: [a]", "apus.yaml:1: node: expected a group of keys, found a list"),
@@ -120,6 +126,11 @@ struct ConfigurationTests {
                 "node: { drain_seconds: 1h }",
                 "apus.yaml:1: node.drain_seconds: '1h' is not allowed; expected whole seconds"
             ),
+            (
+                "mqtt: { sys_interval: often }",
+                "apus.yaml:1: mqtt.sys_interval: 'often' is not allowed; expected whole seconds from 0 to 86400"
+            ),
+            ("mqtt: { trace_payload: maybe }", "apus.yaml:1: mqtt.trace_payload: 'maybe' is not allowed"),
             ("listeners: {}", "apus.yaml:1: listeners: expected a list, found a group of keys"),
             ("listeners: [5]", "apus.yaml:1: listeners[0]: expected a group of keys, found a single value"),
             ("listeners:\n  - { protocol: mqtt }", "apus.yaml:2: listeners[0].listen: is missing"),

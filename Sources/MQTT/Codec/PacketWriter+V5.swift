@@ -100,6 +100,7 @@ extension PacketWriter {
         _ firstByte: UInt8, _ body: [UInt8], _ client: ClientLimits, to output: Output
     ) -> Bool {
         guard 1 + length(of: body.count) + body.count <= Int(client.maxPacketBytes) else { return false }
+        output.packets &+= 1
         header(firstByte, remaining: body.count, to: output)
         bytes(body, to: output)
         return true
@@ -135,10 +136,12 @@ extension PacketWriter {
     }
 
     /// PUBLISH of MQTT 5 (§3.3).
+    /// - Returns: bytes of the packet.
     @inline(__always)
+    @discardableResult
     static func publish5(
         _ firstByte: UInt8, _ parts: PublishParts, identifier: UInt16, _ extras: Extras, to output: Output
-    ) {
+    ) -> Int {
         let hasIdentifier = firstByte & 0x06 != 0
         let properties = parts.propertiesLength &+ extras.length
         let topicLength = extras.isAliasKnown ? 0 : parts.topicLength
@@ -152,6 +155,7 @@ extension PacketWriter {
         if properties > parts.propertiesLength { write(extras, to: output) }
         output.append(parts.properties, parts.propertiesLength)
         output.append(parts.payload, parts.payloadLength)
+        return 1 &+ length(of: remaining) &+ remaining
     }
 
     @inline(never)

@@ -5,6 +5,7 @@ import Core
 enum PacketWriter {
     /// CONNACK of 3.1 and 3.1.1 (§3.2).
     static func connack(_ code: ConnectReturnCode, sessionPresent: Bool, to output: Output) {
+        output.packets &+= 1
         bytes([0x20, 2, sessionPresent ? 1 : 0, code.rawValue], to: output)
     }
 
@@ -17,6 +18,7 @@ enum PacketWriter {
         let word = UInt32(firstByte) | 2 << 8 | UInt32(identifier.byteSwapped) << 16
         place.storeBytes(of: word, as: UInt32.self)
         output.cursor = place + 4
+        output.packets &+= 1
     }
 
     /// PINGRESP (§3.13).
@@ -24,10 +26,12 @@ enum PacketWriter {
         let place = output.reserve(2)
         place.storeBytes(of: 0xD0, as: UInt16.self)
         output.cursor = place + 2
+        output.packets &+= 1
     }
 
     /// SUBACK of 3.1 and 3.1.1 (§3.9).
     static func suback(_ identifier: UInt16, _ codes: [UInt8], to output: Output) {
+        output.packets &+= 1
         header(0x90, remaining: codes.count + 2, to: output)
         uint16(identifier, to: output)
         bytes(codes, to: output)
@@ -36,15 +40,18 @@ enum PacketWriter {
     /// PUBLISH of 3.1 and 3.1.1 (§3.3).
     /// - Parameters:
     ///   - firstByte: type and flags; at a QoS above 0 `identifier` is written.
+    /// - Returns: bytes of the packet.
     @inline(__always)
-    static func publish(_ firstByte: UInt8, _ parts: PublishParts, identifier: UInt16, to output: Output) {
+    @discardableResult
+    static func publish(_ firstByte: UInt8, _ parts: PublishParts, identifier: UInt16, to output: Output) -> Int {
         let hasIdentifier = firstByte & 0x06 != 0
-        header(
-            firstByte, remaining: 2 + parts.topicLength + (hasIdentifier ? 2 : 0) + parts.payloadLength, to: output)
+        let remaining = 2 &+ parts.topicLength &+ (hasIdentifier ? 2 : 0) &+ parts.payloadLength
+        header(firstByte, remaining: remaining, to: output)
         uint16(UInt16(truncatingIfNeeded: parts.topicLength), to: output)
         output.append(parts.topic, parts.topicLength)
         if hasIdentifier { uint16(identifier, to: output) }
         output.append(parts.payload, parts.payloadLength)
+        return 1 &+ length(of: remaining) &+ remaining
     }
 
     // MARK: Pieces

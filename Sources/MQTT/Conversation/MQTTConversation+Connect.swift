@@ -115,7 +115,8 @@ extension MQTTConversation {
                     context.discard(kept, on: lane)
                 }
             }
-            let session = Session(expirySeconds: 0, principal: principal)
+            let traffic = context.state(of: lane).traffic
+            let session = Session(expirySeconds: 0, principal: principal, traffic: traffic)
             principal.router.register(session, on: lane)
             switch principal.router.claimSession(connect.clientID, for: session.address) {
             case .held: return begin(session, isPresent: false, connect, on: lane)
@@ -141,6 +142,7 @@ extension MQTTConversation {
     private func begin(_ session: Session, isPresent: Bool, _ connect: ConnectPacket, on lane: Lane) -> Verdict {
         guard let principal else { return .close(.protocolError) }
         if isPresent { context.returned(session, on: lane) }
+        context.traceIfWanted(self, principal.clientID, link)
         session.begin(self, link: link, principal: principal, connect)
         self.session = session
         let longest = UInt32(clamping: lane.limits.sessionExpirySeconds)

@@ -128,6 +128,8 @@ final class MQTTConversation: Conversation {
     private func take(
         _ type: PacketType, _ body: UnsafeRawBufferPointer, on lane: Lane
     ) -> Result<Verdict, CloseReason> {
+        lane.counters.packetsIn &+= 1
+        if type == .connect { lane.counters.connects &+= 1 }
         do throws(MQTTFailure) {
             switch (state, type) {
             case (.awaitingConnect, .connect): return .success(try takeConnect(body, on: lane))
@@ -144,9 +146,11 @@ final class MQTTConversation: Conversation {
 
     override func routed(_ turn: Turn, on lane: Lane) {
         unsettledInTurn = 0
+        let traffic = session?.traffic
         for number in 0..<turn.runCount {
             let run = turn.runs + number
             let outcome = turn.outcomes[number]
+            traffic?.received(run.pointee.count, bytes: run.pointee.wireLength, qos: run.pointee.qos)
             if outcome.verdict == .malformedTopic {
                 forgetReceived(turn, from: number)
                 let isText = version == .v5 && Topic.isText(run.pointee.topicBytes)

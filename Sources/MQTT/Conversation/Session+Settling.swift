@@ -54,7 +54,7 @@ extension Session {
         for (event, group) in inFlight.takeShared(mayLeave) {
             lane.redistributeLater(event, group: group, in: router)
         }
-        var queue = takeWaiting()
+        var queue = takeWaiting(on: lane)
         var kept = EventQueue()
         while let entry = queue.popFirst() {
             if entry.group != 0, mayLeave(entry.group) {
@@ -63,6 +63,6 @@ extension Session {
                 kept.append(entry)
             }
         }
-        if !isEnding { putBack(kept) }
+        if !isEnding { putBack(kept, on: lane) }
     }
 }

@@ -28,6 +28,8 @@ final class Session: Inbox {
     /// Packet identifiers of QoS 2 publishes received and not yet released (§4.3.3).
     private var received: Set<UInt16> = []
 
+    /// Where its lane counts the events of MQTT.
+    let traffic: TrafficCounter
     private var aliases: OutgoingAliases?
     private(set) var retained: RetainedDelivery?
 
@@ -40,8 +42,9 @@ final class Session: Inbox {
         init(_ packet: ConnectPacket.Will) { self.packet = packet }
     }
 
-    init(expirySeconds: UInt32, principal: Principal) {
+    init(expirySeconds: UInt32, principal: Principal, traffic: TrafficCounter) {
         self.expirySeconds = expirySeconds
+        self.traffic = traffic
         super.init(principal: principal)
     }
 
@@ -99,6 +102,7 @@ final class Session: Inbox {
             run.pointee.wireLength <= Int(client.maxPacketBytes)
         {
             lane.counters.eventsOut &+= UInt64(truncatingIfNeeded: count)
+            traffic.sent(count, bytes: run.pointee.wireLength, qos: 0)
             return link.append(run.pointee.wire, run.pointee.wireLength)
         }
         translate(run, target, link, lane)
@@ -116,6 +120,7 @@ final class Session: Inbox {
             let block = conversation?.context.state(of: lane).translation(of: run, isVersion5: isVersion5, on: lane)
         {
             lane.counters.eventsOut &+= UInt64(truncatingIfNeeded: run.pointee.count)
+            traffic.sent(run.pointee.count, bytes: block.count, qos: 0)
             return link.append(block.start, block.count)
         }
         for index in 0..<run.pointee.count {
@@ -221,7 +226,8 @@ final class Session: Inbox {
     ) -> Bool {
         guard isVersion5 else {
             lane.counters.eventsOut &+= 1
-            PacketWriter.publish(0x30 | flags, parts, identifier: identifier, to: link)
+            let bytes = PacketWriter.publish(0x30 | flags, parts, identifier: identifier, to: link)
+            traffic.sent(1, bytes: bytes, qos: flags >> 1)
             return true
         }
         guard fits(parts, flags, identifiers, lane) else { return false }
@@ -235,7 +241,8 @@ final class Session: Inbox {
             }
         }
         lane.counters.eventsOut &+= 1
-        PacketWriter.publish5(0x30 | flags, parts, identifier: identifier, extras, to: link)
+        let bytes = PacketWriter.publish5(0x30 | flags, parts, identifier: identifier, extras, to: link)
+        traffic.sent(1, bytes: bytes, qos: flags >> 1)
         return true
     }
 
@@ -322,6 +329,8 @@ final class Session: Inbox {
     }
 
     override func kick(endsSession: Bool, on lane: Lane) { kickSession(endsSession: endsSession, on: lane) }
+
+    override func setTrace(_ isOn: Bool, on lane: Lane) { changeTrace(isOn, on: lane) }
 
     override func receiptArrived(token: UInt32, refused: Int, on lane: Lane) {
         conversation?.receiptArrived(token: token, on: lane)

@@ -50,6 +50,8 @@ extension Configuration {
         if listeners != running.listeners { keys.append("listeners") }
         if admin.address != running.admin.address { keys.append("admin.listen") }
         if admin.users != running.admin.users { keys.append("admin.users") }
+        if mqtt.sysIntervalSeconds != running.mqtt.sysIntervalSeconds { keys.append("mqtt.sys_interval") }
+        if mqtt.tracesPayload != running.mqtt.tracesPayload { keys.append("mqtt.trace_payload") }
         for key in ConfigurationKeys.limits where limits[keyPath: key.field] != running.limits[keyPath: key.field] {
             keys.append("limits.\(key.name)")
         }

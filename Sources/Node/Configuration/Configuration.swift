@@ -20,6 +20,8 @@ public struct Configuration: Sendable, Equatable {
     public var security = SecuritySettings()
     /// `admin`.
     public var admin = AdminSettings()
+    /// `mqtt`.
+    public var mqtt = MQTTSettings()
     /// `limits`.
     public var limits = Limits()
     /// `log`.
@@ -68,6 +70,17 @@ public struct AdminSettings: Sendable, Equatable {
     public var address: ListenAddress? = .standardAdmin
     /// `users`: who may use it; empty means whoever is on this machine.
     public var users: [String] = []
+
+    /// The defaults.
+    public init() {}
+}
+
+/// The section `mqtt`.
+public struct MQTTSettings: Sendable, Equatable {
+    /// `sys_interval`: seconds between two updates of the topics under `$SYS/`; 0 means there are none.
+    public var sysIntervalSeconds = 10
+    /// `trace_payload`: whether the log of a traced client's packets shows the beginnings of payloads.
+    public var tracesPayload = false
 
     /// The defaults.
     public init() {}

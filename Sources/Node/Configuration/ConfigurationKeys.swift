@@ -178,6 +178,12 @@ public enum ConfigurationKeys {
             ConfigurationKey(
                 "admin.users", .texts, "whoever is on this machine",
                 "Users who may use it, with their passwords in `security.users`."),
+            ConfigurationKey(
+                "mqtt.sys_interval", .seconds(0...86_400), "10",
+                "Seconds between updates of the topics under `$SYS/`; 0 is none."),
+            ConfigurationKey(
+                "mqtt.trace_payload", .choice(["no", "yes"]), "no",
+                "Whether the packet log of a traced client shows payloads."),
         ]
         + limits.map { ConfigurationKey("limits.\($0.name)", $0.type, $0.standard, $0.meaning) }
         + [

@@ -25,6 +25,7 @@ struct ConfigurationReader {
         configuration.listeners = listeners(root["listeners"])
         configuration.security = security(root["security"])
         configuration.admin = admin(root["admin"], configuration.security)
+        configuration.mqtt = mqtt(root["mqtt"])
         configuration.limits = limits(root["limits"])
         configuration.log = log(root["log"])
         return configuration
@@ -139,6 +140,20 @@ struct ConfigurationReader {
         if levels.dropLast().contains("#") {
             report(setting, key, "'\(topic)': '#' stands for all further levels and so must be the last one")
         }
+    }
+
+    private mutating func mqtt(_ setting: Setting?) -> MQTTSettings {
+        enum Answer: String, CaseIterable { case no, yes }
+        var mqtt = MQTTSettings()
+        let fields = group(setting, at: ["mqtt"], called: "mqtt")
+        let interval = key(["mqtt", "sys_interval"])
+        if let seconds = number(fields["sys_interval"], "mqtt.sys_interval", interval) {
+            mqtt.sysIntervalSeconds = seconds
+        }
+        if let answer = choice(fields["trace_payload"], "mqtt.trace_payload", of: Answer.self) {
+            mqtt.tracesPayload = answer == .yes
+        }
+        return mqtt
     }
 
     private mutating func limits(_ setting: Setting?) -> Limits {
