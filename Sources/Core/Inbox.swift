@@ -4,6 +4,8 @@
 ///
 /// Threading: belongs to one lane, and stays there (`docs/decisions/0001`).
 open class Inbox: Port {
+    /// Its place among the absent ones; -1 while attached.
+    final var absentPlace: Int32 = -1
     /// Who the events are for.
     public final private(set) var principal: Principal
     /// The attached connection's output. Unmanaged, so that a delivery costs no reference count: the connection
@@ -13,8 +15,6 @@ open class Inbox: Port {
     public final private(set) var waiting = EventQueue()
     /// When something is to be done about it if nobody comes back, in the lane's milliseconds; 0 while attached.
     public final internal(set) var dueAt: UInt64 = 0
-    /// Its place among the absent ones; -1 while attached.
-    final var absentPlace = -1
 
     /// Makes an inbox that nobody is attached to.
     public init(principal: Principal) { self.principal = principal }
@@ -143,14 +143,14 @@ public final class AbsentInboxes {
     public func add(_ inbox: Inbox, dueAt: UInt64) {
         remove(inbox)
         inbox.dueAt = dueAt
-        inbox.absentPlace = heap.count
+        inbox.absentPlace = Int32(heap.count)
         heap.append(inbox)
         rise(heap.count - 1)
     }
 
     /// Removes an inbox whose client is back, or that has ended.
     public func remove(_ inbox: Inbox) {
-        let place = inbox.absentPlace
+        let place = Int(inbox.absentPlace)
         guard place >= 0 else { return }
         inbox.absentPlace = -1
         inbox.dueAt = 0
@@ -158,7 +158,7 @@ public final class AbsentInboxes {
         guard last !== inbox else { return }
         put(last, at: place)
         rise(place)
-        sink(last.absentPlace)
+        sink(Int(last.absentPlace))
     }
 
     /// Takes out the inboxes whose time has come and calls `body` with each, which may add it again.
@@ -171,7 +171,7 @@ public final class AbsentInboxes {
 
     private func put(_ inbox: Inbox, at place: Int) {
         heap[place] = inbox
-        inbox.absentPlace = place
+        inbox.absentPlace = Int32(place)
     }
 
     private func rise(_ start: Int) {

@@ -214,7 +214,7 @@ open class Lane {
     // MARK: Work in portions
 
     /// What a lane spends on work in one pass: about a millisecond.
-    private static let workBudget = 4_096
+    private static let workBudget = 2_560
 
     /// Ports that have something long to do, in turn.
     private final var workers: [PortAddress] = []

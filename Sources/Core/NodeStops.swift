@@ -14,7 +14,7 @@ struct NodeStops: ~Copyable {
         var holders: UInt32 = 1
     }
 
-    private var stops = Arena<Stop>()
+    private var stops = Arena<Stop>(givesBack: true)
     /// Stops by node.
     private var table = NumberTable()
 

@@ -262,8 +262,7 @@ struct RetainedEvents: ~Copyable {
 
     // MARK: Listing
 
-    /// Events by number: at most `events` of those that the filter matches, among at most `places` places after
-    /// `place`.
+    /// Events by number: at most `events` that the filter matches, among at most `places` places after `place`.
     /// An event keeps its number for as long as its topic has a value, so pages need nothing remembered between them.
     /// - Returns: the last place looked at, or 0 when there are no further ones.
     func list(

@@ -3,9 +3,10 @@
 struct TopicTree: ~Copyable {
     /// One level of one filter or topic. 32 bytes.
     struct Node {
-        var parent: UInt32 = 0
-        /// Place of the level's bytes in the label arena.
+        /// The level's bytes themselves if they are at most 4, else their place in the label arena. It stands first, so
+        /// that a node's address is that of such bytes.
         var label: UInt32 = 0
+        var parent: UInt32 = 0
         var edgeHash: UInt32 = 0
         /// Children of every kind, `single` included. In a linked tree, see below, this and two other fields are links.
         var childCount: UInt32 = 0
@@ -22,7 +23,7 @@ struct TopicTree: ~Copyable {
     /// The root's number.
     static let root: UInt32 = 1
 
-    private(set) var nodes = Arena<Node>()
+    private(set) var nodes = Arena<Node>(givesBack: true)
     /// Where look-ups stand that are between two steps; only in a linked tree.
     var stops = NodeStops()
     private var labels = ByteArena()
@@ -60,7 +61,7 @@ struct TopicTree: ~Copyable {
         edges.find(edgeHash(parent, kind, levelHash)) { number in
             let node = nodes[number]
             return node.parent == parent && Int(node.labelLength) == count && node.kind == kind.rawValue
-                && bytesEqual(labels.address(node.label), bytes, count)
+                && bytesEqual(labelAddress(number, node), bytes, count)
         }
     }
 
@@ -80,7 +81,7 @@ struct TopicTree: ~Copyable {
             let known = child(of: parent, kind, label.baseAddress ?? empty, label.count, levelHash: hash)
             guard known == 0 else { return known }
             node.edgeHash = edgeHash(parent, kind, hash)
-            node.label = labels.store(label)
+            node.label = storeLabel(label)
             node.labelLength = UInt16(label.count)
             number = nodes.allocate(node)
             edges.insert(number, hash: node.edgeHash)
@@ -107,7 +108,7 @@ struct TopicTree: ~Copyable {
                 nodes[node.parent].singleChild = 0
             } else {
                 edges.remove(number, hash: node.edgeHash)
-                labels.release(node.label, count: Int(node.labelLength))
+                if node.labelLength > Self.shortLabel { labels.release(node.label, count: Int(node.labelLength)) }
                 if node.kind == TopicFilter.Kind.prefix.rawValue { forgetPrefix(node) }
             }
             if hasLinks { unlink(number, node) } else { nodes[node.parent].childCount -= 1 }
@@ -129,13 +130,27 @@ struct TopicTree: ~Copyable {
         }
     }
 
-    /// The bytes of a node's level.
+    /// The bytes of a node's level. Valid until the tree changes.
     @inline(__always)
     func label(_ number: UInt32) -> UnsafeRawBufferPointer {
         let node = nodes[number]
         return node.labelLength == 0
             ? UnsafeRawBufferPointer(start: nil, count: 0)
-            : UnsafeRawBufferPointer(start: labels.address(node.label), count: Int(node.labelLength))
+            : UnsafeRawBufferPointer(start: labelAddress(number, node), count: Int(node.labelLength))
+    }
+
+    private static var shortLabel: UInt16 { 4 }
+
+    @inline(__always)
+    private func labelAddress(_ number: UInt32, _ node: Node) -> UnsafeRawPointer {
+        UnsafeRawPointer(node.labelLength > Self.shortLabel ? labels.address(node.label) : nodes.rawAddress(number))
+    }
+
+    private mutating func storeLabel(_ label: UnsafeRawBufferPointer) -> UInt32 {
+        guard label.count <= Int(Self.shortLabel) else { return labels.store(label) }
+        var short: UInt32 = 0
+        withUnsafeMutableBytes(of: &short) { $0.copyMemory(from: label) }
+        return short
     }
 
     private mutating func forgetPrefix(_ node: Node) {

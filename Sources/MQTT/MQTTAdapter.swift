@@ -11,10 +11,9 @@ public final class MQTTAdapter: Adapter {
     ///   - routers: the namespaces by name; `default` must be there.
     ///   - random: makes assigned client ids unpredictable.
     public init(
-        routers: [String: Router], authenticator: any Authenticator, limits: Limits,
-        random: @escaping @Sendable () -> UInt64
+        routers: [String: Router], authenticator: any Authenticator, random: @escaping @Sendable () -> UInt64
     ) {
-        context = MQTTContext(routers: routers, authenticator: authenticator, limits: limits, random: random)
+        context = MQTTContext(routers: routers, authenticator: authenticator, random: random)
     }
 
     /// A conversation for a new connection.
@@ -29,16 +28,11 @@ public final class MQTTAdapter: Adapter {
 final class MQTTContext: Sendable {
     let routers: [String: Router]
     let authenticator: any Authenticator
-    let limits: Limits
     private let random: @Sendable () -> UInt64
 
-    init(
-        routers: [String: Router], authenticator: any Authenticator, limits: Limits,
-        random: @escaping @Sendable () -> UInt64
-    ) {
+    init(routers: [String: Router], authenticator: any Authenticator, random: @escaping @Sendable () -> UInt64) {
         self.routers = routers
         self.authenticator = authenticator
-        self.limits = limits
         self.random = random
     }
 
@@ -72,15 +66,14 @@ final class MQTTContext: Sendable {
         session.principal.router.setPresence(session, false)
         session.shareOut(isEnding: false, on: lane)
         session.endsAt = lane.now + expiry
-        session.willAt = lane.now + UInt64(session.will?.delaySeconds ?? 0) * 1_000
+        if let will = session.will { will.dueAt = lane.now + UInt64(will.packet.delaySeconds) * 1_000 }
         wait(session, on: lane)
     }
 
     /// Publishes the will if it is time, and lets the session wait for what comes next.
     private func wait(_ session: Session, on lane: Lane) {
-        if session.will != nil, session.willAt <= lane.now { publishWill(of: session, on: lane) }
-        let dueAt = session.will == nil ? session.endsAt : min(session.willAt, session.endsAt)
-        state(of: lane).absent.add(session, dueAt: dueAt)
+        if let will = session.will, will.dueAt <= lane.now { publishWill(of: session, on: lane) }
+        state(of: lane).absent.add(session, dueAt: min(session.will?.dueAt ?? .max, session.endsAt))
     }
 
     private func due(_ session: Session, on lane: Lane) {
@@ -103,7 +96,7 @@ final class MQTTContext: Sendable {
     }
 
     private func publishWill(of session: Session, on lane: Lane) {
-        guard let will = session.will else { return }
+        guard let will = session.will?.packet else { return }
         session.will = nil
         let event = will.topic.withUnsafeBytes { topic in
             will.payload.withUnsafeBytes { payload in

@@ -5,11 +5,11 @@ import MQTT
 enum Adapters {
     /// The adapter of each protocol that a listener may name.
     static func all(
-        routers: [String: Router], authenticator: any Authenticator, limits: Limits
+        routers: [String: Router], authenticator: any Authenticator
     ) -> [ListenerSettings.ProtocolName: any Adapter] {
         let random: @Sendable () -> UInt64 = { UInt64.random(in: .min ... .max) }
         return [
-            .mqtt: MQTTAdapter(routers: routers, authenticator: authenticator, limits: limits, random: random)
+            .mqtt: MQTTAdapter(routers: routers, authenticator: authenticator, random: random)
         ]
     }
 }

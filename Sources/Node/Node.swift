@@ -60,7 +60,7 @@ public struct Node {
         _ log: Log
     ) throws(SocketAddress.Failure) {
         let adapters = Adapters.all(
-            routers: [router.name: router], authenticator: authenticator, limits: configuration.limits)
+            routers: [router.name: router], authenticator: authenticator)
         var ready: [(protocolName: String, address: String)] = []
         for settings in configuration.listeners {
             guard let adapter = adapters[settings.protocolName] else { continue }

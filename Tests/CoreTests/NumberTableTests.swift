@@ -77,6 +77,32 @@ struct NumberTableTests {
         #expect(arena[numbers[0]] == 5)
     }
 
+    @Test("An arena that gives back holds no more blocks than its records need, and one to spare")
+    func givesBack() {
+        var random = Seeded(22)
+        var arena = Arena<UInt64>(givesBack: true)
+        var known: [UInt32: UInt64] = [:]
+        for round in 0..<6 {
+            while known.count < 30_000 {
+                let value = random.next()
+                let number = arena.allocate(value)
+                if number == 0 || known[number] != nil { Issue.record("\(number) given out twice, \(random.note)") }
+                known[number] = value
+            }
+            // In the order of numbers, whole blocks become empty on the way; in any order, at the end.
+            let order = round % 2 == 0 ? known.keys.sorted() : known.keys.shuffled(using: &random)
+            for number in order.dropLast(round % 3 == 0 ? 0 : 100) {
+                if arena[number] != known.removeValue(forKey: number) { Issue.record("\(number), \(random.note)") }
+                arena.release(number)
+            }
+            let (count, held, highest) = (arena.count, arena.blocksHeld, arena.highest)
+            #expect(count == known.count && highest < 32_768)
+            if round % 3 == 0 { #expect(held <= 2, "the first block and the spare one") }
+            if round % 2 == 0 { #expect(held <= 3) }
+        }
+        for (number, value) in known where arena[number] != value { Issue.record("\(number), \(random.note)") }
+    }
+
     @Test("The byte arena keeps what it is given, up to 65,535 bytes")
     func byteArena() {
         var random = Seeded(21)

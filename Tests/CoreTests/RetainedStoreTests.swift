@@ -72,6 +72,20 @@ struct RetainedStoreTests {
         #expect(last == (known.values.count { $0 == 0 }, 0), "\(random.note)")
     }
 
+    @Test("What is set behind the sweep's back, in a place it has passed, is not forgotten")
+    func behindTheSweep() {
+        var store = RetainedEvents(key: 1, limits: Limits())
+        store.put("first", "1", expiresAt: 10)
+        for number in 0..<99 { store.put("t/\(number)", "1", expiresAt: 1_000) }
+        var removed = store.sweepExpired(now: 10, max: 50)
+        #expect(removed == 1)
+        store.put("takes the first place", "1", expiresAt: 20)
+        removed = store.sweepExpired(now: 10, max: 200)
+        #expect(removed == 0)
+        removed = store.sweepExpired(now: 20, max: 200)
+        #expect(removed == 1)
+    }
+
     @Test("Expired events make room when the store is full, in number and in bytes")
     func makesRoom() {
         var limits = Limits()

@@ -228,7 +228,7 @@ final class TestNode {
         router = Router(limits: limits, accessRules: try AccessRules(rules), hashKey: 0x1234_5678_9ABC_DEF0)
         let random = Sequence64()
         adapter = MQTTAdapter(
-            routers: ["default": router], authenticator: authenticator, limits: limits,
+            routers: ["default": router], authenticator: authenticator,
             random: { random.next() })
         let shared = Lanes(
             wakes: bells.map { bell in { bell.isRung.store(true, ordering: .relaxed) } }, limits: limits)

@@ -36,7 +36,8 @@ struct ConnectPacket: Equatable {
         let name = try reader.string()
         let level = try reader.byte()
         switch name {
-        case "MQTT": return level
+        // Level 3 goes with the older name alone.
+        case "MQTT": return level == 3 ? 0 : level
         case "MQIsdp": return level & 0x7F == 3 ? 3 : 0
         default: throw .malformed
         }

@@ -23,7 +23,8 @@ struct InFlight: ~Copyable {
     }
 
     private var slots: UnsafeMutablePointer<Slot>?
-    private var capacity = 0
+    private var size: UInt32 = 0
+    private var unsettled: UInt32 = 0
     /// Sequence numbers; a packet identifier is its sequence number modulo 65,535, plus 1.
     private(set) var first: UInt64 = 0
     private(set) var next: UInt64 = 0
@@ -41,7 +42,9 @@ struct InFlight: ~Copyable {
     /// Identifiers between the oldest that is not settled and the newest.
     var count: Int { Int(next - first) }
     /// Events not settled: what a receive maximum counts (MQTT 5 §4.9).
-    private(set) var outstanding = 0
+    var outstanding: Int { Int(unsettled) }
+
+    private var capacity: Int { Int(size) }
 
     @inline(__always)
     static func identifier(_ sequence: UInt64) -> UInt16 { UInt16(truncatingIfNeeded: sequence % 65_535) + 1 }
@@ -55,7 +58,7 @@ struct InFlight: ~Copyable {
             event: entry.event, identifiers: entry.identifiers, group: entry.group, state: state,
             isRetained: entry.isRetained)
         next += 1
-        outstanding += 1
+        unsettled += 1
         bytes += entry.event.cost
         return Self.identifier(next - 1)
     }
@@ -89,7 +92,7 @@ struct InFlight: ~Copyable {
         slots[place].event = nil
         if !slots[place].identifiers.isEmpty { slots[place].identifiers = [] }
         guard new == .settled else { return }
-        outstanding -= 1
+        unsettled -= 1
         while first < next, slots[Int(first) & (capacity - 1)].state == .settled { first += 1 }
     }
 
@@ -121,6 +124,6 @@ struct InFlight: ~Copyable {
             old.deallocate()
         }
         slots = new
-        capacity = larger
+        size = UInt32(larger)
     }
 }

@@ -12,7 +12,6 @@ extension MQTTConversation {
             return refuse(error, level: level)
         }
         version = connect.version
-        client = connect.client
         if connect.clientID.isEmpty {
             guard connect.isClean || version == .v5 else {
                 return refuse(.identifierRejected, .clientIdentifierNotValid, .badClientID)
@@ -113,7 +112,7 @@ extension MQTTConversation {
                     context.discard(kept, on: lane)
                 }
             }
-            let session = Session(expirySeconds: 0, principal: principal, context: context)
+            let session = Session(expirySeconds: 0, principal: principal)
             principal.router.register(session, on: lane)
             switch principal.router.claimSession(connect.clientID, for: session.address) {
             case .held: return begin(session, isPresent: false, connect, on: lane)
@@ -145,9 +144,9 @@ extension MQTTConversation {
         let longest = UInt32(clamping: lane.limits.sessionExpirySeconds)
         session.expirySeconds = min(connect.sessionExpirySeconds ?? longest, longest)
         let keepAlive = keepAlive(connect, lane.limits)
-        silenceMilliseconds = UInt64(keepAlive) * 1_500
+        silenceMilliseconds = UInt32(keepAlive) * 1_500
         // Without a keep-alive the tick that was asked for at accept finds nothing to do.
-        if silenceMilliseconds > 0 { link.tick(at: lane.now + silenceMilliseconds) }
+        if silenceMilliseconds > 0 { link.tick(at: lane.now + UInt64(silenceMilliseconds)) }
         if version == .v5 {
             let properties = properties(connect, keepAlive: keepAlive, session, lane.limits)
             PacketWriter.connack5(.success, sessionPresent: isPresent, properties, to: link)

@@ -196,7 +196,7 @@ extension MQTTConversation {
         if frame.qos == 0 { return nil }
         if version == .v5, !isDuplicate {
             // What the client was promised in CONNACK (MQTT 5 §3.3.4-9).
-            let unsettled = pendingAcknowledgements.qos1Count + session.receivedCount + unsettledInTurn
+            let unsettled = pendingAcknowledgements.qos1Count + session.receivedCount + Int(unsettledInTurn)
             guard unsettled < lane.limits.maxUnsettled else { return .close(.receiveMaximumExceeded) }
             if frame.qos == 1 { unsettledInTurn &+= 1 }
         } else if holds(lane) {

@@ -23,17 +23,16 @@ final class MQTTConversation: Conversation {
     var principal: Principal?
     /// The client's version, known from CONNECT on.
     var version = MQTTVersion.v3_1_1
-    var client = ClientLimits()
+    private var isHeld = false
+    /// QoS 1 publishes in the turn that is being filled: not settled yet, and not among the pending ones.
+    var unsettledInTurn: Int32 = 0
+    /// One and a half times the keep-alive; 0 for none.
+    var silenceMilliseconds: UInt32 = 0
     /// Made when the client first uses one.
     var aliases: IncomingAliases?
-    /// QoS 1 publishes in the turn that is being filled: not settled yet, and not among the pending ones.
-    var unsettledInTurn = 0
     var pendingAcknowledgements = PendingAcknowledgements()
-    /// One and a half times the keep-alive; 0 for none.
-    var silenceMilliseconds: UInt64 = 0
     private var lastReceived: UInt64
     let connectDeadline: UInt64
-    private var isHeld = false
 
     init(context: MQTTContext, link: Link, on lane: Lane) {
         self.context = context
@@ -42,6 +41,13 @@ final class MQTTConversation: Conversation {
         connectDeadline = lane.now + UInt64(lane.limits.connectTimeoutSeconds) * 1_000
         super.init()
         link.tick(at: connectDeadline)
+    }
+
+    /// What the client can take, as far as it is known.
+    var client: ClientLimits {
+        if let session { return session.client }
+        if case .connecting(let connect) = state { return connect.client }
+        return ClientLimits()
     }
 
     override var label: String {
@@ -221,7 +227,7 @@ final class MQTTConversation: Conversation {
         }
         guard silenceMilliseconds > 0 else { return .success(nil) }
         // While the node itself does not read it cannot know whether the client is silent.
-        let deadline = (isHeld ? lane.now : lastReceived) + silenceMilliseconds
+        let deadline = (isHeld ? lane.now : lastReceived) + UInt64(silenceMilliseconds)
         return lane.now >= deadline ? .failure(.keepAliveTimeout) : .success(deadline)
     }
 

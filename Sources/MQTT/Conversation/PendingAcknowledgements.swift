@@ -12,16 +12,20 @@ struct PendingAcknowledgements {
     }
 
     private var groups: [Group] = []
-    private(set) var count = 0
+    private var total: UInt32 = 0
+    private var qos1Total: UInt32 = 0
+
+    /// Publishes that wait.
+    var count: Int { Int(total) }
     /// Those at QoS 1; those at QoS 2 are unsettled until their PUBREL and counted by the session.
-    private(set) var qos1Count = 0
+    var qos1Count: Int { Int(qos1Total) }
 
     var isEmpty: Bool { groups.isEmpty }
 
     mutating func append(_ group: Group) {
         groups.append(group)
-        count += group.identifiers.count
-        if group.qos == 1 { qos1Count += group.identifiers.count }
+        total += UInt32(group.identifiers.count)
+        if group.qos == 1 { qos1Total += UInt32(group.identifiers.count) }
     }
 
     /// One lane has answered.
@@ -35,8 +39,8 @@ struct PendingAcknowledgements {
         var done = 0
         while done < groups.count, groups[done].pending == 0 {
             body(groups[done])
-            count -= groups[done].identifiers.count
-            if groups[done].qos == 1 { qos1Count -= groups[done].identifiers.count }
+            total -= UInt32(groups[done].identifiers.count)
+            if groups[done].qos == 1 { qos1Total -= UInt32(groups[done].identifiers.count) }
             done += 1
         }
         groups.removeFirst(done)

@@ -9,33 +9,39 @@ final class Session: Inbox {
     var clientID: String { principal.clientID }
     /// How long the session waits for its client; 0 ends it with its connection.
     var expirySeconds: UInt32
+    // Small fields stand together: there are very many sessions.
+    private(set) var client = ClientLimits()
+    /// What bytes the client takes as they are.
+    private var layout = WireLayout.mqtt3Direct
+    private(set) var isVersion5 = false
+    /// Whether it has ever been given a shared group's event.
+    var hasShared = false
     /// When it ends if nobody comes back, in the lane's milliseconds.
     var endsAt: UInt64 = 0
     /// What is published if the client does not say goodbye.
-    var will: ConnectPacket.Will?
-    /// When the will of an absent client is due, in the lane's milliseconds.
-    var willAt: UInt64 = 0
+    var will: Will?
 
     private(set) unowned(unsafe) var conversation: MQTTConversation?
     var inFlight = InFlight()
     /// The next of the window to be sent; behind ``InFlight/next`` only after a reconnect.
     var unsent: UInt64 = 0
-    /// Whether it has ever been given a shared group's event.
-    var hasShared = false
     /// Packet identifiers of QoS 2 publishes received and not yet released (§4.3.3).
     private var received: Set<UInt16> = []
 
-    private let context: MQTTContext
-    /// What bytes the client takes as they are.
-    private var layout = WireLayout.mqtt3Direct
-    private(set) var isVersion5 = false
-    private(set) var client = ClientLimits()
     private var aliases: OutgoingAliases?
     private(set) var retained: RetainedDelivery?
 
-    init(expirySeconds: UInt32, principal: Principal, context: MQTTContext) {
+    /// A will that waits for its moment.
+    final class Will {
+        let packet: ConnectPacket.Will
+        /// When it is due, in the lane's milliseconds; counts from the connection's end.
+        var dueAt: UInt64 = 0
+
+        init(_ packet: ConnectPacket.Will) { self.packet = packet }
+    }
+
+    init(expirySeconds: UInt32, principal: Principal) {
         self.expirySeconds = expirySeconds
-        self.context = context
         super.init(principal: principal)
     }
 
@@ -48,8 +54,8 @@ final class Session: Inbox {
         unsent = inFlight.first
         isVersion5 = connect.version == .v5
         client = connect.client
-        will = connect.will
-        let aliasCount = min(Int(client.topicAliasMaximum), context.limits.maxTopicAliases)
+        will = connect.will.map { Will($0) }
+        let aliasCount = min(Int(client.topicAliasMaximum), principal.router.limits.maxTopicAliases)
         aliases = aliasCount > 0 ? OutgoingAliases(count: aliasCount, key: principal.router.hashSeed) : nil
         // Where every event gets an alias none goes out as it came.
         layout = isVersion5 ? (aliases == nil ? .mqtt5Direct : .none) : .mqtt3Direct
@@ -107,7 +113,7 @@ final class Session: Inbox {
         let identifiers = identifiers(of: target, on: lane)
         if flags == 0, identifiers.isEmpty, layout != .none, client.maxPacketBytes == .max,
             run.pointee.expiresAt == 0 || !isVersion5,
-            let block = context.state(of: lane).translation(of: run, isVersion5: isVersion5, on: lane)
+            let block = conversation?.context.state(of: lane).translation(of: run, isVersion5: isVersion5, on: lane)
         {
             lane.counters.eventsOut &+= UInt64(truncatingIfNeeded: run.pointee.count)
             return link.append(block.start, block.count)
