@@ -40,6 +40,9 @@ let package = Package(
             name: "CMosquitto", path: "Sources/C/CMosquitto", pkgConfig: "libmosquitto",
             providers: [.apt(["libmosquitto-dev"])]),
 
+        // Headers only: the library is loaded when a command needs it.
+        .systemLibrary(name: "CCurl", path: "Sources/C/CCurl", providers: [.apt(["libcurl4-openssl-dev"])]),
+
         .target(name: "Core", swiftSettings: hot),
         .target(
             name: "Reactor", dependencies: ["Core", "CLinux", .product(name: "Logging", package: "swift-log")],
@@ -55,7 +58,7 @@ let package = Package(
         .target(
             name: "Admin",
             dependencies: ["Core", "Web", "Reactor", .product(name: "Logging", package: "swift-log")],
-            swiftSettings: strict),
+            resources: [.embedInCode("openapi-admin.yaml")], swiftSettings: strict),
         .target(name: "Security", dependencies: ["Core", "COpenSSL"], swiftSettings: strict),
         .target(
             name: "Node",
@@ -66,7 +69,8 @@ let package = Package(
         .executableTarget(
             name: "apus",
             dependencies: [
-                "Node", "Security", "CMosquitto", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                "Node", "Admin", "Web", "Security", "CMosquitto", "CCurl",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ], swiftSettings: strict),
         .executableTarget(
             name: "apus-bench",
@@ -79,6 +83,16 @@ let package = Package(
             dependencies: ["Reactor", "Core", "CLinux", .product(name: "Logging", package: "swift-log")],
             swiftSettings: strict),
         .testTarget(name: "MQTTTests", dependencies: ["MQTT", "Core"], swiftSettings: strict),
+        .target(name: "RawHTTP", path: "Tests/RawHTTP", swiftSettings: strict),
+        .testTarget(
+            name: "WebTests", dependencies: ["Web", "RawHTTP", .product(name: "Logging", package: "swift-log")],
+            swiftSettings: strict),
+        .testTarget(
+            name: "AdminTests",
+            dependencies: [
+                "Admin", "Web", "RawHTTP", "Core", "Reactor", "MQTT", "Security", "Yams",
+                .product(name: "Logging", package: "swift-log"),
+            ], swiftSettings: strict),
         .testTarget(name: "SecurityTests", dependencies: ["Security", "Core"], swiftSettings: strict),
         .testTarget(
             name: "NodeTests",

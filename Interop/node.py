@@ -40,7 +40,8 @@ class Node:
         )
         self.log = base / "node.log"
         self.process = subprocess.Popen(
-            [APUS, "run", "--config", str(config), "--log-format", "json"], stderr=self.log.open("wb")
+            [APUS, "run", "--config", str(config), "--admin", "127.0.0.1:0", "--log-format", "json"],
+            stderr=self.log.open("wb"),
         )
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline and self.process.poll() is None:

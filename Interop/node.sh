@@ -6,17 +6,19 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 apus=${APUS:-$root/.build/release/apus}
 node_pid=
 node_port=
+node_admin=
 node_log=
 
-# start_node CONFIG: starts a node and waits for its ready line; sets node_pid, node_port and node_log.
+# start_node CONFIG: starts a node and waits for its ready line; sets node_pid, node_port, node_admin and node_log.
 start_node() {
     [ -x "$apus" ] || { echo "there is no $apus: swift build -c release --product apus" >&2; return 1; }
     node_log=${1%.yaml}.log
-    "$apus" run --config "$1" --log-format json 2>"$node_log" &
+    "$apus" run --config "$1" --admin 127.0.0.1:0 --log-format json 2>"$node_log" &
     node_pid=$!
     local wait
     for wait in $(seq 100); do
         node_port=$(sed -n 's/.*"event":"ready".*"address":"[^"]*:\([0-9]*\)".*/\1/p' "$node_log")
+        node_admin=$(sed -n 's/.*"event":"ready".*"admin":"\([^"]*\)".*/\1/p' "$node_log")
         [ -z "$node_port" ] || return 0
         kill -0 "$node_pid" 2>/dev/null || break
         sleep 0.1

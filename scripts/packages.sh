@@ -9,9 +9,9 @@ set -eu
 # Swift for Linux comes without a linker, without libc's headers, and without libraries that its own tools load.
 # libstdc++-*-dev (below) brings the compiler's start files, too.
 toolchain="binutils libc6-dev libcurl4 libncurses6 libsqlite3-0 libxml2 pkg-config"
-node="libssl-dev libmosquitto-dev"
+node="libssl-dev libmosquitto-dev libcurl4-openssl-dev"
 bench="mosquitto valgrind"
-interop="python3 python3-venv mosquitto-clients"
+interop="curl python3 python3-venv mosquitto-clients"
 
 list_only=
 if [ "${1:-}" = --list ]; then

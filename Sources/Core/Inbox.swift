@@ -43,6 +43,20 @@ open class Inbox: Port {
         return true
     }
 
+    // MARK: Management
+
+    /// What it tells about itself, with at most `maxSubscriptions` of its subscriptions.
+    open func describe(on lane: Lane, maxSubscriptions: Int) -> InboxDescription {
+        InboxDescription(of: self, on: lane, maxSubscriptions: maxSubscriptions)
+    }
+
+    /// Ends the connection, if there is one, and with `endsSession` all that would have waited for the next.
+    /// Never called from within a conversation.
+    open func kick(endsSession: Bool, on lane: Lane) { link?.close(.administrative) }
+
+    /// Switches the log of its connections' packets on or off.
+    open func setTrace(_ isOn: Bool, on lane: Lane) {}
+
     private final func hasRoom(for event: Event, _ limits: Limits) -> Bool {
         waiting.count < limits.maxQueuedEvents && waiting.bytes + event.cost <= limits.maxQueuedBytes
     }

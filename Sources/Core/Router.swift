@@ -29,7 +29,7 @@ public final class Router: @unchecked Sendable {
     /// Held for one event, or one bounded step of a look-up. Used in `Router+Retained.swift` only.
     let retainedLock = Mutex(())
     var retainedEvents: RetainedEvents
-    private let sessions = Mutex<[ClientKey: PortAddress]>([:])
+    private let sessions = Mutex(SessionTable())
 
     private static let changesKept = 256
 
@@ -125,11 +125,16 @@ public final class Router: @unchecked Sendable {
         }
     }
 
-    /// Every subscription of a port.
-    public func subscriptions(of port: Port) -> [Subscription] {
+    /// The subscriptions of a port, at most `limit`.
+    public func subscriptions(of port: Port, limit: Int = .max) -> [Subscription] {
         var found: [Subscription] = []
-        indexLock.withLock { _ in index.forEachSubscription(of: port.number) { found.append($0) } }
+        indexLock.withLock { _ in index.forEachSubscription(of: port.number, limit: limit) { found.append($0) } }
         return found
+    }
+
+    /// How many subscriptions a port has.
+    public func subscriptionCount(of port: Port) -> Int {
+        indexLock.withLock { _ in Int(index.ports[port.number].count) }
     }
 
     /// Subscriptions of the namespace.
@@ -397,7 +402,7 @@ public final class Router: @unchecked Sendable {
     // MARK: Sessions
 
     /// Where the session of a client id lives; nil when there is none.
-    public func session(of clientID: String) -> PortAddress? { sessions.withLock { $0[ClientKey(clientID)] } }
+    public func session(of clientID: String) -> PortAddress? { sessions.withLock { $0[clientID] } }
 
     /// What became of a claim to a client id.
     public enum SessionClaim: Sendable, Equatable {
@@ -412,33 +417,23 @@ public final class Router: @unchecked Sendable {
     /// Claims a client id for a new session.
     public func claimSession(_ clientID: String, for address: PortAddress) -> SessionClaim {
         sessions.withLock { sessions in
-            if let known = sessions[ClientKey(clientID)] { return .taken(known) }
+            if let known = sessions[clientID] { return .taken(known) }
             guard sessions.count < limits.maxSessions else { return .overLimit }
-            sessions[ClientKey(clientID)] = address
+            sessions[clientID] = address
             return .held
         }
     }
 
     /// Gives a client id up, if the session at `address` still has it.
     public func releaseSession(_ clientID: String, at address: PortAddress) {
-        let key = ClientKey(clientID)
-        sessions.withLock { if $0[key] == address { $0[key] = nil } }
+        sessions.withLock { if $0[clientID] == address { $0[clientID] = nil } }
     }
 
     /// Sessions of the namespace, connected and absent.
     public var sessionCount: Int { sessions.withLock { $0.count } }
-}
 
-/// A client id compared byte by byte: for a String two spellings of one accented letter would be the same client.
-private struct ClientKey: Hashable {
-    private let text: String
-
-    init(_ text: String) { self.text = text }
-
-    static func == (a: ClientKey, b: ClientKey) -> Bool { a.text.utf8.elementsEqual(b.text.utf8) }
-
-    func hash(into hasher: inout Hasher) {
-        var text = text
-        text.withUTF8 { hasher.combine(bytes: UnsafeRawBufferPointer($0)) }
+    /// For a look at the sessions; short, because lanes wait for it.
+    func withSessions<Result: Sendable>(_ body: (borrowing SessionTable) -> Result) -> Result {
+        sessions.withLock { body($0) }
     }
 }

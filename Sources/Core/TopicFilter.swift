@@ -136,6 +136,12 @@ public struct TopicFilter: Sendable, Equatable {
     /// The filter as text, without its options.
     public var text: String { String(decoding: bytes, as: UTF8.self) }
 
+    /// The filter as a client would write it, with the group and the locality in front.
+    public var wholeText: String {
+        let share = group.map { "$share/\(String(decoding: $0, as: UTF8.self))/" } ?? ""
+        return (isLocalOnly ? "$local/" : "") + share + text
+    }
+
     /// The bytes of a level.
     public func label(_ level: Level) -> ArraySlice<UInt8> {
         bytes[Int(level.start)..<Int(level.start) + Int(level.length)]

@@ -155,9 +155,11 @@ struct TopicIndex: ~Copyable {
     }
 
     /// Calls `body` with every subscription of a port.
-    func forEachSubscription(of port: UInt32, _ body: (Subscription) -> Void) {
+    func forEachSubscription(of port: UInt32, limit: Int = .max, _ body: (Subscription) -> Void) {
         var number = ports[port].firstRecord
-        while number != 0 {
+        var left = limit
+        while number != 0, left > 0 {
+            left -= 1
             let record = records[number]
             body(Subscription(filter: filter(of: number), options: record.options, identifier: record.identifier))
             number = record.portNext

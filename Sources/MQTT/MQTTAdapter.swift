@@ -42,7 +42,7 @@ final class MQTTContext: Sendable {
     /// What the adapter keeps for a lane.
     func state(of lane: Lane) -> MQTTLane {
         if let known = lane.belongings["mqtt"] as? MQTTLane { return known }
-        let made = MQTTLane()
+        let made = MQTTLane(self)
         lane.belongings["mqtt"] = made
         lane.chores.append { [unowned self] lane in
             made.absent.takeDue(at: lane.now) { inbox in
@@ -115,11 +115,15 @@ final class MQTTContext: Sendable {
 /// What the adapter keeps for a lane: the sessions whose clients are away, and runs written in another version.
 /// Confined to the lane.
 final class MQTTLane {
+    /// The adapter's; it outlives the lanes.
+    unowned let context: MQTTContext
     let absent = AbsentInboxes()
     private let scratch = Scratch()
     private var serial: UInt64 = 0
     private var isWritten = false
     private var isVersion5 = false
+
+    init(_ context: MQTTContext) { self.context = context }
 
     /// The events of a run as packets of a version, for all who take them like that. The first who asks is not worth
     /// it and gets nil; so does everybody when the run is large.

@@ -1,16 +1,29 @@
+import Admin
 import Core
 import Logging
 import Reactor
 import Security
+import Web
 
 /// A running node: wires configuration, authenticator, router, reactor and listeners, and lives until a signal ends it.
 public struct Node {
+    /// The version of the program.
+    public static let version = "0.1.0"
+
+    private struct Admin {
+        let service: AdminService
+        let server: HTTPServer
+        /// The address it is bound to.
+        let address: String
+    }
+
     private var configuration: Configuration
     private let log: Log
     private let logger: Logger
     private let router: Router
     private let authenticator: PasswordAuthenticator
     private let reactor: Reactor
+    private let admin: Admin?
     private let systemd = SystemdNotify()
 
     /// Why a node did not start.
@@ -51,13 +64,37 @@ public struct Node {
         let lanes = configuration.lanes == 0 ? Reactor.processorCount : configuration.lanes
         do throws(SocketAddress.Failure) {
             reactor = try Reactor(lanes: lanes, limits: configuration.limits, logger: Logger(label: "reactor"))
-            try Self.listen(configuration, reactor, router, authenticator, log)
         } catch { throw StartFailure(description: error.description, isConfiguration: false) }
+        admin = try Self.manage(configuration, reactor, router, authenticator)
+        do throws(SocketAddress.Failure) {
+            try Self.listen(configuration, reactor, router, authenticator, admin, log)
+        } catch { throw StartFailure(description: error.description, isConfiguration: false) }
+    }
+
+    /// Starts the management interface, before any client can come: whoever watches the node sees it start.
+    private static func manage(
+        _ configuration: Configuration, _ reactor: Reactor, _ router: Router, _ authenticator: PasswordAuthenticator
+    ) throws(StartFailure) -> Admin? {
+        guard let address = configuration.admin.address else { return nil }
+        var settings = AdminService.Settings(name: configuration.name, version: version)
+        settings.users = configuration.admin.users
+        let service = AdminService(
+            settings, lanes: reactor.lanes, router: router, authenticator: authenticator,
+            metrics: { reply in reply("apus_up 1\n") })
+        let server = HTTPServer(limits: AdminService.limits, logger: Logger(label: "admin")) { request, responder in
+            service.handle(request, responder)
+        }
+        do throws(HTTPServer.Failure) {
+            return Admin(service: service, server: server, address: try server.listen(address.description))
+        } catch {
+            throw StartFailure(
+                description: "\(error); admin.listen or --admin names another address, or off", isConfiguration: false)
+        }
     }
 
     private static func listen(
         _ configuration: Configuration, _ reactor: Reactor, _ router: Router, _ authenticator: PasswordAuthenticator,
-        _ log: Log
+        _ admin: Admin?, _ log: Log
     ) throws(SocketAddress.Failure) {
         let adapters = Adapters.all(
             routers: [router.name: router], authenticator: authenticator)
@@ -68,7 +105,8 @@ public struct Node {
             reactor.listen(listener)
             ready.append((settings.protocolName.rawValue, listener.address.description))
         }
-        log.ready(node: configuration.name, listeners: ready)
+        admin?.service.becomeReady(ready.map { .init(protocol: $0.protocolName, address: $0.address) })
+        log.ready(node: configuration.name, listeners: ready, admin: admin?.address)
     }
 
     // MARK: Life
@@ -90,8 +128,10 @@ public struct Node {
     private func stop() {
         logger.notice("stopping", metadata: ["drain_seconds": "\(configuration.drainSeconds)"])
         notify(.stopping)
+        admin?.service.becomeDraining()
         report()
         reactor.stop(drainMilliseconds: UInt64(configuration.drainSeconds) * 1_000)
+        admin?.server.stop(graceMilliseconds: 1_000)
         authenticator.stop()
         logger.notice("stopped")
     }

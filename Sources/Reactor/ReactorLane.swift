@@ -139,6 +139,8 @@ final class ReactorLane: Lane {
 
     /// Everything that conversations must not do from within each other, then mail, then one send for each.
     private func finishPass() {
+        // What chores and mail put off: the will of a session that ended while its client was away.
+        routeDeferred()
         while !resumed.isEmpty || !closing.isEmpty {
             let again = resumed
             resumed = []

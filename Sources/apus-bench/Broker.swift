@@ -115,6 +115,7 @@ final class Broker {
         let configuration = """
             node: { name: bench, lanes: \(options.lanes) }
             listeners: [ { protocol: mqtt, listen: "127.0.0.1:0" } ]
+            admin: { listen: off }
 
             """
         let file = try Scratch.write(configuration, name: "apus-\(options.lanes).yaml")

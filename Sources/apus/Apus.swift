@@ -6,7 +6,7 @@ import Security
 
 /// The root command.
 struct Apus: ParsableCommand {
-    static let version = "0.1.0"
+    static let version = Node.version
 
     static let configuration = CommandConfiguration(
         commandName: "apus",
@@ -22,7 +22,7 @@ struct Apus: ParsableCommand {
         version: "apus \(version)",
         subcommands: [
             RunCommand.self, CheckCommand.self, UserCommand.self, PubCommand.self, SubCommand.self,
-            VersionCommand.self,
+            StatusCommand.self, ClientsCommand.self, RetainedCommand.self, VersionCommand.self,
         ])
 }
 

@@ -9,7 +9,8 @@ struct RunCommand: ParsableCommand {
         commandName: "run",
         abstract: "Run a node.",
         discussion: """
-            Without a file the node speaks MQTT on 127.0.0.1:1883 and keeps its data in ./apus-data. A flag wins over \
+            Without a file the node speaks MQTT on 127.0.0.1:1883, is managed on 127.0.0.1:8222 and keeps its data \
+            in ./apus-data. A flag wins over \
             the environment (APUS_NODE_NAME, …), that over the file. The log goes to standard error; one line says \
             'ready' with the addresses when clients can connect.
 
@@ -39,6 +40,11 @@ struct RunCommand: ParsableCommand {
             valueName: "address"))
     var mqtt: String?
 
+    @Option(
+        help: ArgumentHelp(
+            "Where the management interface listens: 127.0.0.1:8222, unix:/path, or off.", valueName: "address"))
+    var admin: String?
+
     @Option(help: ArgumentHelp("Event loops; 0 is one per core.", valueName: "count"))
     var lanes: String?
 
@@ -50,7 +56,8 @@ struct RunCommand: ParsableCommand {
 
     func run() throws {
         let flags: [ConfigurationFlag?] = [
-            name.map { .name($0) }, data.map { .data($0) }, mqtt.map { .mqtt($0) }, lanes.map { .lanes($0) },
+            name.map { .name($0) }, data.map { .data($0) }, mqtt.map { .mqtt($0) }, admin.map { .admin($0) },
+            lanes.map { .lanes($0) },
             logLevel.map { .logLevel($0) }, logFormat.map { .logFormat($0) },
         ]
         let source = ConfigurationSource(file: config, flags: flags.compactMap { $0 })
@@ -95,6 +102,7 @@ struct CheckCommand: ParsableCommand {
             .map { "\($0.protocolName.rawValue) \($0.address)" }.joined(separator: ", ")
         print("OK  node '\(configuration.name)', data in \(configuration.data)")
         print("    listeners: \(listeners.isEmpty ? "none" : listeners)")
+        print("    management: \(configuration.admin.address?.description ?? "off")")
         let security = configuration.security
         print("    anonymous clients: \(security.anonymous.rawValue); access rules: \(security.access.count)")
         if let users = security.users { try checkUsers(users) }

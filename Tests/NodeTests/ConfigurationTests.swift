@@ -100,7 +100,7 @@ struct ConfigurationTests {
         "Each mistake is named with file, line, key and what is allowed",
         arguments: [
             ("nod: {}", "apus.yaml:1: nod: unknown key; did you mean 'node'? allowed: node, listeners"),
-            ("zzzzzz: {}", "apus.yaml:1: zzzzzz: unknown key; allowed: node, listeners, security, limits, log"),
+            ("zzzzzz: {}", "apus.yaml:1: zzzzzz: unknown key; allowed: node, listeners, security, admin, limits, log"),
             ("node:\n  nmae: x", "apus.yaml:2: node.nmae: unknown key; did you mean 'name'?"),
             ("node: 5", "apus.yaml:1: node: expected a group of keys, found a single value"),
             ("node: [a]", "apus.yaml:1: node: expected a group of keys, found a list"),
@@ -318,6 +318,33 @@ struct ConfigurationTests {
             """)
         #expect(new.keysNeedingRestart(since: old) == ["node.name", "limits.max_sessions", "log.format"])
         #expect(old.keysNeedingRestart(since: old).isEmpty)
+    }
+
+    @Test("The management interface: on loopback, elsewhere, off")
+    func admin() throws {
+        #expect(try load("").admin.address?.description == "127.0.0.1:8222")
+        #expect(try load("admin: { listen: off }").admin.address == nil)
+        #expect(try load("", flags: [.admin("off")]).admin.address == nil)
+        #expect(try load("", environment: ["APUS_ADMIN_LISTEN": "unix:/a"]).admin.address == .unix(path: "/a"))
+        #expect(try load("", environment: ["APUS_ADMIN_PASSWORD": "for the commands"]).admin == AdminSettings())
+        let named = try load("security: { users: u }\nadmin: { listen: \"0.0.0.0:1\", users: [anna, bert] }").admin
+        #expect(named.address == .ipv4(host: "0.0.0.0", port: 1))
+        #expect(named.users == ["anna", "bert"])
+        #expect(named != AdminSettings())
+        for (yaml, problem) in [
+            ("admin: { listen: on }", "apus.yaml:1: admin.listen: 'on' is no address to listen on"),
+            ("admin: { listen: \"0.0.0.0:1\" }", "apus.yaml:1: admin.listen: '0.0.0.0:1' can be reached from other"),
+            ("admin: { users: [a] }", "apus.yaml:1: admin.users: needs security.users"),
+            ("admin: { users: [] }", "apus.yaml:1: admin.users: the list must not be empty"),
+        ] {
+            let found = problems(yaml)
+            #expect(found.count == 1 && found.first?.hasPrefix(problem) == true, "\(found)")
+        }
+        let other = try load("security: { users: u }\nadmin: { listen: off, users: [a] }")
+        #expect(
+            try other.keysNeedingRestart(since: load("node: { name: \(other.name) }")) == [
+                "admin.listen", "admin.users",
+            ])
     }
 
     @Test("Files that cannot be read are named")

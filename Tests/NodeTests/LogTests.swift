@@ -105,6 +105,9 @@ struct LogTests {
                 #"{"event":"ready","listeners":[{"protocol":"mqtt","address":"127.0.0.1:1883"},"#
                     + #"{"protocol":"mqtt","address":"[::1]:2"}]"#))
         #expect(try json(text)["node"] as? String == "n")
+        #expect(try json(text)["admin"] == nil)
+        let managed = try written(settings(.json, .error)) { $0.ready(node: "n", listeners: [], admin: "[::1]:8222") }
+        #expect(try json(managed)["admin"] as? String == "[::1]:8222")
         let plain = try written(settings(.text, .error)) { $0.ready(node: "n", listeners: [("mqtt", "127.0.0.1:1")]) }
         #expect(plain.contains("ready: mqtt 127.0.0.1:1"))
     }

@@ -16,7 +16,10 @@ import Testing
             "Core", "Reactor", "MQTT", "Web", "Admin", "Security", "CLinux", "Glibc", "Foundation", "Logging", "Yams",
             "Synchronization",
         ],
-        "apus": ["Node", "Security", "CMosquitto", "ArgumentParser", "Glibc", "Foundation", "Synchronization"],
+        "apus": [
+            "Node", "Admin", "Web", "Security", "CMosquitto", "CCurl", "ArgumentParser", "Glibc", "Foundation",
+            "Synchronization",
+        ],
         "apus-bench": [
             "ArgumentParser", "CLinux", "Glibc", "Foundation", "FoundationEssentials", "Synchronization",
         ],

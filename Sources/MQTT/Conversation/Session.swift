@@ -315,6 +315,14 @@ final class Session: Inbox {
     /// QoS 2 publishes not yet released.
     var receivedCount: Int { received.count }
 
+    // MARK: Management; see Session+Inspection.swift
+
+    override func describe(on lane: Lane, maxSubscriptions: Int) -> InboxDescription {
+        describeSession(on: lane, maxSubscriptions: maxSubscriptions)
+    }
+
+    override func kick(endsSession: Bool, on lane: Lane) { kickSession(endsSession: endsSession, on: lane) }
+
     override func receiptArrived(token: UInt32, refused: Int, on lane: Lane) {
         conversation?.receiptArrived(token: token, on: lane)
     }

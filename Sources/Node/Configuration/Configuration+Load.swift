@@ -48,6 +48,8 @@ extension Configuration {
         if data != running.data { keys.append("node.data") }
         if lanes != running.lanes { keys.append("node.lanes") }
         if listeners != running.listeners { keys.append("listeners") }
+        if admin.address != running.admin.address { keys.append("admin.listen") }
+        if admin.users != running.admin.users { keys.append("admin.users") }
         for key in ConfigurationKeys.limits where limits[keyPath: key.field] != running.limits[keyPath: key.field] {
             keys.append("limits.\(key.name)")
         }

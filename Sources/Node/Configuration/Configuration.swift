@@ -18,6 +18,8 @@ public struct Configuration: Sendable, Equatable {
     public var listeners = [ListenerSettings(protocolName: .mqtt, address: .standard)]
     /// `security`.
     public var security = SecuritySettings()
+    /// `admin`.
+    public var admin = AdminSettings()
     /// `limits`.
     public var limits = Limits()
     /// `log`.
@@ -55,6 +57,17 @@ public struct SecuritySettings: Sendable, Equatable {
     public var anonymous = AnonymousPolicy.loopback
     /// `access`: in the order of the file; empty means everything is allowed.
     public var access: [AccessRule] = []
+
+    /// The defaults.
+    public init() {}
+}
+
+/// The section `admin`: the management interface.
+public struct AdminSettings: Sendable, Equatable {
+    /// `listen`: nil for `off`.
+    public var address: ListenAddress? = .standardAdmin
+    /// `users`: who may use it; empty means whoever is on this machine.
+    public var users: [String] = []
 
     /// The defaults.
     public init() {}

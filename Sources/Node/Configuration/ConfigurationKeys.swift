@@ -8,6 +8,7 @@ enum ValueType: Sendable, Equatable {
     case text
     case path
     case address
+    case addressOrOff
     case integer(ClosedRange<Int>)
     case seconds(ClosedRange<Int>)
     case size(ClosedRange<Int>)
@@ -20,6 +21,7 @@ enum ValueType: Sendable, Equatable {
         case .text: "text"
         case .path: "a path"
         case .address: "ADDRESS:PORT or unix:/path"
+        case .addressOrOff: "ADDRESS:PORT, unix:/path or off"
         case .integer(let range): "a whole number from \(range.lowerBound) to \(range.upperBound)"
         case .seconds(let range): "whole seconds from \(range.lowerBound) to \(range.upperBound)"
         case .size(let range): "a size from \(Size.text(of: range.lowerBound)) to \(Size.text(of: range.upperBound))"
@@ -169,6 +171,14 @@ public enum ConfigurationKeys {
             ConfigurationKey(
                 "security.access[].groups", .texts, "everyone", "Groups the rule is for.", isLive: true),
         ]
+        + [
+            ConfigurationKey(
+                "admin.listen", .addressOrOff, ListenAddress.standardAdmin.description,
+                "Where the management interface (HTTP) listens."),
+            ConfigurationKey(
+                "admin.users", .texts, "whoever is on this machine",
+                "Users who may use it, with their passwords in `security.users`."),
+        ]
         + limits.map { ConfigurationKey("limits.\($0.name)", $0.type, $0.standard, $0.meaning) }
         + [
             ConfigurationKey(
@@ -182,6 +192,9 @@ public enum ConfigurationKeys {
                 "log.levels.<component>", .choice(levels), "log.level", "Another level for one component.",
                 isLive: true),
         ]
+
+    /// The variable of the commands' password for the management interface. Not a key: a node has no use for it.
+    public static let passwordVariable = "APUS_ADMIN_PASSWORD"
 
     /// The names allowed below `steps`, in the order of the table; empty where names are free.
     static func names(below steps: [String]) -> [String] {

@@ -26,6 +26,10 @@ public struct ConfigurationFlag: Sendable, Equatable {
     }
     /// `--mqtt`: where the first MQTT listener listens.
     public static func mqtt(_ value: String) -> Self { .init(flag: "--mqtt", target: .listener(.mqtt), value: value) }
+    /// `--admin`: where the management interface listens, or `off`.
+    public static func admin(_ value: String) -> Self {
+        .init(flag: "--admin", target: .key(["admin", "listen"]), value: value)
+    }
     /// `--log-level`.
     public static func logLevel(_ value: String) -> Self {
         .init(flag: "--log-level", target: .key(["log", "level"]), value: value)
@@ -46,7 +50,8 @@ extension Setting {
         by environment: [String: String], referred: Set<String>, problems: inout [ConfigurationProblem]
     ) {
         // By length and then by name, so that LISTENERS_2 comes before LISTENERS_10.
-        let names = environment.keys.filter { $0.hasPrefix("APUS_") && $0 != fileVariable }
+        let others = [fileVariable, ConfigurationKeys.passwordVariable]
+        let names = environment.keys.filter { $0.hasPrefix("APUS_") && !others.contains($0) }
             .sorted { ($0.utf8.count, $0) < ($1.utf8.count, $1) }
         let variables = names.compactMap { name -> (name: String, steps: [String], index: Int)? in
             guard let steps = Self.steps(ofVariable: name) else {

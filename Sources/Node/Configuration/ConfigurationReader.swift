@@ -24,6 +24,7 @@ struct ConfigurationReader {
         }
         configuration.listeners = listeners(root["listeners"])
         configuration.security = security(root["security"])
+        configuration.admin = admin(root["admin"], configuration.security)
         configuration.limits = limits(root["limits"])
         configuration.log = log(root["log"])
         return configuration
@@ -94,6 +95,27 @@ struct ConfigurationReader {
         let action = choice(fields[word], "\(called).\(word)", of: AccessRule.Action.self)
         guard let action, let topics else { return nil }
         return AccessRule(effect: effect, action: action, topics: topics, users: users, groups: groups)
+    }
+
+    private mutating func admin(_ setting: Setting?, _ security: SecuritySettings) -> AdminSettings {
+        var admin = AdminSettings()
+        let fields = group(setting, at: ["admin"], called: "admin")
+        admin.users = texts(fields["users"], "admin.users") ?? []
+        if let listen = fields["listen"] {
+            if case .text("off", _) = listen {
+                admin.address = nil
+            } else if let address = address(listen, "admin.listen") {
+                admin.address = address
+                if !address.isLocal, fields["users"] == nil {
+                    let message = "'\(address)' can be reached from other machines: name who may in admin.users"
+                    report(listen, "admin.listen", "\(message), or listen on 127.0.0.1")
+                }
+            }
+        }
+        if !admin.users.isEmpty, security.users == nil {
+            report(fields["users"], "admin.users", "needs security.users, the file with their passwords")
+        }
+        return admin
     }
 
     /// Whether `topic` can be a rule's filter: a variable that nobody knows would never match, and a `deny` that never
@@ -246,7 +268,7 @@ struct ConfigurationReader {
         case .size(let bounds):
             range = bounds
             value = Size.bytes(of: text)
-        case .text, .path, .address, .choice, .texts:
+        case .text, .path, .address, .addressOrOff, .choice, .texts:
             return nil
         }
         if let value, range.contains(value) { return value }

@@ -27,10 +27,12 @@ public struct Log: Sendable {
     }
 
     /// Says that all listeners accept: one line whatever the levels are, because scripts wait for it. In JSON it is
-    /// `{"event":"ready","listeners":[{"protocol":"mqtt","address":"127.0.0.1:1883"}],…}`.
-    /// - Parameter listeners: with the addresses that the system chose.
-    public func ready(node: String, listeners: [(protocolName: String, address: String)]) {
-        output.ready(node: node, listeners: listeners)
+    /// `{"event":"ready","listeners":[{"protocol":"mqtt","address":"127.0.0.1:1883"}],"admin":"127.0.0.1:8222",…}`.
+    /// - Parameters:
+    ///   - listeners: with the addresses that the system chose.
+    ///   - admin: the address of the management interface; nil without one.
+    public func ready(node: String, listeners: [(protocolName: String, address: String)], admin: String? = nil) {
+        output.ready(node: node, listeners: listeners, admin: admin)
     }
 }
 
@@ -54,9 +56,10 @@ struct LogOutput: Sendable {
                 .bytes(time: now(), level: level, label: label, message: message, metadata: metadata))
     }
 
-    func ready(node: String, listeners: [(protocolName: String, address: String)]) {
+    func ready(node: String, listeners: [(protocolName: String, address: String)], admin: String?) {
         guard format == .json else {
-            let addresses = listeners.map { "\($0.protocolName) \($0.address)" }.joined(separator: ", ")
+            let all = listeners + (admin.map { [("admin", $0)] } ?? [])
+            let addresses = all.map { "\($0.protocolName) \($0.address)" }.joined(separator: ", ")
             return write(level: .info, label: "node", message: "ready: \(addresses)", metadata: ["node": "\(node)"])
         }
         var line = Array(#"{"event":"ready","listeners":["#.utf8)
@@ -68,7 +71,12 @@ struct LogOutput: Sendable {
             LogLine.appendJSON(listener.address, to: &line)
             line.append(UInt8(ascii: "}"))
         }
-        line += #"],"node":"#.utf8
+        line.append(UInt8(ascii: "]"))
+        if let admin {
+            line += #","admin":"#.utf8
+            LogLine.appendJSON(admin, to: &line)
+        }
+        line += #","node":"#.utf8
         LogLine.appendJSON(node, to: &line)
         line += #","time":""#.utf8
         LogLine.append(now(), to: &line)

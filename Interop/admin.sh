@@ -1,0 +1,132 @@
+#!/bin/bash
+# The management interface with other people's tools: curl asks, mosquitto's clients are asked about. Health and
+# readiness up to the end of a drain, clients listed, shown and ended, retained events listed, read and removed; then
+# the same by the node's own commands, and with users.
+set -euo pipefail
+cd "$(dirname "$0")"
+. ./node.sh
+
+checks=0
+fail() { echo "FAILED: $*" >&2; exit 1; }
+is() { # is WHAT WANTED GOT
+    [ "$2" = "$3" ] || fail "$1: wanted '$2', got '$3'"
+    checks=$((checks + 1))
+}
+has() { # has WHAT PART WHOLE
+    [[ "$3" == *"$2"* ]] || fail "$1: wanted '$2' in '$3'"
+    checks=$((checks + 1))
+}
+pub() { mosquitto_pub -h 127.0.0.1 -p "$node_port" "$@"; }
+ask() { curl -sS --path-as-is "http://$node_admin$1" "${@:2}"; }
+status() { ask "$1" -o "$scratch/body" -w '%{http_code}' "${@:2}"; }
+manage() { "$apus" "$@" --admin "$node_admin"; }
+await() { # await WHAT COMMAND…: until it prints WHAT
+    local wanted=$1 got=
+    shift
+    for _ in $(seq 100); do
+        got=$("$@" 2>&1) || true
+        [ "$got" = "$wanted" ] && return 0
+        sleep 0.1
+    done
+    fail "waited for '$wanted', got '$got'"
+}
+count() { ask /v1/node | sed -n "s/.*\"$1\":\([0-9]*\).*/\1/p"; }
+
+cat >"$scratch/node.yaml" <<YAML
+node: { name: admin, data: $scratch/data, lanes: 2, drain_seconds: 20 }
+listeners:
+  - { protocol: mqtt, listen: "127.0.0.1:0" }
+YAML
+start_node "$scratch/node.yaml"
+is "alive" 200 "$(status /healthz)"
+is "ready" 200 "$(status /readyz)"
+is "metrics" 200 "$(status /metrics)"
+
+# Clients: one with an id that a URL must escape, one that stays away.
+for id in 'pump/1 ä' plain; do
+    mosquitto_sub -h 127.0.0.1 -p "$node_port" -i "$id" -c -q 1 -t 'plant/#' -k 20 >"$scratch/out" 2>"$scratch/err" &
+done
+await 2 count subscriptions
+has "the list" '"id":"pump/1 ä"' "$(ask /v1/clients)"
+has "one page" '"next"' "$(ask '/v1/clients?limit=1')"
+is "by prefix" 1 "$(ask '/v1/clients?prefix=pump' | grep -o '"id"' | wc -l)"
+has "one client" '"filter":"plant/#"' "$(ask /v1/clients/pump%2F1%20%C3%A4)"
+is "nobody" 404 "$(status /v1/clients/nobody)"
+has "as a problem" '"title":"Not Found"' "$(cat "$scratch/body")"
+is "foreign page" 403 "$(status /v1/clients/plain -X DELETE -H 'Origin: http://evil.example')"
+is "foreign name" 421 "$(status /v1/clients -H 'Host: evil.example')"
+
+has "the table" 'pump/1 ä' "$(manage clients list)"
+has "show" 'plant/#  QoS 1' "$(manage clients show 'pump/1 ä')"
+is "json" 2 "$(manage clients list --json | grep -c '"id"')"
+manage clients trace plain on >/dev/null
+manage clients trace plain off >/dev/null
+is "kick" 'ended pump/1 ä' "$(manage clients kick 'pump/1 ä')"
+is "kicked" 1 "$(count_kicked() { counters | sed -n 's/.*"closed_administrative":"\([0-9]*\)".*/\1/p'; }; count_kicked)"
+is "end of the session" 204 "$(status '/v1/clients/plain?session=true' -X DELETE)"
+# mosquitto_sub comes back after a second, to a new session.
+await 2 count sessions
+
+# Retained events.
+for topic in plant/a/state plant/b/state '/odd//ü'; do pub -t "$topic" -q 1 -r -m "value of $topic"; done
+is "all topics" 3 "$(ask /v1/retained | grep -o '"topic"' | wc -l)"
+is "by filter" 2 "$(ask '/v1/retained?filter=plant/%23' | grep -o '"topic"' | wc -l)"
+is "one payload" 'value of /odd//ü' "$(ask /v1/retained//odd//%C3%BC)"
+is "the command" 'value of /odd//ü' "$(manage retained get '/odd//ü')"
+is "remove one" 204 "$(status /v1/retained/plant/a/state -X DELETE)"
+is "no longer there" 404 "$(status /v1/retained/plant/a/state)"
+has "listed" 'plant/b/state' "$(manage retained list 'plant/#')"
+is "remove by filter" 'removed 2' "$(manage retained delete --filter '#')"
+is "nothing left" 0 "$(count retained)"
+has "status" 'admin is ready' "$(manage status)"
+
+# What goes wrong says how to go on.
+code=0
+message=$("$apus" status --admin 127.0.0.1:1 2>&1) || code=$?
+is "nobody there" 1 "$code"
+has "nobody there" "apus run" "$message"
+code=0
+"$apus" clients kick --admin "$node_admin" 2>/dev/null || code=$?
+is "usage" 2 "$code"
+code=0
+message=$("$apus" run --mqtt 127.0.0.1:0 --data "$scratch/other" --admin "$node_admin" 2>&1) || code=$?
+is "a taken port" 1 "$code"
+has "a taken port" "admin.listen" "$message"
+
+# A drain that lasts: a client that does not read has much to be sent. The probes see it.
+sleeper() { exec 7<>"/dev/tcp/127.0.0.1/$node_port"; }
+sleeper
+printf '\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01z' >&7
+printf '\x82\x08\x00\x01\x00\x03big\x00' >&7
+await 3 count subscriptions
+head -c 900000 /dev/zero >"$scratch/big"
+for _ in $(seq 8); do pub -t big -f "$scratch/big" -q 1; done
+kill "$node_pid"
+await 503 status /readyz
+is "alive in a drain" 200 "$(status /healthz)"
+has "status in a drain" draining "$(manage status || true)"
+exec 7<&-
+exec 7>&-
+stop_node
+
+# With users: nobody without a password.
+echo "right" | "$apus" user add --file "$scratch/users" anna >/dev/null
+echo "other" | "$apus" user add --file "$scratch/users" bert >/dev/null
+cat >"$scratch/users.yaml" <<YAML
+node: { name: admin, data: $scratch/data }
+listeners:
+  - { protocol: mqtt, listen: "127.0.0.1:0" }
+security: { users: $scratch/users }
+admin: { users: [anna] }
+YAML
+start_node "$scratch/users.yaml"
+is "without a password" 401 "$(status /v1/node)"
+is "the wrong one" 401 "$(status /v1/node -u anna:wrong)"
+is "the right one" 200 "$(status /v1/node -u anna:right)"
+is "another user" 403 "$(status /v1/node -u bert:other)"
+is "health is open" 200 "$(status /healthz)"
+has "the command" 'admin is ready' "$(APUS_ADMIN_PASSWORD=right manage status --user anna)"
+has "the command without" '--user' "$(manage status 2>&1 || true)"
+grep -q right "$node_log" && fail "a password is in the log"
+stop_node
+echo "admin: $checks checks passed"

@@ -1,1 +1,0 @@
-/// The management side of a node: health, metrics, sessions, retained events.
