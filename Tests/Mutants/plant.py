@@ -8,7 +8,7 @@ import re
 import sys
 
 table, name, copy = sys.argv[1:]
-entry = re.compile(r"^## (.+)\nfile: (.+)\n<<<\n(.*?)\n===\n(.*?)\n?>>>$", re.MULTILINE | re.DOTALL)
+entry = re.compile(r"^## ([^\n]+)\nfile: ([^\n]+)\n<<<\n(.*?)\n===\n(.*?)\n?>>>$", re.MULTILINE | re.DOTALL)
 text = pathlib.Path(table).read_text(encoding="utf-8")
 found = [match.groups() for match in entry.finditer(text) if match.group(1) == name]
 if len(found) != 1:
