@@ -77,10 +77,11 @@ struct Table {
                 guard !before.isEmpty, before.count == after.count else { continue }
                 let ratios = Swift.zip(after, before).map { $0 / $1 }.sorted()
                 let middle = Report.median(sorted: ratios)
+                let (least, most) = (Text.fixed(ratios[0], 2), Text.fixed(ratios[ratios.count - 1], 2))
                 let must = old == "apus" ? Target.version5Must : nil
                 rows.append([
                     scenario, old, spread(scenario, old), spread(scenario, new),
-                    "\(Text.fixed(middle, 3)) (\(Text.fixed(ratios[0], 2))..\(Text.fixed(ratios[ratios.count - 1], 2)))",
+                    "\(Text.fixed(middle, 3)) (\(least)..\(most))",
                     must.map { "<= \(Text.fixed($0, 2))" } ?? "",
                     must.map { middle <= $0 ? "ok" : "MISSES" } ?? "",
                 ])

@@ -66,7 +66,7 @@ for name in "${names[@]}"; do
         survivors+=("$name")
     else
         killed=$((killed + 1))
-        say "dead: $name, by $(grep -c '^✘ Test [^r].* failed' "$copy/test.log") tests"
+        say "dead: $name, by $(grep -oE '^✘ Test [a-z][A-Za-z0-9_]*\(' "$copy/test.log" | sort -u | wc -l) tests"
     fi
 done
 restore
