@@ -151,6 +151,7 @@ final class TestLane: Lane {
     }
 
     fileprivate func finishPass() {
+        routeDeferred()
         while !resumed.isEmpty || !closing.isEmpty {
             let again = resumed
             resumed = []
