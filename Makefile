@@ -11,7 +11,7 @@ APUS := .build/release/apus
 SOURCES := Package.swift Sources Tests
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench interop fuzz deep format lint clean node
+.PHONY: help run test bench interop fuzz mutants deep format lint clean node
 
 help: ## list the targets
 	@echo "make TARGET, with TARGET one of:"
@@ -34,9 +34,13 @@ interop: .packages-build .packages-interop node ## third-party clients against a
 fuzz: .packages-build ## fuzz each parser for SECONDS_EACH seconds
 	Tests/Fuzz/run.sh $(SECONDS_EACH)
 
-deep: .packages-build ## thread sanitizer, address sanitizer, five minutes of fuzzing each
+mutants: .packages-build ## plant mistakes in the MQTT code that its tests must find
+	Tests/Mutants/run.sh
+
+deep: .packages-build ## thread sanitizer, address sanitizer, mutants, five minutes of fuzzing each
 	swift test --scratch-path .build-thread --sanitize thread
 	LSAN_OPTIONS=suppressions=$(CURDIR)/scripts/leaks.supp swift test --scratch-path .build-address --sanitize address
+	Tests/Mutants/run.sh
 	Tests/Fuzz/run.sh 300
 
 format: ## format all sources in place

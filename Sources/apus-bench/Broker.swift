@@ -6,7 +6,15 @@ internal import Glibc
 enum BrokerKind: String, CaseIterable {
     case relay
     case apus
+    /// The same program with clients of MQTT 5, to be compared with `apus` in one run.
+    case apus5
     case mosquitto
+    /// As ``apus5``, for the peer.
+    case mosquitto5
+
+    var isNode: Bool { self == .apus || self == .apus5 }
+    /// Whether its clients speak MQTT 5 whatever `--mqtt` says.
+    var isAlways5: Bool { self == .apus5 || self == .mosquitto5 }
 }
 
 /// How to start the brokers.
@@ -18,6 +26,8 @@ struct BrokerOptions {
     var wrapper: [String] = []
     /// Peers differ in their default; latency is compared with Nagle's algorithm off everywhere.
     var noDelay = false
+    /// What the clients speak.
+    var version = ProtocolVersion.v3
 }
 
 /// A broker running as a child process, and what the kernel says about it.
@@ -27,25 +37,31 @@ final class Broker {
     let port: UInt16
     /// From the start of the process until it accepted connections.
     let readyMilliseconds: Double
+    /// Packets as its clients send them.
+    let frames: Frames
 
-    private init(kind: BrokerKind, process: Child, port: UInt16, readyMilliseconds: Double) {
+    private init(
+        kind: BrokerKind, process: Child, port: UInt16, readyMilliseconds: Double, version: ProtocolVersion
+    ) {
         self.kind = kind
+        frames = Frames(kind.isAlways5 ? .v5 : version)
         self.process = process
         self.port = port
         self.readyMilliseconds = readyMilliseconds
     }
 
     /// A broker that somebody else started.
-    convenience init(attachedTo port: UInt16, pid: Int32) {
-        self.init(kind: .apus, process: Child(attachedTo: pid), port: port, readyMilliseconds: 0)
+    convenience init(attachedTo port: UInt16, pid: Int32, version: ProtocolVersion) {
+        self.init(
+            kind: .apus, process: Child(attachedTo: pid), port: port, readyMilliseconds: 0, version: version)
     }
 
     /// Starts a broker on a free port of 127.0.0.1 and waits until it accepts connections.
     static func start(_ kind: BrokerKind, _ options: BrokerOptions) throws -> Broker {
         switch kind {
-        case .relay: try startRelay()
-        case .apus: try startApus(options)
-        case .mosquitto: try startMosquitto(options)
+        case .relay: try startRelay(options)
+        case .apus, .apus5: try startApus(kind, options)
+        case .mosquitto, .mosquitto5: try startMosquitto(kind, options)
         }
     }
 
@@ -61,15 +77,17 @@ final class Broker {
         return tail.isEmpty ? state : "\(state); its last words:\n    \(tail)"
     }
 
-    private static func startRelay() throws -> Broker {
+    private static func startRelay(_ options: BrokerOptions) throws -> Broker {
         let begin = now()
         let port = try Socket.freePort()
         let child = try Child.spawn([Child.ownPath, "relay", "--listen", "127.0.0.1:\(port)"])
         try awaitPort(port, child)
-        return Broker(kind: .relay, process: child, port: port, readyMilliseconds: Double(now() - begin) / 1e6)
+        return Broker(
+            kind: .relay, process: child, port: port, readyMilliseconds: Double(now() - begin) / 1e6,
+            version: options.version)
     }
 
-    private static func startMosquitto(_ options: BrokerOptions) throws -> Broker {
+    private static func startMosquitto(_ kind: BrokerKind, _ options: BrokerOptions) throws -> Broker {
         let port = try Socket.freePort()
         // Nothing may be dropped: no limit of queued messages, and room for every window the scenarios use.
         let configuration = """
@@ -88,10 +106,12 @@ final class Broker {
         let begin = now()
         let child = try Child.spawn(options.wrapper + [options.mosquitto, "-c", file])
         try awaitPort(port, child)
-        return Broker(kind: .mosquitto, process: child, port: port, readyMilliseconds: Double(now() - begin) / 1e6)
+        return Broker(
+            kind: kind, process: child, port: port, readyMilliseconds: Double(now() - begin) / 1e6,
+            version: options.version)
     }
 
-    private static func startApus(_ options: BrokerOptions) throws -> Broker {
+    private static func startApus(_ kind: BrokerKind, _ options: BrokerOptions) throws -> Broker {
         let configuration = """
             node: { name: bench, lanes: \(options.lanes) }
             listeners: [ { protocol: mqtt, listen: "127.0.0.1:0" } ]
@@ -105,8 +125,9 @@ final class Broker {
         let patience: UInt64 = options.wrapper.isEmpty ? 10_000_000_000 : 60_000_000_000
         while now() - begin < patience {
             if let port = readyPort(in: child.output()) {
-                let milliseconds = Double(now() - begin) / 1e6
-                return Broker(kind: .apus, process: child, port: port, readyMilliseconds: milliseconds)
+                return Broker(
+                    kind: kind, process: child, port: port, readyMilliseconds: Double(now() - begin) / 1e6,
+                    version: options.version)
             }
             guard child.isRunning else { break }
             usleep(500)

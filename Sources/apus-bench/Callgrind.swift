@@ -11,7 +11,7 @@ extension Campaign {
                 let more = try instructions(kind, messages: many)
                 let each = (more - base) / Double(many - few)
                 guard each > 0 else { throw Failure("more messages took no more instructions") }
-                let isNode = kind == .apus
+                let isNode = kind.isNode
                 figure(
                     scenario, kind.rawValue, "instructions/message", "", each, must: isNode ? 400 : nil,
                     aim: isNode ? 262 : nil)

@@ -19,6 +19,7 @@ struct CampaignOptions {
             "brokers": brokers.map(\.rawValue).joined(separator: ","),
             "pairs": "\(pairs)", "seconds": "\(seconds)", "lanes": "\(start.lanes)", "quick": "\(quick)",
             "fifo": "\(realTime)", "mosquitto_nodelay": "\(start.noDelay)",
+            "mqtt": start.version == .v5 ? "5" : "3.1.1",
             "window": window.map { "\($0)" } ?? "per scenario",
             "processors": "\(sysconf(Int32(_SC_NPROCESSORS_ONLN)))",
             "kernel": (Scratch.read("/proc/sys/kernel/osrelease") ?? "").split(separator: "\n").joined(),
@@ -39,7 +40,7 @@ final class Campaign {
 
     /// Scenarios with a method of their own.
     static let specialNames = [
-        "a64x2", "d64x2", "lat", "churn", "idle", "idle-node", "subs1m", "slow", "conns", "callgrind",
+        "a64x2", "d64x2", "lat", "churn", "idle", "idle-node", "subs1m", "retained", "slow", "conns", "callgrind",
     ]
 
     static var scenarioNames: [String] { Plans.names + specialNames }
@@ -58,7 +59,9 @@ final class Campaign {
     private func runSpecial(_ scenario: String) {
         // Lanes and churn are questions about the node alone.
         let nodeOnly = ["a64x2", "d64x2", "churn"].contains(scenario)
-        if nodeOnly && !options.brokers.contains(.apus) { return progress("\(scenario): skipped, it needs apus") }
+        if nodeOnly && !options.brokers.contains(where: \.isNode) {
+            return progress("\(scenario): skipped, it needs apus")
+        }
         switch scenario {
         case "a64x2", "d64x2": twoLanes(scenario)
         case "lat": latency(scenario)
@@ -66,6 +69,7 @@ final class Campaign {
         case "idle": idle(scenario)
         case "idle-node": idleNode(scenario)
         case "subs1m": manySubscriptions(scenario)
+        case "retained": retained(scenario)
         case "slow": slow(scenario)
         case "conns": connections(scenario)
         default: callgrind(scenario)
@@ -96,7 +100,8 @@ final class Campaign {
             attempt(plan.name, kind) { entries.append(try begin(plan, kind)) }
         }
         for round in 0..<options.pairs {
-            for entry in entries {
+            // Forwards and backwards in turn: nobody profits from always coming after the same one.
+            for entry in round % 2 == 0 ? entries : entries.reversed() {
                 let fine = attempt(plan.name, entry.kind) { try measure(plan.name, entry, round: round) }
                 if !fine {
                     entry.stop()

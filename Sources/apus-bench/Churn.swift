@@ -3,6 +3,7 @@ internal import Glibc
 /// A client that subscribes and unsubscribes a thousand times a second, on filters that never repeat.
 final class Churn: SideTraffic {
     let descriptor: Int32
+    private let frames: Frames
     private let rate: UInt64
     private var since: UInt64 = 0
     private var issuedSince: UInt64 = 0
@@ -15,8 +16,9 @@ final class Churn: SideTraffic {
     /// Subscriptions alive at a time.
     private static let alive = 200
 
-    init(port: UInt16, rate: Int) throws {
-        descriptor = try Handshake.open(port: port, client: "churn")
+    init(_ broker: Broker, rate: Int) throws {
+        frames = broker.frames
+        descriptor = try Handshake.open(broker, client: "churn")
         self.rate = UInt64(rate)
         buffer = .allocate(capacity: Self.room)
     }
@@ -53,11 +55,11 @@ final class Churn: SideTraffic {
             let number = issued / 2
             // Subscribing and unsubscribing in turn; what is unsubscribed was subscribed a while ago.
             if issued % 2 == 0 || number < Self.alive {
-                try Handshake.sendAll(descriptor, Frames.subscribe([Self.filter(issued)], qos: 0, packetID: packetID))
+                try Handshake.sendAll(descriptor, frames.subscribe([Self.filter(issued)], qos: 0, packetID: packetID))
             } else {
                 let old = issued - 1 - 2 * Self.alive
                 guard old >= 0 else { continue }
-                try Handshake.sendAll(descriptor, Frames.unsubscribe([Self.filter(old)], packetID: packetID))
+                try Handshake.sendAll(descriptor, frames.unsubscribe([Self.filter(old)], packetID: packetID))
             }
             issued += 1
             issuedSince += 1
@@ -75,7 +77,7 @@ final class Churn: SideTraffic {
         while count - at >= 2 {
             let size = 2 + Int(buffer[at + 1])
             guard count - at >= size else { break }
-            guard (buffer[at] == 0x90 && size == 5) || (buffer[at] == 0xb0 && size == 4) else {
+            guard frames.isAnswer(buffer + at, size) else {
                 throw Failure("the churning client got a packet of type \(buffer[at] >> 4)")
             }
             answered += 1
@@ -92,19 +94,20 @@ final class Churn: SideTraffic {
 /// Scenario churn: what a changing fleet costs everybody else.
 extension Campaign {
     func churn(_ scenario: String) {
+        guard let kind = options.brokers.first(where: \.isNode) else { return }
         for name in ["a64", "e64"] {
             guard let plan = Plans.named(name) else { continue }
             let label = "\(scenario)-\(name)"
-            attempt(label, .apus) { try churn(plan, label) }
+            attempt(label, kind) { try churn(plan, label, kind) }
             ratio(label, Table.cpuMetric, "churned", over: "plain", must: 1.1)
             ratio(label, "wall_per_delivery", "churned", over: "plain", must: nil)
         }
     }
 
-    private func churn(_ plan: Plan, _ label: String) throws {
-        let entry = try begin(plan, .apus)
+    private func churn(_ plan: Plan, _ label: String, _ kind: BrokerKind) throws {
+        let entry = try begin(plan, kind)
         defer { entry.stop() }
-        let churn = try Churn(port: entry.session.broker.port, rate: 1000)
+        let churn = try Churn(entry.session.broker, rate: 1000)
         try entry.session.attach(churn)
         for round in 0..<options.pairs {
             for active in [false, true] {

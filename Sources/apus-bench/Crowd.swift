@@ -3,22 +3,23 @@ internal import Glibc
 /// Thousands of connections, opened in bursts: all connect, all say hello, all are answered.
 final class Crowd {
     private(set) var descriptors: [Int32] = []
+    private let frames: Frames
     /// Connections from one source address.
     private static let perAddress = 9_000
 
     /// `firstSource` is the last part of the first local address; each further 9,000 connections take the next.
-    init(port: UInt16, count: Int, firstSource: UInt32) throws {
+    init(_ broker: Broker, count: Int, firstSource: UInt32) throws {
+        frames = broker.frames
         descriptors.reserveCapacity(count)
         for index in 0..<count {
             let source = firstSource + UInt32(index / Self.perAddress)
-            descriptors.append(try Socket.connect(port: port, source: source))
+            descriptors.append(try Socket.connect(port: broker.port, source: source))
         }
         for (index, fd) in descriptors.enumerated() {
-            try Handshake.sendAll(fd, Frames.connect(client: "crowd-\(index)"))
+            try Handshake.sendAll(fd, frames.connect(client: "crowd-\(index)"))
         }
         for fd in descriptors {
-            let answer = try Handshake.packet(fd)
-            guard answer == [0x20, 2, 0, 0] else { throw Failure("connection refused: \(answer)") }
+            _ = try Welcome(try Handshake.packet(fd), frames.version)
         }
     }
 
@@ -29,11 +30,11 @@ final class Crowd {
     /// One subscription each.
     func subscribe(_ filter: (Int) -> String) throws {
         for (index, fd) in descriptors.enumerated() {
-            try Handshake.sendAll(fd, Frames.subscribe([filter(index)], qos: 0))
+            try Handshake.sendAll(fd, frames.subscribe([filter(index)], qos: 0))
         }
         for fd in descriptors {
             let answer = try Handshake.packet(fd)
-            guard answer == [0x90, 3, 0, 1, 0] else { throw Failure("subscription refused: \(answer)") }
+            guard answer == frames.granted else { throw Failure("subscription refused: \(answer)") }
         }
     }
 
@@ -43,7 +44,7 @@ final class Crowd {
         var sent: [[UInt8]] = []
         for (index, fd) in descriptors.enumerated() {
             let payload = Stamp.payload(sequence: index, source: 0, size: 64, filler: &filler)
-            sent.append(Frames.publish(topic(index), payload: payload))
+            sent.append(frames.publish(topic(index), payload: payload))
             try Handshake.sendAll(fd, sent[index])
         }
         for (index, fd) in descriptors.enumerated() {

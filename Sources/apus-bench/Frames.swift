@@ -1,39 +1,66 @@
 internal import Glibc
 
-/// MQTT 3.1.1 packets, as far as a load generator needs them.
-enum Frames {
-    static func connect(client: String) -> [UInt8] {
-        // Protocol name and level 4, clean session, no keep-alive.
-        var body: [UInt8] = [0, 4, 0x4d, 0x51, 0x54, 0x54, 4, 2, 0, 0]
-        append(client, to: &body)
-        return packet(0x10, body)
+/// The protocol that the clients speak, by its level in CONNECT.
+enum ProtocolVersion: UInt8 {
+    case v3 = 4
+    case v5 = 5
+}
+
+/// MQTT packets of one version, as far as a load generator needs them. Version 5 without properties.
+struct Frames {
+    let version: ProtocolVersion
+
+    init(_ version: ProtocolVersion) { self.version = version }
+
+    /// An empty section of properties, where the version has one.
+    private var noProperties: [UInt8] { version == .v5 ? [0] : [] }
+
+    /// Bytes between a packet identifier and the payload of a PUBLISH.
+    var publishPropertyBytes: Int { version == .v5 ? 1 : 0 }
+
+    func connect(client: String) -> [UInt8] {
+        // Protocol name and level, clean session, no keep-alive.
+        var body: [UInt8] = [0, 4, 0x4d, 0x51, 0x54, 0x54, version.rawValue, 2, 0, 0]
+        body += noProperties
+        Self.append(client, to: &body)
+        return Self.packet(0x10, body)
     }
 
-    static func subscribe(_ filters: [String], qos: Int, packetID: UInt16 = 1) -> [UInt8] {
-        var body: [UInt8] = [UInt8(packetID >> 8), UInt8(packetID & 0xff)]
+    func subscribe(_ filters: [String], qos: Int, packetID: UInt16 = 1) -> [UInt8] {
+        var body: [UInt8] = [UInt8(packetID >> 8), UInt8(packetID & 0xff)] + noProperties
         for filter in filters {
-            append(filter, to: &body)
+            Self.append(filter, to: &body)
             body.append(UInt8(qos))
         }
-        return packet(0x82, body)
+        return Self.packet(0x82, body)
     }
 
-    static func unsubscribe(_ filters: [String], packetID: UInt16) -> [UInt8] {
-        var body: [UInt8] = [UInt8(packetID >> 8), UInt8(packetID & 0xff)]
-        for filter in filters { append(filter, to: &body) }
-        return packet(0xa2, body)
+    func unsubscribe(_ filters: [String], packetID: UInt16) -> [UInt8] {
+        var body: [UInt8] = [UInt8(packetID >> 8), UInt8(packetID & 0xff)] + noProperties
+        for filter in filters { Self.append(filter, to: &body) }
+        return Self.packet(0xa2, body)
     }
 
-    static func publish(_ topic: String, payload: [UInt8], packetID: UInt16? = nil) -> [UInt8] {
+    func publish(_ topic: String, payload: [UInt8], packetID: UInt16? = nil, retain: Bool = false) -> [UInt8] {
         var body: [UInt8] = []
-        append(topic, to: &body)
+        Self.append(topic, to: &body)
         if let packetID { body += [UInt8(packetID >> 8), UInt8(packetID & 0xff)] }
+        body += noProperties
         body += payload
-        return packet(packetID == nil ? 0x30 : 0x32, body)
+        return Self.packet((packetID == nil ? 0x30 : 0x32) | (retain ? 1 : 0), body)
+    }
+
+    /// SUBACK: one subscription at QoS 0, granted to packet 1.
+    var granted: [UInt8] { Self.packet(0x90, [0, 1] + noProperties + [0]) }
+
+    /// Whether a packet of less than 128 bytes is the SUBACK or UNSUBACK of one filter, and says success.
+    func isAnswer(_ packet: UnsafeMutablePointer<UInt8>, _ size: Int) -> Bool {
+        let codes = packet[0] == 0x90 || version == .v5 ? 1 : 0
+        guard packet[0] == 0x90 || packet[0] == 0xb0, size == 4 + publishPropertyBytes + codes else { return false }
+        return codes == 0 || packet[size - 1] < 0x80
     }
 
     static let pingRequest: [UInt8] = [0xc0, 0]
-    static let disconnect: [UInt8] = [0xe0, 0]
 
     private static func append(_ text: String, to body: inout [UInt8]) {
         let bytes = Array(text.utf8)
@@ -81,13 +108,13 @@ struct Block {
     let headerMask: UInt32
 
     /// Encodes `topics.count` messages; `qos` 1 numbers them from 1.
-    init(topics: [String], payload: Int, source: Int, qos: Int) {
+    init(_ encoder: Frames, topics: [String], payload: Int, source: Int, qos: Int) {
         var filler = Seeded(UInt64(source) &+ 77)
         var all: [UInt8] = []
         var size = 0
         for (index, topic) in topics.enumerated() {
             let body = Stamp.payload(sequence: index, source: source, size: payload, filler: &filler)
-            let frame = Frames.publish(topic, payload: body, packetID: qos == 0 ? nil : UInt16(index + 1))
+            let frame = encoder.publish(topic, payload: body, packetID: qos == 0 ? nil : UInt16(index + 1))
             precondition(index == 0 || frame.count == size, "topics of one block have one length")
             size = frame.count
             if index == 0 { all.reserveCapacity(size * topics.count) }

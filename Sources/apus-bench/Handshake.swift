@@ -4,22 +4,23 @@ internal import Glibc
 /// Opening connections, one at a time and waiting for every answer: speed does not matter here.
 enum Handshake {
     /// An MQTT connection that has its CONNACK.
-    static func open(port: UInt16, client: String, source: UInt32 = 1) throws -> Int32 {
-        let fd = try Socket.connect(port: port, source: source)
-        try sendAll(fd, Frames.connect(client: client))
-        let answer = try packet(fd)
-        guard answer.first == 0x20, answer.count == 4, answer[3] == 0 else {
-            throw Failure("connection refused: \(answer)")
-        }
-        return fd
+    static func open(_ broker: Broker, client: String) throws -> Int32 {
+        try connect(broker, client: client).descriptor
+    }
+
+    /// The same, with what the broker said.
+    static func connect(_ broker: Broker, client: String) throws -> (descriptor: Int32, welcome: Welcome) {
+        let fd = try Socket.connect(port: broker.port)
+        try sendAll(fd, broker.frames.connect(client: client))
+        return (fd, try Welcome(try packet(fd), broker.frames.version))
     }
 
     /// Subscribes and checks every return code.
-    static func subscribe(_ fd: Int32, _ filters: [String], qos: Int) throws {
+    static func subscribe(_ fd: Int32, _ filters: [String], qos: Int, _ frames: Frames) throws {
         var start = 0
         while start < filters.count {
             let part = Array(filters[start..<min(start + 500, filters.count)])
-            try sendAll(fd, Frames.subscribe(part, qos: qos))
+            try sendAll(fd, frames.subscribe(part, qos: qos))
             let answer = try packet(fd)
             let codes = answer.suffix(part.count)
             guard answer.first == 0x90, answer.count >= part.count + 4, codes.allSatisfy({ $0 == UInt8(qos) }) else {

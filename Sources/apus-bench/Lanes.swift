@@ -1,14 +1,14 @@
 /// Scenarios a64x2 and d64x2: publisher and subscriber on different lanes.
 extension Campaign {
     func twoLanes(_ scenario: String) {
-        guard let plan = Plans.named(scenario) else { return }
-        attempt(scenario, .apus) {
+        guard let plan = Plans.named(scenario), let kind = options.brokers.first(where: \.isNode) else { return }
+        attempt(scenario, kind) {
             var entries: [(label: String, entry: Entry)] = []
             defer { for (_, entry) in entries { entry.stop() } }
             for lanes in [1, 2] {
                 var how = options.start
                 how.lanes = lanes
-                entries.append(("lanes-\(lanes)", try begin(plan, .apus, how)))
+                entries.append(("lanes-\(lanes)", try begin(plan, kind, how)))
             }
             for round in 0..<options.pairs {
                 for (label, entry) in entries {

@@ -13,6 +13,7 @@ struct ApusBench: ParsableCommand {
               apus-bench run                              everything, nine rounds
               apus-bench run --scenarios a64,d64,di64     some scenarios
               apus-bench run --brokers relay,mosquitto    without the node
+              apus-bench run --brokers apus,apus5         what MQTT 5 costs beside 3.1.1
               apus-bench run --apus .build/release/apus --json figures.json
             """,
         subcommands: [Run.self, RelayCommand.self, Load.self])
@@ -30,8 +31,15 @@ struct Run: ParsableCommand {
     @Option(help: "Comma-separated scenarios; default: all.")
     var scenarios: String?
 
-    @Option(help: "Comma-separated brokers: relay, apus, mosquitto.")
+    @Option(
+        help: """
+            Comma-separated brokers: relay, apus, mosquitto; apus5 and mosquitto5 are the same programs with clients \
+            of MQTT 5, shown beside those of --mqtt with the ratio.
+            """)
     var brokers = "relay,apus,mosquitto"
+
+    @Option(help: "What the clients speak: 3.1.1 or 5.")
+    var mqtt = "3.1.1"
 
     @Option(help: "Interleaved rounds per scenario (default: 9, quick: 3).")
     var pairs: Int?
@@ -75,6 +83,7 @@ struct Run: ParsableCommand {
         let table = Table(
             report: campaign.report, scenarios: campaign.options.scenarios, rounds: campaign.options.pairs)
         for line in table.cpu() { say(line) }
+        for line in table.versions() { say(line) }
         let others = table.figures(campaign.limits)
         if !others.isEmpty { say("") }
         for line in others { say(line) }
@@ -89,6 +98,7 @@ struct Run: ParsableCommand {
     }
 
     func validate() throws {
+        _ = try ProtocolVersion(argument: mqtt)
         guard pairs ?? 1 > 0, seconds ?? 1 > 0, lanes >= 0, window ?? 1 > 0 else {
             throw ValidationError("--pairs, --seconds and --window must be positive")
         }
@@ -112,16 +122,21 @@ struct Run: ParsableCommand {
                 defer { free(path) }
                 return String(cString: path)
             } ?? (apus ?? beside)
-        if chosen.contains(.apus), access(node, X_OK) != 0 {
+        let version = try ProtocolVersion(argument: mqtt)
+        if version == .v5, chosen.contains(where: \.isAlways5) {
+            throw ValidationError("apus5 and mosquitto5 are for comparing with 3.1.1; leave --mqtt 5 out")
+        }
+        if chosen.contains(where: \.isNode), access(node, X_OK) != 0 {
             throw ValidationError("no executable \(node): build the node, or give --apus, or leave it out of --brokers")
         }
-        if chosen.contains(.mosquitto), access(mosquitto, X_OK) != 0 {
+        if chosen.contains(.mosquitto) || chosen.contains(.mosquitto5), access(mosquitto, X_OK) != 0 {
             throw ValidationError("no executable \(mosquitto): install mosquitto, or leave it out of --brokers")
         }
         return CampaignOptions(
             scenarios: names, brokers: chosen, pairs: pairs ?? (quick ? 3 : 9),
             seconds: seconds ?? (quick ? 0.25 : 0.5),
-            start: BrokerOptions(apus: node, mosquitto: mosquitto, lanes: lanes, noDelay: mosquittoNodelay),
+            start: BrokerOptions(
+                apus: node, mosquitto: mosquitto, lanes: lanes, noDelay: mosquittoNodelay, version: version),
             quick: quick, realTime: fifo, window: window)
     }
 }
@@ -167,16 +182,31 @@ struct Load: ParsableCommand {
     @Option(help: "Rounds.")
     var rounds = 1
 
+    @Option(help: "What the clients speak: 3.1.1 or 5.")
+    var mqtt = "3.1.1"
+
     mutating func run() throws {
         guard let plan = Plans.named(scenario) else { throw ValidationError("unknown scenario \(scenario)") }
+        let version = try ProtocolVersion(argument: mqtt)
         Child.killAllAtExit()
-        let session = try Session(plan, Broker(attachedTo: port, pid: pid))
+        let session = try Session(plan, Broker(attachedTo: port, pid: pid, version: version))
         for _ in 0..<rounds {
             let window = try session.run(count: count)
             say(
                 "\(window.deliveries) deliveries, \(Text.number(window.microsecondsPerDelivery)) us each, "
                     + "\(Text.fixed(window.thousandDeliveriesPerSecond, 0)) k/s, client "
                     + "\(Text.number(window.clientMicroseconds)) us")
+        }
+    }
+}
+
+extension ProtocolVersion {
+    /// As options name it.
+    fileprivate init(argument: String) throws {
+        switch argument {
+        case "3.1.1": self = .v3
+        case "5": self = .v5
+        default: throw ValidationError("--mqtt wants 3.1.1 or 5, not \(argument)")
         }
     }
 }

@@ -11,11 +11,11 @@ extension Campaign {
                 defer { broker.stop() }
                 pause(milliseconds: 200)
                 let before = broker.memory("Rss")
-                let crowd = try Crowd(port: broker.port, count: count, firstSource: 2)
+                let crowd = try Crowd(broker, count: count, firstSource: 2)
                 try crowd.subscribe { "idle/\($0)/cmd" }
                 pause(milliseconds: 500)
                 let each = Double(broker.memory("Rss") - before) / Double(crowd.descriptors.count)
-                let isNode = kind == .apus
+                let isNode = kind.isNode
                 figure(
                     scenario, kind.rawValue, "rss/connection", "KB", each, must: isNode ? 1.5 : nil,
                     aim: isNode ? 0.9 : nil)
@@ -33,7 +33,7 @@ extension Campaign {
                 let broker = try Broker.start(kind, options.start)
                 defer { broker.stop() }
                 pause(milliseconds: 200)
-                let crowd = try Crowd(port: broker.port, count: clients, firstSource: 2)
+                let crowd = try Crowd(broker, count: clients, firstSource: 2)
                 let before = broker.memory("Rss")
                 let begin = now()
                 for (client, fd) in crowd.descriptors.enumerated() {
@@ -42,14 +42,14 @@ extension Campaign {
                         return "fleet/dev-" + String(repeating: "0", count: max(0, 7 - number.count)) + number
                             + "/cmd/#"
                     }
-                    try Handshake.subscribe(fd, filters, qos: 0)
+                    try Handshake.subscribe(fd, filters, qos: 0, broker.frames)
                 }
                 let seconds = Double(now() - begin) / 1e9
                 pause(milliseconds: 300)
                 let bytes = Double(broker.memory("Rss") - before) * 1024 / Double(clients * each)
                 figure(
-                    scenario, kind.rawValue, "rss/subscription", "bytes", bytes, must: kind == .apus ? 264 : nil,
-                    aim: kind == .apus ? 200 : nil)
+                    scenario, kind.rawValue, "rss/subscription", "bytes", bytes, must: kind.isNode ? 264 : nil,
+                    aim: kind.isNode ? 200 : nil)
                 figure(scenario, kind.rawValue, "subscribing", "us each", seconds * 1e6 / Double(clients * each))
             }
         }
@@ -58,7 +58,7 @@ extension Campaign {
     /// Two cycles of ten thousand connections, all cut: what stays behind. A question to the node alone.
     func connections(_ scenario: String) {
         let count = options.quick ? 2_000 : 10_000
-        for kind in options.brokers where kind == .apus {
+        for kind in options.brokers where kind.isNode {
             var after: [Double] = []
             attempt(scenario, kind) {
                 let broker = try Broker.start(kind, options.start)
@@ -68,7 +68,7 @@ extension Campaign {
                 let descriptors = broker.descriptors()
                 figure(scenario, name, "rss before", "KB", Double(broker.memory("Rss")))
                 for cycle in 1...2 {
-                    let crowd = try Crowd(port: broker.port, count: count, firstSource: UInt32(cycle * 10))
+                    let crowd = try Crowd(broker, count: count, firstSource: UInt32(cycle * 10))
                     try crowd.subscribe { "conns/\($0)/own" }
                     try crowd.echo { "conns/\($0)/own" }
                     figure(scenario, name, "rss full, cycle \(cycle)", "KB", Double(broker.memory("Rss")))
@@ -108,7 +108,7 @@ extension Campaign {
                     limits.append(
                         Limit(
                             scenario: scenario, broker: kind.rawValue, what: "\(metric) \(kind.rawValue)", unit: unit,
-                            value: value, must: kind == .apus ? must : nil))
+                            value: value, must: kind.isNode ? must : nil))
                 }
             }
         }

@@ -81,6 +81,11 @@ enum Plans {
         pairs(name, count: 10, window: 100)
     }
 
+    /// The one pair of scenario retained.
+    static func latencyPair(_ name: String) -> Plan {
+        pairs(name, count: 1, window: 100)
+    }
+
     /// Enough different messages to tell loss from delay, few enough to stay in the processor's cache.
     private static func circle(publishers: Int, payload: Int) -> Int {
         min(8192, max(32, (2 << 20) / (publishers * (payload + 16))))

@@ -40,9 +40,13 @@ final class Report {
 
     func median(_ scenario: String, _ broker: String, _ metric: String) -> Double? {
         let sorted = values(scenario, broker, metric).sorted()
-        guard !sorted.isEmpty else { return nil }
-        let middle = sorted.count / 2
-        return sorted.count % 2 == 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2
+        return sorted.isEmpty ? nil : Self.median(sorted: sorted)
+    }
+
+    /// - Parameter values: at least one, in order.
+    static func median(sorted values: [Double]) -> Double {
+        let middle = values.count / 2
+        return values.count % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2
     }
 
     private struct Document: Encodable {

@@ -60,6 +60,10 @@ final class Session {
     let plan: Plan
     let broker: Broker
     let poll: Poll
+    /// Messages in flight per publisher: the plan's, or less where the broker takes less.
+    private(set) var window: Int
+    /// Bytes between a packet identifier and the payload.
+    let propertyBytes: Int
     let senders: UnsafeMutablePointer<Sender>
     let senderCount: Int
     let receivers: UnsafeMutablePointer<Receiver>
@@ -80,12 +84,14 @@ final class Session {
 
     static let readSize = 256 * 1024
     static let ackRoom = 64 * 1024
-    private static let sideToken = Int.max >> 1
+    static let sideToken = Int.max >> 1
 
     init(_ plan: Plan, _ broker: Broker) throws {
         self.plan = plan
         self.broker = broker
         poll = try Poll()
+        window = plan.window
+        propertyBytes = broker.frames.publishPropertyBytes
         senderCount = plan.publishers.count
         receiverCount = plan.subscribers.count
         senders = .allocate(capacity: senderCount)
@@ -95,7 +101,9 @@ final class Session {
         bytesOnly = broker.kind == .relay && plan.flow == .pooled
         var blocks: [Block] = []
         for (index, publisher) in plan.publishers.enumerated() {
-            blocks.append(Block(topics: publisher.topics, payload: plan.payload, source: index, qos: plan.qos))
+            blocks.append(
+                Block(
+                    broker.frames, topics: publisher.topics, payload: plan.payload, source: index, qos: plan.qos))
         }
         guard let first = blocks.first else { throw Failure("a plan needs a publisher") }
         buffer = .allocate(capacity: Self.readSize + first.frameSize)
@@ -135,8 +143,8 @@ final class Session {
         if broker.kind == .relay {
             fd = try Handshake.join(port: broker.port, publisher: false, group: wanted.publisher)
         } else {
-            fd = try Handshake.open(port: broker.port, client: "sub-\(index)")
-            try Handshake.subscribe(fd, wanted.filters, qos: plan.qos)
+            fd = try Handshake.open(broker, client: "sub-\(index)")
+            try Handshake.subscribe(fd, wanted.filters, qos: plan.qos, broker.frames)
         }
         var receiver = Receiver(fd: fd, source: UInt64(wanted.publisher), carry: .allocate(capacity: block.frameSize))
         if let expected = wanted.expected {
@@ -155,7 +163,9 @@ final class Session {
         if broker.kind == .relay {
             fd = try Handshake.join(port: broker.port, publisher: true, group: plan.flow == .pooled ? 0 : index)
         } else {
-            fd = try Handshake.open(port: broker.port, client: "pub-\(index)")
+            let (descriptor, welcome) = try Handshake.connect(broker, client: "pub-\(index)")
+            fd = descriptor
+            if plan.qos > 0 { window = min(window, welcome.receiveMaximum) }
         }
         let range = plan.publishers[index].subscribers
         (senders + index).initialize(

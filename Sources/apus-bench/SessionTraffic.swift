@@ -6,11 +6,11 @@ extension Session {
     /// Lets every publisher send what its window allows.
     @inline(__always)
     func pump() {
-        let quantum = max(1, plan.window / 4)
+        let quantum = max(1, window / 4)
         for index in 0..<senderCount {
             let sender = senders + index
             if sender.pointee.blocked || sender.pointee.sent == sender.pointee.target { continue }
-            let allowed = min(confirmed(index) + plan.window, sender.pointee.target) - sender.pointee.sent
+            let allowed = min(confirmed(index) + window, sender.pointee.target) - sender.pointee.sent
             if allowed >= min(quantum, sender.pointee.target - sender.pointee.sent) {
                 send(sender, receiverCount + index, allowed)
             }
@@ -143,6 +143,7 @@ extension Session {
         var seen = 0
         let acks = receiver.pointee.acks
         var ackCount = receiver.pointee.ackCount
+        let properties = propertyBytes
         let used = walk(count) { payload in
             guard UnsafeRawPointer(payload).loadUnaligned(as: UInt64.self) == source | next else { return false }
             next = next + 1 == frames ? 0 : next + 1
@@ -151,8 +152,8 @@ extension Session {
                 guard ackCount + 4 <= Self.ackRoom else { return false }
                 acks[ackCount] = 0x40
                 acks[ackCount + 1] = 2
-                acks[ackCount + 2] = payload[-2]
-                acks[ackCount + 3] = payload[-1]
+                acks[ackCount + 2] = payload[-2 - properties]
+                acks[ackCount + 3] = payload[-1 - properties]
                 ackCount += 4
             }
             return true
@@ -210,20 +211,28 @@ extension Session {
             problem = "the broker sent \(got) bytes to publisher \(index)"
             return
         }
-        let whole = got / 4 * 4
-        guard whole > 0 else { return }
-        _ = recv(sender.pointee.fd, buffer, whole, 0)
         var at = 0
-        while at < whole {
+        while got - at >= 2 {
+            let size = 2 + Int(buffer[at + 1])
+            guard got - at >= size else { break }
             let due = sender.pointee.acknowledged % sender.pointee.block.frames + 1
-            let packetID = Int(buffer[at + 2]) << 8 | Int(buffer[at + 3])
-            guard buffer[at] == 0x40, buffer[at + 1] == 2, packetID == due else {
-                problem = "publisher \(index): wrong acknowledgement \(packetID), \(due) was due"
+            guard isSuccess(buffer + at, size), Int(buffer[at + 2]) << 8 | Int(buffer[at + 3]) == due else {
+                let bytes = (0..<min(size, got - at)).map { String(buffer[at + $0], radix: 16) }
+                problem = "publisher \(index): 0x\(bytes.joined(separator: " ")) where PUBACK of \(due) was due"
                 return
             }
             sender.pointee.acknowledged += 1
-            at += 4
+            at += size
         }
+        if at > 0 { _ = recv(sender.pointee.fd, buffer, at, 0) }
+    }
+
+    /// Whether a packet is a PUBACK that says success; in MQTT 5 it may have a reason code and properties.
+    @inline(__always)
+    private func isSuccess(_ packet: UnsafeMutablePointer<UInt8>, _ size: Int) -> Bool {
+        guard packet[0] == 0x40, size >= 4 else { return false }
+        if size == 4 { return true }
+        return propertyBytes > 0 && packet[4] < 0x80 && (size == 5 || 6 + Int(packet[5]) == size)
     }
 
     func flushAcks() {

@@ -15,17 +15,19 @@ final class SlowReader {
 
     init(_ broker: Broker) throws {
         self.broker = broker
-        lazy = try Handshake.open(port: broker.port, client: "slow-reader")
+        lazy = try Handshake.open(broker, client: "slow-reader")
         var room: Int32 = 65536
         setsockopt(lazy, SOL_SOCKET, SO_RCVBUF, &room, socklen_t(MemoryLayout<Int32>.size))
-        try Handshake.subscribe(lazy, ["slow/flood"], qos: 0)
-        flooder = try Handshake.open(port: broker.port, client: "slow-flood")
-        listener = try Handshake.open(port: broker.port, client: "slow-listen")
-        try Handshake.subscribe(listener, ["slow/ping"], qos: 0)
-        pinger = try Handshake.open(port: broker.port, client: "slow-ping")
-        flood = Block(topics: Array(repeating: "slow/flood", count: 32), payload: 1024, source: 0, qos: 0)
+        try Handshake.subscribe(lazy, ["slow/flood"], qos: 0, broker.frames)
+        flooder = try Handshake.open(broker, client: "slow-flood")
+        listener = try Handshake.open(broker, client: "slow-listen")
+        try Handshake.subscribe(listener, ["slow/ping"], qos: 0, broker.frames)
+        pinger = try Handshake.open(broker, client: "slow-ping")
+        flood = Block(
+            broker.frames, topics: Array(repeating: "slow/flood", count: 32), payload: 1024, source: 0, qos: 0)
         var filler = Seeded(9)
-        ping = Frames.publish("slow/ping", payload: Stamp.payload(sequence: 1, source: 1, size: 64, filler: &filler))
+        ping = broker.frames.publish(
+            "slow/ping", payload: Stamp.payload(sequence: 1, source: 1, size: 64, filler: &filler))
     }
 
     deinit {
@@ -104,7 +106,7 @@ extension Campaign {
                 let growth = Double(broker.memory("Rss") - memory)
                 figure(scenario, name, "p99 before", "us", calm)
                 figure(scenario, name, "p99 during", "us", flooded)
-                let isNode = kind == .apus
+                let isNode = kind.isNode
                 figure(scenario, name, "p99 during/before", "x", flooded / max(calm, 0.001), must: isNode ? 1.2 : nil)
                 // The bound is the node's: max_output, and what a send buffer's last refusal left over.
                 figure(scenario, name, "memory growth", "KB", growth, must: isNode ? 4_096 : nil)

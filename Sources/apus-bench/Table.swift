@@ -67,6 +67,31 @@ struct Table {
         return aims.isEmpty ? "ok" : "ok, aim missed"
     }
 
+    /// What MQTT 5 costs beside 3.1.1, round by round: each ratio is of two windows that followed one another.
+    func versions() -> [String] {
+        var rows = [["scenario", "program", "3.1.1", "5", "5/3.1.1", "(must)", "verdict"]]
+        for scenario in scenarios {
+            for (old, new) in [("apus", "apus5"), ("mosquitto", "mosquitto5")] {
+                let before = report.values(scenario, old, Self.cpuMetric)
+                let after = report.values(scenario, new, Self.cpuMetric)
+                guard !before.isEmpty, before.count == after.count else { continue }
+                let ratios = Swift.zip(after, before).map { $0 / $1 }.sorted()
+                let middle = Report.median(sorted: ratios)
+                let (least, most) = (Text.fixed(ratios[0], 2), Text.fixed(ratios[ratios.count - 1], 2))
+                let must = old == "apus" ? Target.version5Must : nil
+                rows.append([
+                    scenario, old, spread(scenario, old), spread(scenario, new),
+                    "\(Text.fixed(middle, 3)) (\(least)..\(most))",
+                    must.map { "<= \(Text.fixed($0, 2))" } ?? "",
+                    must.map { middle <= $0 ? "ok" : "MISSES" } ?? "",
+                ])
+            }
+        }
+        guard rows.count > 1 else { return [] }
+        return ["", "MQTT 5 beside 3.1.1: CPU us per delivered message, median (min..max); the ratio is that of pairs"]
+            + Text.columns(rows)
+    }
+
     private func failed(_ scenario: String) -> Bool {
         report.failures.contains { $0.hasPrefix(scenario + " ") }
     }

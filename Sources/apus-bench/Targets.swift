@@ -7,6 +7,9 @@ struct Target {
     var relayMust: Double?
     var relayAim: Double?
 
+    /// What clients of MQTT 5 may cost, compared with 3.1.1.
+    static let version5Must = 1.05
+
     static let cpu: [String: Target] = [
         "a64": Target(mosquittoMust: 50, relayMust: 4, relayAim: 2.5),
         "c64": Target(mosquittoMust: 50, relayMust: 4, relayAim: 2.5),

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Fuzzes the MQTT codec and whole conversations with libFuzzer and the address sanitizer, and a canary that must fail,
-# so that the machinery itself is tested.
+# Fuzzes the MQTT codec, whole conversations, and what clients of each version do once they are let in, with libFuzzer
+# and the address sanitizer; and a canary that must fail, so that the machinery itself is tested.
 #
 #   Tests/Fuzz/run.sh [seconds per target, default 20]
 #
@@ -55,7 +55,7 @@ seed() {
     local file=$work/corpus-$1/seed-$2
     shift 2
     local digits
-    digits=$(printf '%s' "$@" | tr -d ' ')
+    digits=$(printf '%s' "$@" | tr -d ' \n')
     # shellcheck disable=SC2059 # the digits are the format
     printf "$(printf '%s' "$digits" | sed 's/../\\x&/g')" >"$file"
 }
@@ -65,6 +65,15 @@ connect='10 0d 0004 4d515454 04 02 0000 0001 63'
 will='10 18 0004 4d515454 04 2c 0001 0001 63 0001 61 0006 010203040506'
 older='10 0f 0006 4d5149736470 03 02 0000 0001 63'
 newer='10 0e 0004 4d515454 05 02 0000 00 0001 63'
+# MQTT 5: CONNECT with session expiry, receive maximum, aliases and a will with delay and user property; SUBSCRIBE with
+# an identifier and all options; PUBLISH with expiry, alias, response topic, text; the alias alone; acknowledgements
+# with reasons; DISCONNECT that keeps the will.
+connect5='10 2c 0004 4d515454 05 0e 000a 0b 110000001e 210003 220002 0001 63 0c 1800000001 26 0001 6b 0001 76 0001 61
+    0001 78'
+subscribe5='82 0f 0001 02 0b07 0001 23 0a 0003 612f2b 2d'
+publish5='30 1a 0001 61 15 0100 020000003c 230001 08 0001 72 09 0001 63 030000 78 32 0b 0000 0002 03 230001 3a3a3a
+    34 07 0001 61 0001 00 78 62 04 0001 00 00'
+rest5='40 04 0001 00 00 50 03 0002 97 70 02 0002 a2 09 0002 00 0001 23 0001 61 c0 00 e0 07 04 05 110000000a'
 subscribe='82 06 0001 0001 23 02'
 publish='30 04 0001 61 78 32 06 0001 61 0001 78 34 06 0001 61 0002 78 62 02 0002 31 04 0001 62 79'
 rest='40 02 0001 50 02 0002 70 02 0002 c0 00 a2 05 0002 0001 23 e0 00'
@@ -76,17 +85,34 @@ seeds() {
     seed codec subscribe 02 0001 0003 612f2b 01 0001 23 02
     seed codec unsubscribe 03 0001 0003 612f2b 0001 23
     seed codec text 04 61c3a4e282acf09f9880ed9fbf
-    seed codec filter 05 612f2b2f23 00 612f622f63
-    seed codec share 05 2473686172652f672f612f23 00 61
-    seed codec dollar 05 2b2f61 00 24782f61
+    seed codec publish 05 30 04 0001 61 78
+    seed codec publish5 05 "$publish5"
+    seed codec acknowledgement 06 0001 97 05 1f 0002 6e6f
+    seed codec filter 07 612f2b2f23 00 612f622f63
+    seed codec share 07 2473686172652f672f612f23 00 61
+    seed codec dollar 07 2b2f61 00 24782f61
+    seed codec connect5 01 0004 4d515454 05 0e 000a 0b 110000001e 210003 220002 0001 63 0c 1800000001 26 0001 6b \
+        0001 76 0001 61 0001 78
+    seed codec subscribe5 02 0001 02 0b07 0001 23 0a 0003 612f2b 2d
+    seed codec unsubscribe5 03 0002 00 0001 23 0001 61
+    seed codec properties 08 0100 020000003c 230001 08 0001 72 09 0001 63 26 0001 6b 0001 76
     seed conversation whole 00 "$connect" "$subscribe" "$publish" "$rest"
     seed conversation bytes 02 "$will" "$subscribe" "$publish" "$rest"
     seed conversation older 06 "$older" "$subscribe" "$publish"
     seed conversation newer 00 "$newer"
+    seed conversation whole5 00 "$connect5" "$subscribe5" "$publish5" "$rest5"
+    seed conversation bytes5 02 "$connect5" "$subscribe5" "$publish5" "$rest5"
     # Two clients with persistent sessions subscribe, publish to each other, are cut and come back.
     seed conversation script 01 00 01 01 41 2c 20 01 01 2d 20 02 01 2c 17 01 03 616263 00 2d 27 02 02 6162 00 \
         0c 2c 02 01 04 00 01 2c 04 02 14 30 0c
     seed conversation deferred 01 1c 00 01 28 04 c000 c000 25 0c 2c 17 01 02 6161 00 24 0c
+    # The same with MQTT 5: an identifier for the subscription, a publish with properties, the receive maximum.
+    seed conversation script5 01 00 11 1e 01 01 51 1e 07 2c 00 01 01 02 01 2d 07 02 03 01 05 03 616263 0c 2c 02 01 00 0c
+    seed established v31 00 00 "$subscribe" "$publish" "$rest"
+    seed established v311 01 00 "$subscribe" "$publish" "$rest"
+    seed established v5 02 00 "$subscribe5" "$publish5" "$rest5"
+    seed established v5-bytes 7a 01 "$subscribe5" "$publish5" "$rest5"
+    seed established v5-small fa 05 "$subscribe5" "$publish5" "$rest5"
     seed canary start 54
 }
 
@@ -105,13 +131,15 @@ module Core
 module MQTT
 objects=("$work/Core.o" "$work/MQTT.o")
 target codec "$root"/Tests/Fuzz/codec/*.swift "${objects[@]}"
-target conversation "$root"/Tests/Fuzz/conversation/*.swift "$root"/Tests/MQTTTests/{Harness,Frames}.swift "${objects[@]}"
+shared=("$root"/Tests/Fuzz/shared/*.swift "$root"/Tests/MQTTTests/{Harness,Frames}.swift "${objects[@]}")
+target conversation "$root"/Tests/Fuzz/conversation/*.swift "${shared[@]}"
+target established "$root"/Tests/Fuzz/established/*.swift "${shared[@]}"
 target canary "$root"/Tests/Fuzz/canary/*.swift
 seeds
 
 failed=()
 summary=
-for name in codec conversation; do
+for name in codec conversation established; do
     say "$name for $seconds s"
     if run "$name"; then
         count=$(sed -n 's/^stat::number_of_executed_units: *//p' "$work/run-$name.log")

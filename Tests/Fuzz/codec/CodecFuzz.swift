@@ -10,7 +10,7 @@ import Core
 public func fuzzOne(_ start: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
     guard let start, count > 0 else { return 0 }
     let bytes = UnsafeRawBufferPointer(start: start + 1, count: count - 1)
-    switch start[0] % 8 {
+    switch start[0] % 9 {
     case 0: framing(bytes)
     case 1: _ = try? ConnectPacket(bytes, limits: Limits())
     case 2: subscribe(bytes)
@@ -18,6 +18,7 @@ public func fuzzOne(_ start: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
     case 4: text(bytes)
     case 5: publish(bytes)
     case 6: acknowledgements(bytes)
+    case 8: properties(bytes)
     default: filter(bytes)
     }
     return 0
@@ -106,4 +107,25 @@ private func matches(_ filter: ArraySlice<[UInt8]>, _ topic: ArraySlice<[UInt8]>
     if first == [0x23] { return true }
     guard let level = topic.first, first == [0x2B] || first == level else { return false }
     return matches(filter.dropFirst(), topic.dropFirst())
+}
+
+/// Properties of each packet: consecutive, to the end, none twice but user properties.
+private func properties(_ bytes: UnsafeRawBufferPointer) {
+    let sets: [PropertySet] = [.connect, .will, .publish, .acknowledgement, .subscribe, .unsubscribe, .disconnect]
+    for allowed in sets {
+        var reader = PropertyReader(bytes, allowed: allowed)
+        var end = 0
+        var seen: Set<UInt8> = []
+        while let property = try? reader.next() {
+            precondition(allowed.contains(property.identifier) && property.range.lowerBound == end)
+            precondition(seen.insert(property.identifier.rawValue).inserted || property.identifier == .userProperty)
+            precondition(bytes[end] == property.identifier.rawValue && property.range.upperBound <= bytes.count)
+            end = property.range.upperBound
+        }
+    }
+    let turn = Turn()
+    if let packet = try? PublishProperties(bytes, turn) {
+        precondition(
+            packet.forwarded.count <= bytes.count && packet.isVerbatim == (packet.forwarded.count == bytes.count))
+    }
 }
