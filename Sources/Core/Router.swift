@@ -377,6 +377,7 @@ public final class Router: @unchecked Sendable {
     /// Gives an event of a shared group to another member, because the one it was chosen for has left: to one that is
     /// present if there is one. Without a member it is dropped and counted.
     func redistribute(_ event: Event, group: UInt32, on lane: Lane) {
+        guard !event.isExpired(at: lane.now) else { return lane.counters.drop(.expired) }
         let found = indexLock.withLock { _ -> (Target, UInt32)? in
             redistributed &+= 1
             return index.member(of: group, turn: redistributed, orAbsent: true).map {

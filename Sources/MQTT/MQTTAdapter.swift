@@ -48,7 +48,12 @@ final class MQTTContext: Sendable {
     }
 
     /// A client id for a client that brought none (§3.1.3.1).
-    func makeClientID() -> String { "apus-" + String(random(), radix: 36) }
+    func makeClientID(in router: Router) -> String {
+        while true {
+            let name = "apus-" + String(random(), radix: 36)
+            if router.session(of: name) == nil { return name }
+        }
+    }
 
     /// What the adapter keeps for a lane.
     func state(of lane: Lane) -> MQTTLane {

@@ -79,8 +79,10 @@ import Testing
         let answers = try written { link in
             PacketWriter.connack(.accepted, sessionPresent: true, to: link)
             PacketWriter.connack(.notAuthorized, sessionPresent: false, to: link)
-            PacketWriter.connack5(
-                .unsupportedProtocolVersion, sessionPresent: false, PacketWriter.Properties(), to: link)
+            #expect(
+                PacketWriter.connack5(
+                    .unsupportedProtocolVersion, sessionPresent: false, PacketWriter.Properties(), ClientLimits(),
+                    to: link))
             PacketWriter.acknowledge(0x40, 1, to: link)
             PacketWriter.acknowledge(0x50, 0x0102, to: link)
             PacketWriter.acknowledge(0x62, 65_535, to: link)

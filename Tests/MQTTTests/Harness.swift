@@ -160,6 +160,7 @@ final class TestLane: Lane {
     }
 
     fileprivate func finishPass() {
+        routeDeferred()
         while !resumed.isEmpty || !closing.isEmpty {
             let again = resumed
             resumed = []

@@ -41,8 +41,11 @@ extension PacketWriter {
     static func length(of value: Int) -> Int { value < 0x80 ? 1 : value < 0x4000 ? 2 : value < 0x20_0000 ? 3 : 4 }
 
     /// CONNACK (MQTT 5 §3.2).
-    static func connack5(_ code: ReasonCode, sessionPresent: Bool, _ properties: Properties, to output: Output) {
-        packet(0x20, [sessionPresent ? 1 : 0, code.rawValue] + properties.encoded, to: output)
+    /// - Returns: false when the client does not take packets of this size; nothing is written then.
+    static func connack5(
+        _ code: ReasonCode, sessionPresent: Bool, _ properties: Properties, _ client: ClientLimits, to output: Output
+    ) -> Bool {
+        packet(0x20, [sessionPresent ? 1 : 0, code.rawValue] + properties.encoded, client, to: output)
     }
 
     /// PUBACK, PUBREC, PUBREL or PUBCOMP with a reason code (MQTT 5 §3.4).
@@ -51,7 +54,13 @@ extension PacketWriter {
         _ firstByte: UInt8, _ identifier: UInt16, _ code: ReasonCode, _ client: ClientLimits, to output: Output
     ) {
         let start = [UInt8(identifier >> 8), UInt8(identifier & 0xFF), code.rawValue]
-        packet(firstByte, start + explanation(code, after: start.count, client, isOptional: true), to: output)
+        let reason = explanation(code, after: start.count, client, isOptional: true)
+        _ = packet(firstByte, start + reason, client, to: output)
+    }
+
+    /// Whether the client takes a SUBACK or UNSUBACK with so many codes.
+    static func fitsSuback5(_ count: Int, _ client: ClientLimits) -> Bool {
+        1 + length(of: count + 3) + count + 3 <= Int(client.maxPacketBytes)
     }
 
     /// SUBACK and UNSUBACK (MQTT 5 §3.9, §3.11); the reason string is that of the first failure.
@@ -61,7 +70,7 @@ extension PacketWriter {
         let start = [UInt8(identifier >> 8), UInt8(identifier & 0xFF)]
         let failure = codes.first { $0.rawValue >= 0x80 } ?? .success
         let reason = explanation(failure, after: start.count + codes.count, client, isOptional: false)
-        packet(firstByte, start + reason + codes.map(\.rawValue), to: output)
+        _ = packet(firstByte, start + reason + codes.map(\.rawValue), client, to: output)
     }
 
     /// DISCONNECT (MQTT 5 §3.14).
@@ -69,7 +78,7 @@ extension PacketWriter {
         var known = client
         // The switch does not apply to DISCONNECT (§3.1.2.11.7).
         known.wantsProblemInformation = true
-        packet(0xE0, [code.rawValue] + explanation(code, after: 1, known, isOptional: true), to: output)
+        _ = packet(0xE0, [code.rawValue] + explanation(code, after: 1, known, isOptional: true), client, to: output)
     }
 
     /// The properties that explain a failure: none where the client does not want them, or where they would make the
@@ -86,10 +95,15 @@ extension PacketWriter {
         return start + encoded.count + 5 <= Int(client.maxPacketBytes) ? encoded : nothing
     }
 
-    private static func packet(_ firstByte: UInt8, _ body: [UInt8], to output: Output) {
+    /// Writes a packet unless it is larger than the client takes (§3.1.2.11.4).
+    private static func packet(
+        _ firstByte: UInt8, _ body: [UInt8], _ client: ClientLimits, to output: Output
+    ) -> Bool {
+        guard 1 + length(of: body.count) + body.count <= Int(client.maxPacketBytes) else { return false }
         output.packets &+= 1
         header(firstByte, remaining: body.count, to: output)
         bytes(body, to: output)
+        return true
     }
 
     // MARK: PUBLISH

@@ -41,6 +41,7 @@ struct PublishFrame {
             guard case .packet(let length, let value) = Framing.of(UnsafeRawBufferPointer(start: base, count: count))
             else { return .somethingElse }
             (header, remaining) = (length, value)
+            if isVersion5, length > 1 &+ PacketWriter.length(of: value) { return .malformed }
         }
         let length = header &+ remaining
         guard count >= length, length <= maxBytes else { return .somethingElse }

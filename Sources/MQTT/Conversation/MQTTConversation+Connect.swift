@@ -16,7 +16,6 @@ extension MQTTConversation {
             guard connect.isClean || version == .v5 else {
                 return refuse(.identifierRejected, .clientIdentifierNotValid, .badClientID)
             }
-            connect.clientID = context.makeClientID()
             connect.isClientIDAssigned = true
         }
         state = .connecting(connect)
@@ -39,8 +38,8 @@ extension MQTTConversation {
             PacketWriter.connack(.unacceptableProtocolVersion, sessionPresent: false, to: link)
         } else if failure == .unsupportedVersion {
             // Neither a reason string nor anything else that this version may not know.
-            PacketWriter.connack5(
-                .unsupportedProtocolVersion, sessionPresent: false, PacketWriter.Properties(), to: link)
+            _ = PacketWriter.connack5(
+                .unsupportedProtocolVersion, sessionPresent: false, PacketWriter.Properties(), client, to: link)
         } else if level == 5, let code = ReasonCode(reason) {
             refuse5(code)
         }
@@ -50,8 +49,9 @@ extension MQTTConversation {
     private func refuse5(_ code: ReasonCode) {
         var properties = PacketWriter.Properties()
         properties.add(.reasonString, text: code.text)
-        if properties.bytes.count + 8 > Int(client.maxPacketBytes) { properties = PacketWriter.Properties() }
-        PacketWriter.connack5(code, sessionPresent: false, properties, to: link)
+        if !PacketWriter.connack5(code, sessionPresent: false, properties, client, to: link) {
+            _ = PacketWriter.connack5(code, sessionPresent: false, PacketWriter.Properties(), client, to: link)
+        }
     }
 
     /// The answer that took its time.
@@ -74,8 +74,11 @@ extension MQTTConversation {
             guard let router = context.routers[identity.namespace] else {
                 return refuse(.serverUnavailable, .serverUnavailable, .notAuthenticated)
             }
-            principal = Principal(identity: identity, clientID: connect.clientID, router: router)
-            return establish(connect, on: lane)
+            var named = connect
+            if connect.isClientIDAssigned { named.clientID = context.makeClientID(in: router) }
+            state = .connecting(named)
+            principal = Principal(identity: identity, clientID: named.clientID, router: router)
+            return establish(named, on: lane)
         case .refused(.badCredentials):
             return refuse(.badUserNameOrPassword, .badUserNameOrPassword, .notAuthenticated)
         case .refused(.anonymousNotAllowed): return refuse(.notAuthorized, .notAuthorized, .notAuthenticated)
@@ -142,7 +145,6 @@ extension MQTTConversation {
         context.traceIfWanted(self, principal.clientID, link)
         session.begin(self, link: link, principal: principal, connect)
         self.session = session
-        state = .established
         let longest = UInt32(clamping: lane.limits.sessionExpirySeconds)
         session.expirySeconds = min(connect.sessionExpirySeconds ?? longest, longest)
         let keepAlive = keepAlive(connect, lane.limits)
@@ -151,10 +153,13 @@ extension MQTTConversation {
         if silenceMilliseconds > 0 { link.tick(at: lane.now + UInt64(silenceMilliseconds)) }
         if version == .v5 {
             let properties = properties(connect, keepAlive: keepAlive, session, lane.limits)
-            PacketWriter.connack5(.success, sessionPresent: isPresent, properties, to: link)
+            guard PacketWriter.connack5(.success, sessionPresent: isPresent, properties, client, to: link) else {
+                return .close(.packetTooLarge)
+            }
         } else {
             PacketWriter.connack(.accepted, sessionPresent: isPresent, to: link)
         }
+        state = .established
         session.pump(on: lane)
         return .waiting
     }

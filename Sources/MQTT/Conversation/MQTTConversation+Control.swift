@@ -18,8 +18,14 @@ extension MQTTConversation {
             } else {
                 PacketWriter.acknowledge5(0x70, identifier, .packetIdentifierNotFound, client, to: link)
             }
-        case .subscribe: subscribe(try SubscribePacket(body, version: version), session, on: lane)
-        case .unsubscribe: unsubscribe(try UnsubscribePacket(body, version: version), session, on: lane)
+        case .subscribe:
+            let packet = try SubscribePacket(body, version: version)
+            guard PacketWriter.fitsSuback5(packet.entries.count, client) else { return .failure(.packetTooLarge) }
+            subscribe(packet, session, on: lane)
+        case .unsubscribe:
+            let packet = try UnsubscribePacket(body, version: version)
+            guard PacketWriter.fitsSuback5(packet.filters.count, client) else { return .failure(.packetTooLarge) }
+            unsubscribe(packet, session, on: lane)
         case .pingreq:
             guard body.isEmpty else { return .failure(.malformedPacket) }
             PacketWriter.pingresp(to: link)
@@ -53,11 +59,6 @@ extension MQTTConversation {
                 codes.append(.topicFilterInvalid)
                 continue
             }
-            guard session.retainedStarts + starts.count < lane.limits.maxSubscriptionsPerSession else {
-                lane.counters.subscriptionsRefused &+= 1
-                codes.append(.quotaExceeded)
-                continue
-            }
             let subscription = Subscription(
                 filter: filter, options: entry.options, identifier: packet.subscriptionIdentifier)
             switch principal.router.subscribe(session, subscription, as: principal, on: lane) {
@@ -66,6 +67,8 @@ extension MQTTConversation {
                 // A shared subscription begins with what comes next, not with what was (MQTT 5 §3.8.4).
                 guard filter.group == nil, entry.retainHandling != .never else { continue }
                 guard isNew || entry.retainHandling == .always else { continue }
+                // With as many look-ups waiting as there may be subscriptions, a repetition adds none.
+                guard session.retainedStarts + starts.count < lane.limits.maxSubscriptionsPerSession else { continue }
                 starts.append(
                     RetainedDelivery.Start(
                         filter: filter, qos: entry.options.qos, identifier: packet.subscriptionIdentifier))

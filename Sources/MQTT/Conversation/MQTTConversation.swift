@@ -84,6 +84,10 @@ final class MQTTConversation: Conversation {
             case .malformed: return refuse(.malformedPacket, at: offset)
             case .packet(let headerLength, let remainingLength): (header, remaining) = (headerLength, remainingLength)
             }
+            // An integer takes as few bytes as it can (MQTT 5 §1.5.5); 3.1.1 does not say so.
+            if version == .v5, header > 1 + PacketWriter.length(of: remaining) {
+                return refuse(.malformedPacket, at: offset)
+            }
             // Checked before anything is kept: a claim of size costs the node nothing.
             guard header + remaining <= maxPacketBytes(rest[0], lane) else {
                 return Progress(consumed: offset, verdict: .close(.packetTooLarge))
