@@ -198,10 +198,8 @@ public final class Router: @unchecked Sendable {
         }
         let cache = lane.cache(for: self)
         // What the node says of itself is no client's traffic.
-        if !principal.isNode {
-            lane.counters.eventsIn &+= 1
-            lane.counters.cacheLookups &+= 1
-        }
+        if !principal.isNode { lane.counters.eventsIn &+= 1 }
+        lane.counters.cacheLookups &+= 1
         run.hash = cache.hash(run.topic, run.topicLength)
         return withUnsafePointer(to: &run) { publish($0, as: principal, on: lane, cache) }
     }
