@@ -44,14 +44,12 @@ public final class SystemTopics: Sendable {
     private func publish(_ node: NodeStatistics, on lane: Lane) {
         let changed = book.withLock { $0.changes(node) }
         let principal = Principal.node(source.router)
-        // Where nothing may be retained the values are still told to who listens.
-        let isRetained = source.router.limits.maxRetainedEvents > 0
         for (topic, value) in changed {
             let event = Array(topic.utf8).withUnsafeBytes { topic in
                 Array(value.utf8).withUnsafeBytes { value in
                     Event(
                         topic: topic, properties: UnsafeRawBufferPointer(start: nil, count: 0), payload: value, qos: 0,
-                        isRetained: isRetained)
+                        isRetained: true)
                 }
             }
             source.router.publish(event, as: principal, on: lane)

@@ -93,11 +93,13 @@ struct RetainedEvents: ~Copyable {
         return (event, tree.prune(node))
     }
 
+    /// The limits are the clients'. What the node says of itself is little and always the same topics.
     private func hasRoom(for event: Event, at node: UInt32) -> Bool {
+        if event.topic.first == UInt8(ascii: "$") { return true }
         let number = node == 0 ? 0 : tree.nodes[node].first
         let old = number == 0 ? nil : slots[number]
-        guard bytes + event.cost - (old?.cost ?? 0) <= limits.maxRetainedBytes else { return false }
-        return old != nil || count < limits.maxRetainedEvents
+        guard bytes - nodeBytes + event.cost - (old?.cost ?? 0) <= limits.maxRetainedBytes else { return false }
+        return old != nil || count - nodeCount < limits.maxRetainedEvents
     }
 
     private mutating func count(_ event: Event, _ sign: Int) {

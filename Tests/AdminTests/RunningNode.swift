@@ -111,8 +111,8 @@ final class Client {
         return answer[3]
     }
 
-    func publish(_ topic: String, _ payload: String, qos: UInt8 = 0, id: UInt8 = 1) throws {
-        try send(0x30 | qos << 1, text(topic) + (qos > 0 ? [0, id] : []) + payload.utf8)
+    func publish(_ topic: String, _ payload: String, qos: UInt8 = 0, id: UInt8 = 1, retain: Bool = false) throws {
+        try send(0x30 | qos << 1 | (retain ? 1 : 0), text(topic) + (qos > 0 ? [0, id] : []) + payload.utf8)
         if qos > 0 { while try packet().first != 0x40 {} }
     }
 

@@ -107,15 +107,24 @@ import Testing
         #expect(try operator_.event().payload.hasSuffix(" seconds"))
     }
 
-    @Test func aNodeThatRetainsNothingStillTells() async throws {
+    @Test func limitsOfRetainedEventsAreTheClientsAlone() async throws {
         var limits = Limits()
-        limits.maxRetainedEvents = 0
+        limits.maxRetainedEvents = 1
+        limits.maxRetainedBytes = 200
         let node = try RunningNode(limits: limits)
         let listener = try Client(node, "listener")
         try listener.subscribe("$SYS/broker/uptime")
         SystemTopics(node.source, intervalSeconds: 1).start()
         #expect(try listener.event().isRetained == false)
-        #expect(node.reactor.counters().dropped[DropReason.retainedFull.rawValue] == 0)
+        #expect(node.router.retained(Array("$SYS/broker/load/connections/15min".utf8), now: 0) != nil)
+        try listener.publish("a", "kept", retain: true)
+        try listener.publish("b", "one too many", retain: true)
+        let metrics = try await node.metrics {
+            $0.value(
+                "apus_events_dropped_total", ["reason": "retained_full"]) == 1
+        }
+        #expect(metrics.value("apus_retained_events") == 1 && metrics.value("apus_retained_bytes") == 69)
+        #expect(metrics.value("apus_events_dropped_total", ["reason": "retained_full"]) == 1)
     }
 }
 

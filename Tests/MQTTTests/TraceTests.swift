@@ -216,6 +216,17 @@ import Testing
         }
     }
 
+    @Test func whatIsLongerThanWhatIsKeptIsSaidToBeSo() throws {
+        let log = Log()
+        let (_, lane, tap) = try tap(log)
+        show(Frame.publish(String(repeating: "t", count: 5_000), "x"), to: tap, on: lane)
+        show(Frame.subscribe(1, (0..<400).map { ("filter/\($0)/and/more", 0) }), to: tap, on: lane)
+        let topic = String(repeating: "t", count: 256)
+        #expect(log.texts[0] == "> PUBLISH qos=0 topic=\"\(topic)…\" (beginning)")
+        #expect(log.texts[1].hasPrefix(#"> SUBSCRIBE id=1 filter="filter/0/and/more":0 "#))
+        #expect(log.texts[1].hasSuffix("(beginning)") && log.texts[1].utf8.count < 1_000)
+    }
+
     @Test func whatIsNoPacketEndsADirectionAndHarmsNobody() throws {
         let log = Log()
         let (_, lane, tap) = try tap(log)

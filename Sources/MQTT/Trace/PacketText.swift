@@ -56,7 +56,7 @@ struct PacketText {
         case .disconnect, .auth: reasonAndProperties(version)
         case .pingreq, .pingresp: break
         }
-        if walker.isCutOff, type != .publish { words.append(size > walker.count ? "(beginning)" : "(cut off)") }
+        if walker.isCutOff { words.append(size > walker.count ? "(beginning)" : "(cut off)") }
     }
 
     // MARK: Packet types
@@ -101,9 +101,11 @@ struct PacketText {
         if qos > 0, let identifier = walker.uint16() { words.append("id=\(identifier)") }
         if let topic { words.append("topic=\(topic)") }
         if version == .v5 { properties() }
-        let payload = max(0, size - walker.offset)
+        // Behind a topic that is longer than what was kept nobody knows where the payload begins.
+        guard !walker.isCutOff else { return }
+        let payload = size - walker.offset
         words.append("payload=\(payload)B")
-        if showsPayload, payload > 0, !walker.isCutOff { words.append(walker.rest(Self.shownPayload, of: payload)) }
+        if showsPayload, payload > 0 { words.append(walker.rest(Self.shownPayload, of: payload)) }
     }
 
     private mutating func acknowledgement(_ version: MQTTVersion) {
