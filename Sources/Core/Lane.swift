@@ -224,8 +224,13 @@ open class Lane {
 
     // MARK: Work in portions
 
-    /// What a lane spends on work in one pass: about a millisecond.
-    private static let workBudget = 2_560
+    /// What is spent in one pass on work in portions: some ten microseconds while others use the lane, so that they
+    /// notice little of it, and a few hundred when nobody has for a while.
+    private static let (smallPortion, largePortion) = (32, 1_024)
+    private static let quietPassesForLarge = 64
+
+    /// Passes since the loop last had anything else to do; kept by the loop.
+    public final var quietPasses = 0
 
     /// Ports that have something long to do, in turn.
     private final var workers: [PortAddress] = []
@@ -244,7 +249,7 @@ open class Lane {
     /// sends.
     public final func doWork() {
         guard !workers.isEmpty else { return }
-        var budget = Self.workBudget
+        var budget = quietPasses < Self.quietPassesForLarge ? Self.smallPortion : Self.largePortion
         var turn = workers
         workers = []
         var done = 0

@@ -88,6 +88,7 @@ final class ReactorLane: Lane {
         while !(isStopping && (entries.count == freeEntries.count || now >= stopDeadline)) {
             let count = epoll_wait(epoll, events, Int32(capacity), timeout())
             beginPass(at: apus_monotonic_ns())
+            quietPasses = count > 0 ? 0 : quietPasses &+ 1
             var isWoken = false
             for index in 0..<Int(max(count, 0)) {
                 let token = apus_epoll_token(events + index)

@@ -13,7 +13,7 @@ final class RetainedDelivery {
     }
 
     /// What is spent at once on the subscriptions of one packet, see ``Port/work(_:on:)``.
-    static let firstBudget = 512
+    static let firstBudget = 128
 
     private var starts: [Start] = []
     private var first = 0
