@@ -33,8 +33,9 @@ extension Sockets {
                 }
                 guard stage.isDeserted() else { exit(3) }
                 guard eventually({ stage.router.subscriptionCount == 0 }) else { exit(4) }
-                guard eventually({ openDescriptors() == before }) else {
-                    print("\(openDescriptors()) descriptors, \(before) before")
+                guard eventually({ openDescriptors().count == before.count }) else {
+                    // For whoever reads the log of a failure.
+                    fputs("open: \(openDescriptors())\nbefore: \(before)\n", stderr)
                     exit(5)
                 }
                 guard stage.reactor.counters().accepted == 1_001 else { exit(6) }
@@ -77,11 +78,20 @@ extension Sockets {
         }
     }
 
-    static func openDescriptors() -> Int {
-        guard let folder = opendir("/proc/self/fd") else { return -1 }
+    /// What each open descriptor is, in the words of `/proc`.
+    static func openDescriptors() -> [String] {
+        guard let folder = opendir("/proc/self/fd") else { return [] }
         defer { closedir(folder) }
-        var count = 0
-        while readdir(folder) != nil { count += 1 }
-        return count
+        var found: [String] = []
+        while let entry = readdir(folder) {
+            let name = withUnsafeBytes(of: entry.pointee.d_name) {
+                String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
+            }
+            var target = [CChar](repeating: 0, count: 256)
+            let count = readlink("/proc/self/fd/\(name)", &target, target.count)
+            guard count > 0 else { continue }
+            found.append(String(decoding: target.prefix(count).map { UInt8(bitPattern: $0) }, as: UTF8.self))
+        }
+        return found
     }
 }
