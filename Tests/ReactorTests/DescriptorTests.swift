@@ -35,7 +35,7 @@ extension Sockets {
                 guard eventually({ stage.router.subscriptionCount == 0 }) else { exit(4) }
                 guard eventually({ openDescriptors().count == before.count }) else {
                     // For whoever reads the log of a failure.
-                    fputs("open: \(openDescriptors())\nbefore: \(before)\n", stderr)
+                    print("open: \(openDescriptors())\nbefore: \(before)")
                     exit(5)
                 }
                 guard stage.reactor.counters().accepted == 1_001 else { exit(6) }
