@@ -9,7 +9,7 @@ set -uo pipefail
 cd "$(dirname "$0")"
 logs=../.build/interop-logs
 mkdir -p "$logs"
-wanted=${*:-mosquitto_clients.sh paho_client.py hostile.py access.sh admin.sh metrics.sh takeovers.py}
+wanted=${*:-mosquitto_clients.sh paho_client.py hostile.py access.sh admin.sh metrics.sh takeovers.py killed_clients.py hostile5.py}
 
 failed=0
 count=0
