@@ -120,6 +120,14 @@ def connect_packet(client, clean=True, keep_alive=0):
     return packet(0x10, text("MQTT") + bytes([4, flags]) + keep_alive.to_bytes(2, "big") + text(client))
 
 
+def connect5_packet(client, properties=b"", clean=True):
+    """A CONNECT of MQTT 5; `properties` as on the wire, shorter than 128 bytes, without their length."""
+    flags = 2 if clean else 0
+    return packet(
+        0x10, text("MQTT") + bytes([5, flags, 0, 0, len(properties)]) + properties + text(client)
+    )
+
+
 def subscribe_packet(identifier, topic_filter, qos):
     return packet(0x82, identifier.to_bytes(2, "big") + text(topic_filter) + bytes([qos]))
 
@@ -149,6 +157,21 @@ def take_packets(buffer):
         packets.append((buffer[start], bytes(buffer[place : place + length])))
         start = place + length
     del buffer[:start]
+    return packets
+
+
+def read_until(connection, buffer, condition, seconds=10):
+    """Reads packets from a raw connection until `condition` holds for all of them together; those packets."""
+    packets = []
+    connection.settimeout(seconds)
+    while not condition(packets):
+        try:
+            data = connection.recv(65536)
+        except TimeoutError:
+            data = b""
+        check(data, f"nothing more after {[(hex(first), body.hex()[:80]) for first, body in packets]}")
+        buffer += data
+        packets += take_packets(buffer)
     return packets
 
 

@@ -11,35 +11,51 @@ from node import Node, check, main
 
 
 class Client:
-    """A Paho client that remembers what it received."""
+    """A Paho client that remembers what it received: events, acknowledgements by packet identifier, how it ended.
+    `properties` are those of CONNECT (MQTT 5); with `hold` it acknowledges nothing until told to. Paho's thread
+    writes, the test's thread reads: both under `changed`."""
 
-    def __init__(self, node, name, clean=True, will=None, keep_alive=60):
+    def __init__(self, node, name, clean=True, will=None, keep_alive=60, version=mqtt.MQTTv311, properties=None,
+                 hold=False):
         self.received = []
         self.changed = threading.Condition()
         self.connected = threading.Event()
         self.ended = threading.Event()
         self.granted = {}
+        self.ungranted = {}
+        self.acknowledged = {}
         self.session_present = None
+        self.told = None
+        self.end_reason = None
+        five = version == mqtt.MQTTv5
         client = mqtt.Client(
-            mqtt.CallbackAPIVersion.VERSION2, client_id=name, clean_session=clean, protocol=mqtt.MQTTv311,
-            reconnect_on_failure=False,
+            mqtt.CallbackAPIVersion.VERSION2, client_id=name, clean_session=None if five else clean, protocol=version,
+            reconnect_on_failure=False, manual_ack=hold,
         )
         client.max_inflight_messages_set(200)
         client.on_connect = self._on_connect
-        client.on_disconnect = lambda *_: self.ended.set()
+        client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
         client.on_subscribe = self._on_subscribe
+        client.on_unsubscribe = self._on_unsubscribe
+        client.on_publish = self._on_publish
         if will:
             client.will_set(*will)
-        client.connect("127.0.0.1", node.port, keepalive=keep_alive)
+        options = {"clean_start": clean, "properties": properties} if five else {}
+        client.connect("127.0.0.1", node.port, keepalive=keep_alive, **options)
         client.loop_start()
         self.paho = client
         check(self.connected.wait(10), f"{name} was not connected")
 
     def _on_connect(self, client, data, flags, code, properties):
         self.session_present = flags.session_present
+        self.told = properties
         if not code.is_failure:
             self.connected.set()
+
+    def _on_disconnect(self, client, data, flags, code, properties):
+        self.end_reason = code.value
+        self.ended.set()
 
     def _on_message(self, client, data, message):
         with self.changed:
@@ -51,15 +67,38 @@ class Client:
             self.granted[identifier] = [code.value for code in codes]
             self.changed.notify_all()
 
-    def subscribe(self, topic, qos):
-        _, identifier = self.paho.subscribe(topic, qos)
+    def _on_unsubscribe(self, client, data, identifier, codes, properties):
         with self.changed:
-            check(self.changed.wait_for(lambda: identifier in self.granted, 10), "no SUBACK")
-        return self.granted[identifier]
+            self.ungranted[identifier] = [code.value for code in codes]
+            self.changed.notify_all()
 
-    def publish(self, topic, payload, qos=0, retain=False):
-        information = self.paho.publish(topic, payload, qos, retain)
-        return information
+    def _on_publish(self, client, data, identifier, code, properties):
+        with self.changed:
+            self.acknowledged[identifier] = code.value
+            self.changed.notify_all()
+
+    def _answer(self, answers, identifier, what):
+        with self.changed:
+            check(self.changed.wait_for(lambda: identifier in answers, 20), f"no {what}")
+            return answers[identifier]
+
+    def subscribe(self, topic, qos=0, options=None, properties=None):
+        """Subscribes, with `options` of MQTT 5 instead of a QoS if given; the codes of SUBACK."""
+        result, identifier = self.paho.subscribe(topic, qos, options, properties)
+        check(result == mqtt.MQTT_ERR_SUCCESS, f"paho did not subscribe: {result}")
+        return self._answer(self.granted, identifier, "SUBACK")
+
+    def unsubscribe(self, topics):
+        _, identifier = self.paho.unsubscribe(topics)
+        return self._answer(self.ungranted, identifier, "UNSUBACK")
+
+    def publish(self, topic, payload, qos=0, retain=False, properties=None):
+        return self.paho.publish(topic, payload, qos, retain, properties)
+
+    def publish_settled(self, topic, payload, qos=1, retain=False, properties=None):
+        """Publishes and waits for the acknowledgement; its code."""
+        information = self.publish(topic, payload, qos, retain, properties)
+        return self._answer(self.acknowledged, information.mid, "acknowledgement")
 
     def wait(self, count, seconds=20):
         """Waits for a number of events and for a moment that no more come."""
