@@ -15,8 +15,8 @@ import threading
 import time
 
 import wire
-from hostile5_packets import long_packets, malformed_connects, malformed_packets, refused_filters
-from node import Failure, Node, check, main, text
+from hostile5_packets import combined_filters, long_packets, malformed_connects, malformed_packets, refused_filters
+from node import Failure, Node, check, main, packet, text
 from wire import Wire, acknowledgement
 
 TICK = 1 / os.sysconf("SC_CLK_TCK")
@@ -309,6 +309,26 @@ def wills(attack):
     receiver.close()
 
 
+def costly_filters(attack):
+    """65,536 filters of one client, all combinations of + and a, that every topic below a/a/a walks through; then 200
+    such topics in one write. Others on any lane must be answered meanwhile, and afterwards when the filters end."""
+    others = [attack.connect(f"other{place}") for place in range(4)]
+    greedy, sender = attack.connect("greedy"), attack.connect("sender")
+    for batch in combined_filters(16):
+        greedy.send(packet(0x82, b"\0\1" + wire.properties(attack.version) + batch))
+        attack.expect(greedy.take(wire.SUBACK) is not None, "costly filters: no SUBACK")
+    topic = "a/" * 16
+    sender.send(b"".join(wire.publish(attack.version, f"{topic}{place}", b"x") for place in range(200)))
+    start = time.monotonic()
+    check(all(other.ping(20) for other in others), "costly filters: others were closed")
+    seconds = time.monotonic() - start
+    attack.expect(seconds < MOST_DELAY, f"costly filters: others waited {seconds:.1f} s while 200 events were matched")
+    check(sender.ping(20), "costly filters: the sender was closed")
+    attack.measured("the end of 65,536 filters", lambda: (greedy.close(), all(other.ping() for other in others)))
+    for connection in [sender, *others]:
+        connection.close()
+
+
 def half_a_connect(attack):
     connections = []
     whole = wire.connect(attack.version, "half")
@@ -333,7 +353,7 @@ def silence(attack):
 
 ATTACKS = [
     malformed, connects, identifiers, filters, user_properties, large, claims, unreleased, same_identifier, takeovers,
-    burst, wills,
+    burst, wills, costly_filters,
 ]
 
 
