@@ -1,6 +1,8 @@
 """The packets of hostile5.py: malformed ones with the reasons that MQTT 5 has for them, filters that are none, and
 large ones that are all right."""
 
+import itertools
+
 import wire
 from node import packet, text
 
@@ -166,3 +168,9 @@ def long_packets(version):
     large = wire.publish(version, "large", bytes(16_000_000), 1, 9)
     found.append(("PUBLISH of 16 MB", large, wire.PUBACK))
     return found
+
+
+def combined_filters(depth):
+    """All filters of `depth` levels of + and a, and one more level that no topic has: bodies of 8,192 filters each."""
+    filters = [text("/".join(levels) + "/none") + b"\0" for levels in itertools.product("+a", repeat=depth)]
+    return [b"".join(filters[start : start + 8_192]) for start in range(0, len(filters), 8_192)]
