@@ -222,6 +222,29 @@ open class Lane {
         return port._withUnsafeGuaranteedRef { $0.deliver(run, target, on: self) }
     }
 
+    // MARK: Costly matching
+
+    /// What a turn may spend on look-ups in the index before the next ones are made smaller, and what a pass may before
+    /// connections let each other go first: about a millisecond.
+    private static let matchingBudget = 8_192
+
+    /// What look-ups in the index have cost in this pass, in nodes and subscriptions.
+    final var matchingWork = 0
+
+    /// Whether a connection should leave what else it has for the next pass, so that others have their turn.
+    public final var isMatchingCostly: Bool { matchingWork > Self.matchingBudget }
+
+    /// A turn has been routed. When very many filters match every topic, as somebody may have subscribed on purpose, a
+    /// turn of many topics would keep the lane for seconds: from then on turns have fewer runs, and more again little
+    /// by little, by ``forgiveCostlyTurns()``.
+    final func judge(_ turn: Turn, cost: Int) {
+        guard cost > Self.matchingBudget, turn.runCount > 1 else { return }
+        turn.runLimit = max(1, min(turn.runLimit, turn.runCount * Self.matchingBudget / cost))
+    }
+
+    /// Called about once a second.
+    public final func forgiveCostlyTurns() { turn.runLimit = min(turn.runLimit + 4, Turn.runCapacity) }
+
     // MARK: Work in portions
 
     /// What is spent in one pass on work in portions: some ten microseconds while others use the lane, so that they

@@ -192,13 +192,15 @@ final class MatchCache {
     }
 
     /// Fills an entry from the index. The caller holds the index's lock.
-    func fill(_ entry: UnsafeMutablePointer<Entry>, from index: borrowing TopicIndex, generation: UInt64) {
+    /// - Returns: what it took, in nodes visited and subscriptions found.
+    func fill(_ entry: UnsafeMutablePointer<Entry>, from index: borrowing TopicIndex, generation: UInt64) -> Int {
         let topic = UnsafeRawBufferPointer(start: entry.pointee.block, count: Int(entry.pointee.topicLength))
         index.match(topic, into: &raw, scratch: &scratch)
         entry.pointee.generation = generation
         entry.pointee.matched = Int32(raw.hits.count + raw.groupEnds.count)
         sortOut()
         store(entry)
+        return scratch.visited + raw.hits.count + raw.members.count
     }
 
     /// One target for each port, own lane first, with the strongest options and all identifiers.

@@ -40,6 +40,8 @@ struct MatchScratch {
 
     var levels: [Level] = []
     var stack: [Step] = []
+    /// Nodes that the last walk visited.
+    var visited = 0
 }
 
 extension TopicIndex {
@@ -54,7 +56,9 @@ extension TopicIndex {
         let depth = Int32(scratch.levels.count)
         scratch.stack.removeAll(keepingCapacity: true)
         scratch.stack.append(MatchScratch.Step(node: TopicTree.root, level: 0))
+        scratch.visited = 0
         while let step = scratch.stack.popLast() {
+            scratch.visited += 1
             let node = tree.nodes[step.node]
             let hidden = isSystem && step.level == 0
             if node.second != 0, !hidden { collect(node.second, atEnd: step.level == depth, into: &result) }

@@ -144,10 +144,11 @@ public final class Router: @unchecked Sendable {
     /// Memberships in shared groups among them.
     public var sharedSubscriptionCount: Int { indexLock.withLock { _ in index.membershipCount } }
 
-    /// Called under the index's lock. Filters of absurd length are not kept: they count as any filter.
-    private func noteChange(_ filter: TopicFilter) {
+    /// Called under the index's lock; nil stands for any filter, and so do filters of absurd length, which are not kept.
+    private func noteChange(_ filter: TopicFilter?) {
         let next = generation.load(ordering: .relaxed) &+ 1
-        changes[Int(truncatingIfNeeded: next) & (Self.changesKept - 1)] = filter.bytes.count <= 1_024 ? filter : nil
+        let isShort = filter.map { $0.bytes.count <= 1_024 } ?? false
+        changes[Int(truncatingIfNeeded: next) & (Self.changesKept - 1)] = isShort ? filter : nil
         generation.store(next, ordering: .releasing)
     }
 
@@ -171,6 +172,8 @@ public final class Router: @unchecked Sendable {
         lane.counters.bytesIn &+= UInt64(truncatingIfNeeded: bytes)
         lane.counters.cacheLookups &+= UInt64(truncatingIfNeeded: turn.runCount)
         let serial = cache.nextSerial
+        let workBefore = lane.matchingWork
+        defer { lane.judge(turn, cost: lane.matchingWork - workBefore) }
         for number in 0..<turn.runCount {
             let run = turn.runs + number
             if cache.nextSerial != serial { run.pointee.known = nil }
@@ -281,7 +284,7 @@ public final class Router: @unchecked Sendable {
                 entry.pointee.generation = current
             } else {
                 lane.counters.cacheMisses &+= 1
-                cache.fill(entry, from: index, generation: current)
+                lane.matchingWork &+= cache.fill(entry, from: index, generation: current)
             }
         }
     }

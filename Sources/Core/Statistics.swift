@@ -153,6 +153,7 @@ extension Lane {
     @inline(__always)
     public final func beginPass(at nanoseconds: UInt64) {
         now = nanoseconds / 1_000_000
+        matchingWork = 0
         meter.begin(at: nanoseconds)
     }
 

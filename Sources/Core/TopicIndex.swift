@@ -73,21 +73,28 @@ struct TopicIndex: ~Copyable {
 
     mutating func addPort(_ address: PortAddress) -> UInt32 { ports.allocate(PortRecord(address: address)) }
 
-    /// Removes a port with everything it subscribes to; `changed` is told each filter.
-    mutating func removePort(_ port: UInt32, changed: (TopicFilter) -> Void) {
+    /// From here on changes are not told one by one: `changed` is told nil, for any filter.
+    private static let manyChanges = 64
+
+    /// Removes a port with everything it subscribes to; `changed` is told each filter, or nil for very many.
+    mutating func removePort(_ port: UInt32, changed: (TopicFilter?) -> Void) {
+        let isMany = ports[port].count > Self.manyChanges
+        if isMany { changed(nil) }
         while ports[port].firstRecord != 0 {
             let record = ports[port].firstRecord
-            changed(filter(of: record))
+            if !isMany { changed(filter(of: record)) }
             remove(record)
         }
         ports.release(port)
     }
 
-    /// Notes whether somebody is attached to a port; `changed` is told each filter whose groups choose anew.
-    mutating func setPresence(_ port: UInt32, _ isPresent: Bool, changed: (TopicFilter) -> Void) {
+    /// Notes whether somebody is attached to a port; `changed` is told each filter whose groups choose anew, or nil
+    /// for very many.
+    mutating func setPresence(_ port: UInt32, _ isPresent: Bool, changed: (TopicFilter?) -> Void) {
         guard ports[port].isPresent != isPresent else { return }
         ports[port].isPresent = isPresent
         guard ports[port].memberships > 0 else { return }
+        if ports[port].memberships > Self.manyChanges { return changed(nil) }
         var number = ports[port].firstRecord
         while number != 0 {
             if records[number].role == .member { changed(filter(of: number)) }

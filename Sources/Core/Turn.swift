@@ -40,7 +40,9 @@ public final class Turn {
     }
 
     /// Whether neither a run nor an event more fits.
-    @inlinable public var isFull: Bool { runCount == Self.runCapacity || eventCount == Self.eventCapacity }
+    @inlinable public var isFull: Bool { runCount >= runLimit || eventCount == Self.eventCapacity }
+    /// Runs that this turn may have; fewer than ``runCapacity`` after turns that were costly to route.
+    public internal(set) var runLimit = Turn.runCapacity
 
     /// Whether there is nothing to route.
     @inlinable public var isEmpty: Bool { runCount == 0 }

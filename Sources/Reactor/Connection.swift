@@ -133,7 +133,11 @@ final class Connection: Link {
             }
             lane.routeDeferred()
             switch progress.verdict {
-            case .routeFirst: continue
+            case .routeFirst:
+                guard lane.isMatchingCostly else { continue }
+                isPaused = true
+                lane.yielding.append(lane.token(of: self))
+                break loop
             case .waiting: break loop
             case .paused:
                 isPaused = true

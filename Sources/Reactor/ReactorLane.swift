@@ -38,6 +38,8 @@ final class ReactorLane: Lane {
     var closing: [UnsafeMutableRawPointer] = []
     var resumed: [UnsafeMutableRawPointer] = []
     var moving: [Move] = []
+    /// Tokens of connections that go on in the next pass.
+    var yielding: [UInt64] = []
 
     private let epoll: Int32
     private let wakeDescriptor: Int32
@@ -101,6 +103,7 @@ final class ReactorLane: Lane {
                 }
             }
             if isWoken { readMail() }
+            if !yielding.isEmpty { resumeYielding() }
             for slot in timers.advance(to: now) { tick(slot) }
             if listenAgainAt != 0, now >= listenAgainAt { listenAgain() }
             if now >= choresAt { doChores() }
@@ -110,13 +113,21 @@ final class ReactorLane: Lane {
         closeAll()
     }
 
+    /// Connections that let others go first in the last pass go on.
+    private func resumeYielding() {
+        let again = yielding
+        yielding = []
+        for token in again { connection(token)?.resume() }
+    }
+
     private func doChores() {
         choresAt = now + 1_000
+        forgiveCostlyTurns()
         for chore in chores { chore(self) }
     }
 
     private func timeout() -> Int32 {
-        if !closing.isEmpty || !resumed.isEmpty || !moving.isEmpty || hasWork { return 0 }
+        if !closing.isEmpty || !resumed.isEmpty || !moving.isEmpty || !yielding.isEmpty || hasWork { return 0 }
         var wait = timers.wait(from: now) ?? -1
         func atMost(_ time: UInt64) {
             let left = time > now ? Int(time - now) : 0

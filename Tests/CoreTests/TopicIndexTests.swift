@@ -156,7 +156,9 @@ struct TopicIndexTests {
             _ = index.subscribe(other, Subscription(filter: filter, options: .qos(0)))
         }
         var told: [String] = []
-        index.removePort(port) { told.append(($0.group == nil ? "" : "$share/g/") + $0.text) }
+        index.removePort(port) { filter in
+            if let filter { told.append((filter.group == nil ? "" : "$share/g/") + filter.text) }
+        }
         #expect(told.sorted() == texts.sorted())
         #expect(index.subscriptionCount == texts.count)
     }
