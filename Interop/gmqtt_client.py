@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Proves that gmqtt works with a node over MQTT 3.1.1 and 5: every QoS, retained events, wills, properties, aliases, its
-own reconnection with a session, a shared subscription. Run it with the interpreter that python.sh prints."""
+"""Proves that gmqtt works with a node over MQTT 3.1.1 and 5: every QoS, retained events, wills, properties, aliases,
+its own reconnection with a session, a shared subscription. Run it with the interpreter that python.sh prints."""
 
 import asyncio
 import logging
@@ -216,6 +216,8 @@ async def run(node):
     for version, name in ((MQTTv311, "3.1.1"), (MQTTv50, "5")):
         for part in PARTS:
             await part(node, version)
+            drops = {key: value for key, value in node.counters().items() if key.startswith("dropped")}
+            check(not drops, f"{name} {part.__name__}: dropped {drops}")
             print(f"{name} {part.__name__}: ok", flush=True)
 
 
@@ -224,8 +226,6 @@ def test():
     logging.getLogger("gmqtt").setLevel(logging.ERROR)
     with Node() as node:
         asyncio.run(run(node))
-        drops = {key: value for key, value in node.counters().items() if key.startswith("dropped")}
-        check(not drops, f"dropped: {drops}")
     return f"gmqtt: {len(PARTS)} parts with 3.1.1 and with 5 passed, nothing dropped"
 
 
