@@ -238,12 +238,16 @@ open class Lane {
     /// turn of many topics would keep the lane for seconds: from then on turns have fewer runs, and more again little
     /// by little, by ``forgiveCostlyTurns()``.
     final func judge(_ turn: Turn, cost: Int) {
-        guard cost > Self.matchingBudget, turn.runCount > 1 else { return }
-        turn.runLimit = max(1, min(turn.runLimit, turn.runCount * Self.matchingBudget / cost))
+        if cost > Self.matchingBudget, turn.runCount > 1 {
+            turn.runCeiling = max(1, min(turn.runCeiling, turn.runCount * Self.matchingBudget / cost))
+            turn.runLimit = turn.runCeiling
+        } else {
+            turn.runLimit = min(turn.runLimit * 2, turn.runCeiling)
+        }
     }
 
     /// Called about once a second.
-    public final func forgiveCostlyTurns() { turn.runLimit = min(turn.runLimit + 4, Turn.runCapacity) }
+    public final func forgiveCostlyTurns() { turn.runCeiling = min(turn.runCeiling + 4, Turn.runCapacity) }
 
     // MARK: Work in portions
 

@@ -41,8 +41,13 @@ public final class Turn {
 
     /// Whether neither a run nor an event more fits.
     @inlinable public var isFull: Bool { runCount >= runLimit || eventCount == Self.eventCapacity }
-    /// Runs that this turn may have; fewer than ``runCapacity`` after turns that were costly to route.
+    /// Runs that this turn may have: few at first, twice as many after each turn that was cheap to route.
     public internal(set) var runLimit = Turn.runCapacity
+    /// What ``runLimit`` may grow to: less than ``runCapacity`` after turns that were costly to route.
+    var runCeiling = Turn.runCapacity
+
+    /// A connection's bytes are about to be taken. What its topics cost to look up is not known yet.
+    public func beginSlowly() { runLimit = min(8, runCeiling) }
 
     /// Whether there is nothing to route.
     @inlinable public var isEmpty: Bool { runCount == 0 }

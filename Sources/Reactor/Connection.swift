@@ -121,6 +121,7 @@ final class Connection: Link {
     private func consume(_ base: UnsafeMutableRawPointer, _ count: Int, mayKeep: Bool = false) -> Bool {
         var offset = 0
         let turn = lane.turn
+        turn.beginSlowly()
         loop: while closing == nil {
             let bytes = UnsafeRawBufferPointer(start: base + offset, count: count - offset)
             let progress = conversation.receive(bytes, turn, on: lane)
