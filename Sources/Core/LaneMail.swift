@@ -201,6 +201,8 @@ extension Lane {
             expiresAt: record.expiresAt)
         identifiers = UnsafePointer(parts.identifiers)
         group = record.group
+        // What is delivered next is nobody's share.
+        defer { group = 0 }
         runSerial &+= 1
         var refused = 0
         withUnsafeMutablePointer(to: &run) { run in

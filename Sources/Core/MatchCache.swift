@@ -145,6 +145,8 @@ final class MatchCache {
         entry.pointee.topicLength = Int32(count)
         entry.pointee.generation = 0
         entry.pointee.serial = nextSerial
+        // Each topic begins with another member, so that groups of many topics are in balance as well.
+        entry.pointee.cursor = UInt32(truncatingIfNeeded: hash >> 32)
         nextSerial += 1
         return entry
     }

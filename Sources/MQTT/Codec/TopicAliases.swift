@@ -43,8 +43,8 @@ final class IncomingAliases {
     }
 }
 
-/// Numbers the node gives to topics. Every topic has one possible number, by its hash: the table needs neither a search
-/// nor a decision which one to give up.
+/// Numbers the node gives to topics. Every topic has four possible numbers, by its hash: looking for one is four
+/// comparisons at most, and when all four are taken the first is given up.
 final class OutgoingAliases {
     private var topics: [[UInt8]]
     private let key: UInt64
@@ -59,13 +59,21 @@ final class OutgoingAliases {
     /// The alias to send with a topic (0 for none), and whether the client knows it already. From then on it does.
     func use(_ topic: UnsafeRawPointer, _ count: Int) -> (alias: UInt16, isKnown: Bool) {
         guard count <= Self.longestTopic else { return (0, false) }
-        let place = Int(hashBytes(topic, count, key: key) % UInt64(topics.count))
-        let alias = UInt16(truncatingIfNeeded: place + 1)
-        let isKnown = topics[place].withUnsafeBytes { known in
+        let first = Int(hashBytes(topic, count, key: key) % UInt64(topics.count))
+        var chosen = first
+        for offset in (0..<min(4, topics.count)).reversed() {
+            let place = (first + offset) % topics.count
+            if isTopic(place, topic, count) { return (UInt16(truncatingIfNeeded: place + 1), true) }
+            if topics[place].isEmpty { chosen = place }
+        }
+        topics[chosen] = Array(UnsafeRawBufferPointer(start: topic, count: count))
+        return (UInt16(truncatingIfNeeded: chosen + 1), false)
+    }
+
+    private func isTopic(_ place: Int, _ topic: UnsafeRawPointer, _ count: Int) -> Bool {
+        topics[place].withUnsafeBytes { known in
             guard known.count == count, let base = known.baseAddress else { return false }
             return bytesEqual(base, topic, count)
         }
-        if !isKnown { topics[place] = Array(UnsafeRawBufferPointer(start: topic, count: count)) }
-        return (alias, isKnown)
     }
 }
