@@ -9,7 +9,9 @@ set -uo pipefail
 cd "$(dirname "$0")"
 logs=../.build/interop-logs
 mkdir -p "$logs"
-wanted=${*:-mosquitto_clients.sh mosquitto5.sh paho_client.py paho5.py aiomqtt_client.py gmqtt_client.py hostile.py access.sh admin.sh takeovers.py}
+everything="mosquitto_clients.sh mosquitto5.sh paho_client.py paho5.py aiomqtt_client.py gmqtt_client.py hostile.py
+access.sh admin.sh takeovers.py"
+wanted=${*:-$everything}
 
 failed=0
 count=0
