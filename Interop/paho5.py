@@ -386,6 +386,50 @@ def shared_group_that_stays(node):
     shared_group(node, expiry=60)
 
 
+def shared_group_of_many_topics(node):
+    """Work is divided also when every event has a topic of its own."""
+    members = [five(node, f"member{number}") for number in range(3)]
+    for member in members:
+        member.subscribe("$share/workers/each/+", 1)
+    sender = five(node, "sender")
+    for number in range(300):
+        sender.publish_settled(f"each/{number}", "")
+    until(lambda: sum(len(member.received) for member in members) >= 300, "not 300 events")
+    parts = [len(member.received) for member in members]
+    check(min(parts) >= 50, f"300 events of as many topics were divided into {parts}")
+    for client in members + [sender]:
+        client.disconnect()
+
+
+def shared_group_beside_others(node):
+    """What a session got by its own subscription waits for it, however busy the shared groups of its node are."""
+    workers = [five(node, f"worker{number}") for number in range(4)]
+    for worker in workers:
+        worker.subscribe("$share/workers/work", 1)
+    keepers = [five(node, f"keeper{number}", hold=True, SessionExpiryInterval=60) for number in range(4)]
+    for number, keeper in enumerate(keepers):
+        keeper.subscribe(f"own/{number}", 1)
+    # Clients are spread over the lanes: every sender to every keeper, with shared events before each.
+    senders = [five(node, f"sender{number}") for number in range(4)]
+    for turn in range(8):
+        for sender in senders:
+            for number in range(4):
+                for other in senders:
+                    other.publish_settled("work", "")
+                sender.publish_settled(f"own/{number}", str(turn))
+    for number, keeper in enumerate(keepers):
+        keeper.wait(32)
+        keeper.kill()
+        back = five(node, f"keeper{number}", clean=False)
+        got = len(back.wait(32))
+        foreign = {message.topic for worker in workers for message in worker.received} - {"work"}
+        check(not foreign, f"members of a shared group got {sorted(foreign)}, which they did not subscribe to")
+        check(got == 32, f"{got} of 32 unacknowledged events came again")
+        back.disconnect()
+    for client in workers + senders:
+        client.disconnect()
+
+
 def request_response(node):
     requester = five(node, "requester", RequestResponseInformation=1)
     base = getattr(requester.told, "ResponseInformation", None)
@@ -413,7 +457,7 @@ def request_response(node):
 PARTS = (
     payloads, properties, aliases_from_client, aliases_from_node, receive_maximum, maximum_packet_size, identifiers,
     no_local, retain_handling, assigned_identifier, reason_codes, takeover, sessions, shared_group,
-    shared_group_that_stays, request_response,
+    shared_group_that_stays, request_response, shared_group_beside_others, shared_group_of_many_topics,
 )
 
 
