@@ -144,7 +144,7 @@ public final class Router: @unchecked Sendable {
     /// Memberships in shared groups among them.
     public var sharedSubscriptionCount: Int { indexLock.withLock { _ in index.membershipCount } }
 
-    /// Called under the index's lock; nil stands for any filter, and so do filters of absurd length, which are not kept.
+    /// Called under the index's lock; nil stands for any filter. So do filters of absurd length, which are not kept.
     private func noteChange(_ filter: TopicFilter?) {
         let next = generation.load(ordering: .relaxed) &+ 1
         let isShort = filter.map { $0.bytes.count <= 1_024 } ?? false

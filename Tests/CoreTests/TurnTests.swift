@@ -60,4 +60,31 @@ struct TurnTests {
             #expect(some.takeAll().map(\.topic) == numbers.filter(held.contains).map { "n/\($0)\(tail)" })
         }
     }
+
+    @Test("After a turn that was costly to match turns are smaller, and grow again little by little")
+    func costlyTurns() throws {
+        let field = Field()
+        let (principal, recorder) = (field.principal(), field.recorder())
+        let turn = field.all[0].turn
+        turn.beginSlowly()
+        let first = turn.runLimit
+        #expect(first < Turn.runCapacity)
+        for round in 0..<8 { _ = publish([Array("cheap/\(round)".utf8)], as: principal, in: field) }
+        #expect(turn.runLimit == Turn.runCapacity)
+        // All combinations of `+` and `a`: each topic below matches half of them.
+        for number in 0..<4_096 {
+            let levels = (0..<12).map { number >> $0 & 1 == 0 ? "+" : "a" }
+            try field.subscribe(recorder, levels.joined(separator: "/"))
+        }
+        let path = String(repeating: "a/", count: 11)
+        _ = publish((0..<16).map { Array("\(path)\($0)".utf8) }, as: principal, in: field)
+        #expect(field.all[0].isMatchingCostly)
+        #expect(turn.runLimit < 8, "\(turn.runLimit)")
+        let ceiling = turn.runLimit
+        for round in 0..<8 { _ = publish([Array("cheap/\(round)".utf8)], as: principal, in: field) }
+        #expect(turn.runLimit == ceiling, "others' cheap turns do not bring it back")
+        for _ in 0..<40 { field.all[0].forgiveCostlyTurns() }
+        for round in 0..<8 { _ = publish([Array("cheap/\(round)".utf8)], as: principal, in: field) }
+        #expect(turn.runLimit == Turn.runCapacity)
+    }
 }

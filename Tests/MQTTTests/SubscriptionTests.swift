@@ -183,6 +183,26 @@ import Testing
         #expect(members[2].events().count + members[3].events().count == (qos == 1 ? 110 : 10))
     }
 
+    /// A share that came from another lane must not make what follows there a share.
+    @Test func whatFollowsAShareFromAnotherLaneIsNone() throws {
+        let node = try TestNode(lanes: 2)
+        let member = TestClient(node, "member", lane: 1)
+        member.subscribe("$share/g/jobs/#", qos: 1)
+        let other = TestClient(node, "other", lane: 0)
+        other.subscribe("$share/g/jobs/#", qos: 1)
+        let owner = TestClient(node, "owner", clean: false, lane: 1)
+        owner.subscribe("own/#", qos: 1)
+        TestClient(node, "far", lane: 0).send((1...4).flatMap { Frame.publish("jobs/x", "\($0)", qos: 1, id: $0) })
+        TestClient(node, "near", lane: 1).send(Frame.publish("own/0", "mine", qos: 1, id: 1))
+        #expect(owner.events().map(\.text) == ["mine"])
+        _ = (member.events(), other.events())
+        owner.cut()
+        #expect(member.events().isEmpty && other.events().isEmpty, "a private event is nobody else's")
+        let again = TestClient(node, "owner", clean: false, lane: 1)
+        #expect(
+            again.returned == [.publish(.init(topic: "own/0", payload: Array("mine".utf8), qos: 1, id: 1, dup: true))])
+    }
+
     @Test func sharedAndPlainOfOneSession() throws {
         let node = try TestNode()
         let client = TestClient(node, "c")
