@@ -47,6 +47,18 @@ open class Conversation {
     /// The output was congested and has been sent: what was held back may go on.
     open func outputDrained(on lane: Lane) {}
 
+    /// The end of the pass: what has been appended is about to be sent. Whoever puts bytes together late does so here.
+    open func produce(on lane: Lane) {}
+
+    /// The peer will send nothing more, but may still read.
+    /// - Returns: whether the connection stays until the conversation ends it, by ``Link/finish(_:)`` or
+    ///   ``Link/close(_:)``.
+    open func inputEnded(on lane: Lane) -> Bool { false }
+
+    /// The node is stopping.
+    /// - Returns: whether the connection stays until the conversation ends it, within the time there is.
+    open func drain(on lane: Lane) -> Bool { false }
+
     /// The connection ends; the last call. Inboxes are detached and wills are published here.
     open func close(_ reason: CloseReason, on lane: Lane) {}
 
@@ -70,6 +82,12 @@ open class Link: Output {
 
     /// Ends the connection after what is in the output has been sent.
     open func close(_ reason: CloseReason) {}
+    /// Ends the connection so that the peer can read all of it: what has been appended is sent, then the writing side is
+    /// shut, and what still comes in is thrown away until the peer closes or a moment has passed. The conversation gets
+    /// neither bytes nor ticks any more.
+    open func finish(_ reason: CloseReason) { close(reason) }
+    /// An output that writes into this one, for a protocol inside of a protocol: it learns when this one is congested.
+    public final weak var rider: Output?
     /// Goes on after ``Conversation/Verdict/paused``.
     open func resume() {}
     /// Calls `body` on the connection's lane, with its conversation, if the connection still exists then. The function

@@ -22,6 +22,10 @@ public enum DropReason: Int, CaseIterable, Sendable {
     case noMember
     /// The payload is not the text that it claims to be (MQTT 5 §3.3.2.3.2).
     case badPayload
+    /// The answer to a request that nobody waits for any more.
+    case lateReply
+    /// A webhook's target said that it will not take it, or never answered.
+    case webhookRejected
 }
 
 /// Why a connection ended.
@@ -60,6 +64,10 @@ public enum CloseReason: Int, CaseIterable, Sendable, Error {
     case payloadFormatInvalid
     /// A way of authentication that the node does not offer (MQTT 5 §4.12).
     case badAuthenticationMethod
+    /// No complete request, or no answer taken, in time (HTTP).
+    case requestTimeout
+    /// The peer read a stream of events more slowly than they came.
+    case slowReader
     /// Somebody who may do so ended it.
     case administrative
     /// The node is stopping.

@@ -47,7 +47,7 @@ public struct EventRun: BitwiseCopyable {
     public var wire: UnsafeRawPointer
     /// Bytes at ``wire``.
     public var wireLength: Int
-    /// Properties of every event of the run, in the encoding of MQTT 5 §2.2.2 without the length; often none.
+    /// Properties of every event of the run, as ``EventProperties`` reads them; often none.
     public var properties: UnsafeRawPointer
     /// Bytes at ``properties``.
     public var propertiesLength: Int
@@ -59,6 +59,8 @@ public struct EventRun: BitwiseCopyable {
     public var qos: UInt8
     /// Whether the event is to be kept as its topic's last value.
     public var isRetained: Bool
+    /// How many of the last bytes at ``properties`` are of no use to MQTT; see ``EventProperties``.
+    public var extensionLength: UInt16 = 0
     /// From when on nobody wants it any more, in the lane's milliseconds; 0 for never.
     public var expiresAt: UInt64
     /// Owned copies of the events, made when the first port needs one; lane's scratch.
@@ -81,6 +83,7 @@ public struct EventRun: BitwiseCopyable {
             topic: base, topicLength: event.topicLength, events: view, count: 1, wire: base, wireLength: 0,
             properties: base + event.topicLength, propertiesLength: event.propertiesLength, publisher: publisher,
             layout: .none, qos: event.qos, isRetained: event.isRetained, expiresAt: event.expiresAt)
+        extensionLength = event.extensionLength
     }
 
     /// Makes a run of borrowed events.
@@ -115,7 +118,7 @@ public struct EventRun: BitwiseCopyable {
         let event = Event(
             topic: topicBytes, properties: UnsafeRawBufferPointer(start: properties, count: propertiesLength),
             payload: UnsafeRawBufferPointer(start: view.payload, count: Int(view.payloadLength)), qos: qos,
-            isRetained: isRetained, expiresAt: expiresAt)
+            isRetained: isRetained, expiresAt: expiresAt, extensionLength: extensionLength)
         owned?[index] = Unmanaged.passRetained(event.storage)
         return event
     }
@@ -128,6 +131,7 @@ public struct EventRun: BitwiseCopyable {
     var payloadLength: Int32
     var qos: UInt8
     var isRetained: Bool
+    var extensionLength: UInt16
     var expiresAt: UInt64
 }
 
@@ -144,14 +148,14 @@ public struct Event: @unchecked Sendable {
     /// Copies an event.
     public init(
         topic: UnsafeRawBufferPointer, properties: UnsafeRawBufferPointer, payload: UnsafeRawBufferPointer,
-        qos: UInt8, isRetained: Bool, expiresAt: UInt64 = 0
+        qos: UInt8, isRetained: Bool, expiresAt: UInt64 = 0, extensionLength: UInt16 = 0
     ) {
         let count = topic.count + properties.count + payload.count
         let buffer = EventStorage.create(minimumCapacity: count) { _ in
             EventHeader(
                 topicLength: Int32(topic.count), propertiesLength: Int32(properties.count),
                 payloadLength: Int32(payload.count), qos: qos, isRetained: isRetained,
-                expiresAt: expiresAt)
+                extensionLength: extensionLength, expiresAt: expiresAt)
         }
         storage = unsafeDowncast(buffer, to: EventStorage.self)
         storage.withUnsafeMutablePointerToElements { elements in
@@ -175,6 +179,8 @@ public struct Event: @unchecked Sendable {
     public var propertiesLength: Int { Int(storage.header.propertiesLength) }
     /// Bytes of the payload.
     public var payloadLength: Int { Int(storage.header.payloadLength) }
+    /// How many of the last bytes of the properties are of no use to MQTT; see ``EventProperties``.
+    public var extensionLength: UInt16 { storage.header.extensionLength }
     /// Quality of service as published.
     public var qos: UInt8 { storage.header.qos }
     /// Whether it was published to be retained.
@@ -187,7 +193,7 @@ public struct Event: @unchecked Sendable {
     public var cost: Int { topicLength + propertiesLength + payloadLength + 64 }
     /// The topic.
     public var topic: UnsafeRawBufferPointer { UnsafeRawBufferPointer(start: bytes, count: topicLength) }
-    /// The properties, in the encoding of MQTT 5 §2.2.2 without the length.
+    /// The properties, as ``EventProperties`` reads them.
     public var properties: UnsafeRawBufferPointer {
         UnsafeRawBufferPointer(start: bytes + topicLength, count: propertiesLength)
     }

@@ -17,6 +17,7 @@ struct MailRecord: BitwiseCopyable {
     var eventCount: UInt32 = 0
     var topicLength: UInt32 = 0
     var propertiesLength: UInt32 = 0
+    var extensionLength: UInt16 = 0
     var bytesLength: UInt32 = 0
     var expiresAt: UInt64 = 0
     /// Who published; for a receipt, who is told.
@@ -65,6 +66,7 @@ extension Lane {
         record.eventCount = UInt32(run.pointee.count)
         record.topicLength = UInt32(run.pointee.topicLength)
         record.propertiesLength = UInt32(run.pointee.propertiesLength)
+        record.extensionLength = run.pointee.extensionLength
         record.bytesLength = UInt32(bytes)
         record.token = token
         pack(record, run, targets, at: room(size, for: lane))
@@ -199,6 +201,7 @@ extension Lane {
             properties: parts.properties, propertiesLength: Int(record.propertiesLength),
             publisher: record.publisher, layout: record.layout, qos: record.qos, isRetained: record.isRetained,
             expiresAt: record.expiresAt)
+        run.extensionLength = record.extensionLength
         identifiers = UnsafePointer(parts.identifiers)
         group = record.group
         // What is delivered next is nobody's share.

@@ -32,7 +32,10 @@ final class Connection: Link {
     private var isLarge = false
     private var pending: [Chunk] = []
     private var pendingBytes = 0 {
-        didSet { isCongested = pendingBytes > lane.limits.maxOutputBytes }
+        didSet {
+            isCongested = pendingBytes > lane.limits.maxOutputBytes
+            rider?.isCongested = isCongested
+        }
     }
     private(set) var isTouched = false
     private(set) var closing: CloseReason?
@@ -40,6 +43,11 @@ final class Connection: Link {
     private(set) var isReading = true
     private var isWatchingWrites = false
     private var isDraining = false
+    /// The peer has sent its last byte and is still read to.
+    private var hasInputEnded = false
+    /// Why the connection ends once everything has been sent and the peer has had time to read it.
+    private var finishing: CloseReason?
+    private var isWritingShut = false
     /// Bytes received and not yet taken.
     private var carry: UnsafeMutableRawPointer?
     private var carryCount = 0
@@ -65,7 +73,9 @@ final class Connection: Link {
 
     /// The socket has bytes, or has ended.
     func readable() {
-        guard closing == nil, !isPaused else { return }
+        guard closing == nil else { return }
+        if finishing != nil { return discardInput() }
+        guard !isPaused else { return }
         if carryCount > Self.directSize * 4 { return readIntoCarry() }
         let buffer = lane.receiveBuffer
         let kept = carryCount
@@ -109,10 +119,18 @@ final class Connection: Link {
             }
             if result < 0, errno == EINTR { continue }
             if result < 0, errno == EAGAIN { return 0 }
-            close(.connectionLost)
+            if result == 0, finishing == nil, conversation.inputEnded(on: lane) {
+                hasInputEnded = true
+                updateInterest()
+            } else {
+                close(finishing ?? .connectionLost)
+            }
             return 0
         }
     }
+
+    /// What comes after the last answer is of no interest; closing while it is unread would take the answer away.
+    private func discardInput() { while closing == nil, readSome(lane.receiveBuffer, ReactorLane.receiveSize) > 0 {} }
 
     /// Gives bytes to the conversation and routes what it publishes; keeps what is left over.
     /// - Parameter mayKeep: `base` is a carry buffer that can be kept as it is when nothing was taken from it.
@@ -122,7 +140,7 @@ final class Connection: Link {
         var offset = 0
         let turn = lane.turn
         turn.beginSlowly()
-        loop: while closing == nil {
+        loop: while closing == nil, finishing == nil {
             let bytes = UnsafeRawBufferPointer(start: base + offset, count: count - offset)
             let progress = conversation.receive(bytes, turn, on: lane)
             if let tap { tap.received(UnsafeRawBufferPointer(rebasing: bytes[..<progress.consumed]), on: lane) }
@@ -189,12 +207,13 @@ final class Connection: Link {
     override func resume() {
         guard isPaused, closing == nil else { return }
         isPaused = false
+        guard finishing == nil else { return }
         lane.resumed.append(Unmanaged.passUnretained(self).toOpaque())
     }
 
     /// Takes what was left over when the conversation paused; called by the lane, not from a conversation.
     func takeCarry() {
-        guard closing == nil, !isPaused else { return }
+        guard closing == nil, finishing == nil, !isPaused else { return }
         updateInterest()
         guard carryCount > 0, let carry else { return }
         consumeCarry(carry, carryCount)
@@ -336,10 +355,12 @@ final class Connection: Link {
 
     /// The end of the pass: everything is sent, once.
     func flush() {
+        conversation.produce(on: lane)
         isTouched = false
         lane.counters.packetsOut &+= UInt64(packets)
         packets = 0
         sendWindow()
+        shutWritingIfFinished()
         updateInterest()
     }
 
@@ -361,8 +382,9 @@ final class Connection: Link {
         pending.removeFirst(done)
         if pending.isEmpty {
             pending = []
-            if isDraining { close(.shutdown) }
-            if closing == nil { conversation.outputDrained(on: lane) }
+            shutWritingIfFinished()
+            if isDraining, finishing == nil { close(.shutdown) }
+            if closing == nil, finishing == nil { conversation.outputDrained(on: lane) }
         }
         updateInterest()
     }
@@ -372,7 +394,8 @@ final class Connection: Link {
     /// A client that does not read is not read either, once its output is full.
     private func updateInterest() {
         guard slot >= 0 else { return }
-        let reads = !isPaused && closing == nil && pendingBytes <= lane.limits.maxOutputBytes
+        let isWanted = !isPaused && pendingBytes <= lane.limits.maxOutputBytes && !hasInputEnded
+        let reads = closing == nil && (isWanted || isWritingShut)
         let writes = !pending.isEmpty
         guard reads != isReading || writes != isWatchingWrites else { return }
         isReading = reads
@@ -386,6 +409,35 @@ final class Connection: Link {
         guard closing == nil else { return }
         closing = reason
         if slot >= 0 { lane.closing.append(Unmanaged.passUnretained(self).toOpaque()) }
+    }
+
+    /// In which a peer must take the last bytes, and then may read them before the connection ends.
+    private static let (lastBytesMilliseconds, lingerMilliseconds): (UInt64, UInt64) = (30_000, 2_000)
+
+    override func finish(_ reason: CloseReason) {
+        guard closing == nil, finishing == nil else { return }
+        finishing = reason
+        releaseCarry()
+        touch()
+        lane.setTimer(self, lane.now + Self.lastBytesMilliseconds)
+    }
+
+    private func shutWritingIfFinished() {
+        guard finishing != nil, !isWritingShut, closing == nil, pending.isEmpty, window == nil else { return }
+        isWritingShut = true
+        // A peer that is gone already is noticed by the next read.
+        _ = shutdown(socket, Int32(SHUT_WR))
+        if hasInputEnded { return close(finishing ?? .clientDisconnected) }
+        lane.setTimer(self, lane.now + Self.lingerMilliseconds)
+    }
+
+    /// Time has come to a deadline.
+    func tick() {
+        if let finishing { return close(finishing) }
+        switch conversation.tick(on: lane) {
+        case .success(let next): if let next { lane.setTimer(self, next) }
+        case .failure(let reason): close(reason)
+        }
     }
 
     /// Releases everything but the socket; called by the lane when the conversation has been told.
@@ -416,10 +468,13 @@ final class Connection: Link {
         self.lane.moving.append(ReactorLane.Move(connection: self, lane: lane, arrived: arrived))
     }
 
-    override func tick(at deadline: UInt64) { lane.setTimer(self, deadline) }
+    override func tick(at deadline: UInt64) {
+        if finishing == nil { lane.setTimer(self, deadline) }
+    }
 
     /// The node is stopping: what waits is sent first, then the connection ends.
     func drain() {
+        guard finishing == nil, !conversation.drain(on: lane) else { return }
         isDraining = true
         if pending.isEmpty { close(.shutdown) }
     }

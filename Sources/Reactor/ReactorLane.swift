@@ -298,10 +298,7 @@ final class ReactorLane: Lane {
 
     private func tick(_ slot: Int) {
         guard let connection = entries[slot].connection, connection.closing == nil else { return }
-        switch connection.conversation.tick(on: self) {
-        case .success(let next): if let next { timers.set(slot, deadline: next) }
-        case .failure(let reason): connection.close(reason)
-        }
+        connection.tick()
     }
 
     // MARK: Buffers

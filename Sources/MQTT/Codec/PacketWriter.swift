@@ -108,8 +108,8 @@ struct PublishParts {
         topic = event.bytes
         topicLength = event.topicLength
         properties = topic + topicLength
-        propertiesLength = event.propertiesLength
-        payload = properties + propertiesLength
+        propertiesLength = event.propertiesLength - Int(event.extensionLength)
+        payload = properties + event.propertiesLength
         payloadLength = event.payloadLength
         expiresAt = event.expiresAt
     }
@@ -120,7 +120,7 @@ struct PublishParts {
         topic = run.pointee.topic
         topicLength = run.pointee.topicLength
         properties = run.pointee.properties
-        propertiesLength = run.pointee.propertiesLength
+        propertiesLength = run.pointee.propertiesLength &- Int(run.pointee.extensionLength)
         payload = view.payload
         payloadLength = Int(view.payloadLength)
         expiresAt = run.pointee.expiresAt

@@ -72,7 +72,7 @@ enum ReasonCode: UInt8 {
     /// What a client may be told of why its connection ends; nil where it ended it, or is gone.
     init?(_ reason: CloseReason) {
         switch reason {
-        case .clientDisconnected, .connectionLost, .connectTimeout: return nil
+        case .clientDisconnected, .connectionLost, .connectTimeout, .requestTimeout: return nil
         case .malformedPacket: self = .malformedPacket
         case .protocolError: self = .protocolError
         case .packetTooLarge: self = .packetTooLarge
@@ -81,7 +81,7 @@ enum ReasonCode: UInt8 {
         case .takenOver: self = .sessionTakenOver
         case .notAuthenticated: self = .notAuthorized
         case .badClientID: self = .clientIdentifierNotValid
-        case .overLimit: self = .quotaExceeded
+        case .overLimit, .slowReader: self = .quotaExceeded
         case .receiveMaximumExceeded: self = .receiveMaximumExceeded
         case .topicAliasInvalid: self = .topicAliasInvalid
         case .topicNameInvalid: self = .topicNameInvalid
