@@ -1,4 +1,4 @@
-public import Core
+import Core
 
 /// What an HTTP listener for events is told to be.
 public struct WebSettings: Sendable, Equatable {
