@@ -35,6 +35,8 @@ public final class WebSite: HTTPSite {
         let visitor = Visitor.of(connection)
         let authorization = head.value("authorization")
         if let visitor, visitor.isSame(authorization) {
+            // A browser cannot say who its user is when it opens a WebSocket: that is said inside.
+            if visitor.refusal != nil, Socket.of(head.target)?.knowsItsOwnUsers == true { return .granted }
             return visitor.refusal.map { .answered($0.response) } ?? visitor.admission(head, connection, context)
         }
         return identify(authorization, head, connection, on: lane)
@@ -45,13 +47,10 @@ public final class WebSite: HTTPSite {
         _ head: RequestHead, _ body: UnsafeRawBufferPointer, of connection: HTTPConversation, _ turn: Turn,
         on lane: Lane
     ) -> RequestVerdict {
-        guard let principal = Visitor.of(connection)?.principal else {
-            connection.respond(Problem(500, "Nobody knows who asks."))
-            return .answered
-        }
+        let principal = Visitor.of(connection)?.principal
         guard turn.isEmpty || turn.principal === principal else { return .routeFirst }
         do throws(Problem) {
-            if head.method.elementsEqual("POST".utf8), let topic = Self.topic(of: head.target) {
+            if let principal, head.method.elementsEqual("POST".utf8), let topic = Self.topic(of: head.target) {
                 return try publish(topic, head, body, principal, connection, turn, lane)
             }
             guard turn.isEmpty else { return .routeFirst }
