@@ -28,7 +28,6 @@ let package = Package(
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
-        .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
         .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
     ],
     targets: [
@@ -48,13 +47,7 @@ let package = Package(
             name: "Reactor", dependencies: ["Core", "CLinux", .product(name: "Logging", package: "swift-log")],
             swiftSettings: hot),
         .target(name: "MQTT", dependencies: ["Core"], swiftSettings: hot),
-        .target(
-            name: "Web",
-            dependencies: [
-                "Core", .product(name: "Logging", package: "swift-log"),
-                .product(name: "NIOCore", package: "swift-nio"), .product(name: "NIOPosix", package: "swift-nio"),
-                .product(name: "NIOHTTP1", package: "swift-nio"),
-            ], swiftSettings: strict),
+        .target(name: "Web", dependencies: ["Core", "COpenSSL"], swiftSettings: hot),
         .target(
             name: "Admin",
             dependencies: ["Core", "Web", "Reactor", .product(name: "Logging", package: "swift-log")],
@@ -85,8 +78,11 @@ let package = Package(
         .testTarget(name: "MQTTTests", dependencies: ["MQTT", "Core"], swiftSettings: strict),
         .target(name: "RawHTTP", path: "Tests/RawHTTP", swiftSettings: strict),
         .testTarget(
-            name: "WebTests", dependencies: ["Web", "RawHTTP", .product(name: "Logging", package: "swift-log")],
-            swiftSettings: strict),
+            name: "WebTests",
+            dependencies: [
+                "Web", "RawHTTP", "Core", "Reactor", "MQTT", "Security",
+                .product(name: "Logging", package: "swift-log"),
+            ], swiftSettings: strict),
         .testTarget(
             name: "AdminTests",
             dependencies: [

@@ -89,10 +89,10 @@ public struct Node {
         let service = AdminService(
             settings, lanes: reactor.lanes, router: router, authenticator: authenticator,
             metrics: { reply in statistics.gather { reply(Metrics.prometheus($0)) } })
-        let server = HTTPServer(limits: AdminService.limits, logger: Logger(label: "admin")) { request, responder in
-            service.handle(request, responder)
-        }
         do throws(HTTPServer.Failure) {
+            let server = try HTTPServer(limits: AdminService.limits, logger: Logger(label: "admin")) {
+                request, responder in service.handle(request, responder)
+            }
             return Admin(service: service, server: server, address: try server.listen(address.description))
         } catch {
             throw StartFailure(
@@ -105,7 +105,7 @@ public struct Node {
         _ admin: Admin?, _ log: Log
     ) throws(SocketAddress.Failure) {
         let adapters = Adapters.all(
-            routers: [router.name: router], authenticator: authenticator, mqtt: configuration.mqtt)
+            routers: [router.name: router], authenticator: authenticator, configuration)
         var ready: [(protocolName: String, address: String)] = []
         for settings in configuration.listeners {
             guard let adapter = adapters[settings.protocolName] else { continue }

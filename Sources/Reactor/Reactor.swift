@@ -11,8 +11,11 @@ public final class Reactor: Sendable {
     private let threads: Mutex<[pthread_t]>
 
     /// Starts `count` lanes, each on its own thread.
+    /// - Parameter name: what the threads are called, with their number.
     /// - Throws: ``SocketAddress/Failure`` when the system gives no descriptors or threads.
-    public init(lanes count: Int, limits: Limits, logger: Logger) throws(SocketAddress.Failure) {
+    public init(
+        lanes count: Int, limits: Limits, logger: Logger, name: String = "lane"
+    ) throws(SocketAddress.Failure) {
         Self.raiseDescriptorLimit()
         var descriptors: [(epoll: Int32, wake: Int32)] = []
         for _ in 0..<count {
@@ -47,7 +50,7 @@ public final class Reactor: Sendable {
             guard status == 0 else {
                 throw SocketAddress.Failure(description: "cannot start a thread: \(String(cString: strerror(status)))")
             }
-            apus_name_thread(thread, "lane-\(number)")
+            apus_name_thread(thread, "\(name)-\(number)")
             started.append(thread)
         }
         threads = Mutex(started)

@@ -37,7 +37,7 @@ final class AdminStage {
         self.service = service
         var bounds = AdminService.limits
         bounds.handlerSeconds = handlerSeconds
-        server = HTTPServer(limits: bounds, logger: logger) { service.handle($0, $1) }
+        server = try HTTPServer(limits: bounds, logger: logger) { service.handle($0, $1) }
         address = try server.listen("127.0.0.1:0")
     }
 

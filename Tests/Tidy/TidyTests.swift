@@ -9,8 +9,8 @@ import Testing
         "Core": ["Synchronization"],
         "Reactor": ["Core", "CLinux", "Glibc", "Logging", "Synchronization"],
         "MQTT": ["Core"],
-        "Web": ["Core", "Glibc", "Logging", "NIOCore", "NIOPosix", "NIOHTTP1", "Synchronization"],
-        "Admin": ["Core", "Web", "Reactor", "Foundation", "Logging", "Synchronization"],
+        "Web": ["Core", "COpenSSL", "FoundationEssentials", "Synchronization"],
+        "Admin": ["Core", "Web", "Reactor", "Foundation", "Glibc", "Logging", "Synchronization"],
         "Security": ["Core", "COpenSSL", "Glibc", "Synchronization"],
         "Node": [
             "Core", "Reactor", "MQTT", "Web", "Admin", "Security", "CLinux", "Glibc", "Foundation", "Logging", "Yams",

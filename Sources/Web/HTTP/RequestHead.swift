@@ -1,7 +1,7 @@
 /// The head of an HTTP/1.1 request (RFC 9112 §3, §5), parsed where it lies: no copy, no allocation. Strict: what two
 /// parsers could read in two ways is refused, so that nothing in front of the node can be played against it.
 
-/// A request's head. Borrowed from the receive buffer and from the lane's storage: valid during the call it is given to.
+/// A request's head. Borrowed from the receive buffer and the lane's storage: valid during the call it is given to.
 public struct RequestHead {
     /// One field; offsets from the head's first byte.
     public struct Field: BitwiseCopyable {

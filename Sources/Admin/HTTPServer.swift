@@ -1,0 +1,41 @@
+import Core
+import Glibc
+public import Logging
+public import Reactor
+import Synchronization
+public import Web
+
+/// An HTTP server of its own, for the management interface: one lane on its own thread, so that whoever looks at the
+/// node disturbs no client and is answered however busy the node is.
+///
+/// Threading: ``listen(_:)`` and ``stop(graceMilliseconds:)`` block and so are not for handlers.
+public final class HTTPServer: Sendable {
+    /// Why a server cannot listen.
+    public typealias Failure = SocketAddress.Failure
+
+    private let reactor: Reactor
+    private let adapter: HTTPAdapter
+
+    /// Makes a server that listens nowhere yet.
+    /// - Parameter maxConnections: connections at once; a further one is closed.
+    public init(
+        limits: HTTPLimits = HTTPLimits(), maxConnections: Int = 256, logger: Logger, handler: @escaping HTTPHandler
+    ) throws(Failure) {
+        var bounds = Limits()
+        bounds.maxConnections = maxConnections
+        reactor = try Reactor(lanes: 1, limits: bounds, logger: logger, name: "admin")
+        adapter = HTTPAdapter(site: HandlerSite(limits: limits, handler: handler)) { time(nil) }
+    }
+
+    /// Accepts connections from now on.
+    /// - Parameter address: `127.0.0.1:8222`, `[::1]:0` or `unix:/path`.
+    /// - Returns: the address it is bound to, with the port that was free if 0 was asked for.
+    public func listen(_ address: String) throws(Failure) -> String {
+        let listener = try Listener(try SocketAddress(address), adapter: adapter)
+        reactor.listen(listener)
+        return listener.address.description
+    }
+
+    /// Stops listening, lets requests that are under way be answered for at most `graceMilliseconds`, and ends.
+    public func stop(graceMilliseconds: Int) { reactor.stop(drainMilliseconds: UInt64(max(graceMilliseconds, 0))) }
+}
