@@ -1,18 +1,30 @@
 import Core
+import Glibc
 import Logging
 import MQTT
+import Web
 
 /// The one list of adapters. A new protocol is a folder, a target and a line here.
 enum Adapters {
     /// The adapter of each protocol that a listener may name.
     static func all(
-        routers: [String: Router], authenticator: any Authenticator, mqtt: MQTTSettings
+        routers: [String: Router], authenticator: any Authenticator, _ configuration: Configuration
     ) -> [ListenerSettings.ProtocolName: any Adapter] {
         let random: @Sendable () -> UInt64 = { UInt64.random(in: .min ... .max) }
-        return [
-            .mqtt: MQTTAdapter(
-                routers: routers, authenticator: authenticator, random: random, trace: trace(mqtt))
-        ]
+        let mqtt = MQTTAdapter(
+            routers: routers, authenticator: authenticator, random: random, trace: trace(configuration.mqtt))
+        let site = WebSite(
+            configuration.http, routers: routers, authenticator: authenticator, nodeName: configuration.name,
+            adapters: ["mqtt": mqtt, "mqttv3.1": mqtt], limits: configuration.limits, random: random,
+            wallClock: { milliseconds() })
+        return [.mqtt: mqtt, .http: HTTPAdapter(site: site, wallClock: { Int(milliseconds() / 1_000) })]
+    }
+
+    /// Milliseconds since 1970.
+    private static func milliseconds() -> UInt64 {
+        var time = timespec()
+        clock_gettime(CLOCK_REALTIME, &time)
+        return UInt64(time.tv_sec) * 1_000 + UInt64(time.tv_nsec) / 1_000_000
     }
 
     /// Traced packets are lines of the log, component `mqtt.trace`.

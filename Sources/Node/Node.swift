@@ -105,7 +105,7 @@ public struct Node {
         _ admin: Admin?, _ log: Log
     ) throws(SocketAddress.Failure) {
         let adapters = Adapters.all(
-            routers: [router.name: router], authenticator: authenticator, mqtt: configuration.mqtt)
+            routers: [router.name: router], authenticator: authenticator, configuration)
         var ready: [(protocolName: String, address: String)] = []
         for settings in configuration.listeners {
             guard let adapter = adapters[settings.protocolName] else { continue }

@@ -39,7 +39,7 @@ struct ConfigurationTests {
         let configuration = try load(yaml)
         #expect(!configuration.name.isEmpty)
         #expect(configuration == Configuration(name: configuration.name))
-        #expect(configuration.listeners.map(\.address.description) == ["127.0.0.1:1883"])
+        #expect(configuration.listeners.map(\.address.description) == ["127.0.0.1:1883", "127.0.0.1:8080"])
         #expect(configuration.data == "./apus-data")
         #expect(configuration.security.anonymous == .loopback)
         #expect(configuration.mqtt.sysIntervalSeconds == 10 && !configuration.mqtt.tracesPayload)

@@ -2,6 +2,7 @@
 import Core
 import Foundation
 import Glibc
+import Web
 
 extension Configuration {
     /// The environment of this process.
@@ -31,7 +32,7 @@ extension Configuration {
         var tree = try Setting.parse(yaml: yaml, file: file)
             .substituted(from: environment, used: &referred, problems: &problems)
         if case .nothing(let place) = tree { tree = .map([], place: place) }
-        tree.addStandardListener()
+        tree.addStandardListeners()
         tree.override(by: environment, referred: referred, problems: &problems)
         for flag in flags { tree.override(by: flag, problems: &problems) }
         var reader = ConfigurationReader(problems: problems)
@@ -52,6 +53,9 @@ extension Configuration {
         if admin.users != running.admin.users { keys.append("admin.users") }
         if mqtt.sysIntervalSeconds != running.mqtt.sysIntervalSeconds { keys.append("mqtt.sys_interval") }
         if mqtt.tracesPayload != running.mqtt.tracesPayload { keys.append("mqtt.trace_payload") }
+        if http.corsOrigins != running.http.corsOrigins { keys.append("http.cors_origins") }
+        if http.isEchoOn != running.http.isEchoOn { keys.append("http.debug_echo") }
+        if http.webhookUsers != running.http.webhookUsers { keys.append("http.webhook_users") }
         for key in ConfigurationKeys.limits where limits[keyPath: key.field] != running.limits[keyPath: key.field] {
             keys.append("limits.\(key.name)")
         }
@@ -69,22 +73,23 @@ extension Configuration {
 }
 
 extension Setting {
-    /// A node without `listeners` speaks MQTT on loopback; environment and flags may move that listener.
-    fileprivate mutating func addStandardListener() {
+    /// A node without `listeners` speaks MQTT and HTTP on loopback; environment and flags may move these listeners.
+    fileprivate mutating func addStandardListeners() {
         guard case .map(var entries, let place) = self else { return }
         switch self["listeners"] {
         case nil: break
         case .nothing?: entries.removeAll { $0.name == "listeners" }
         case .text?, .list?, .map?: return
         }
-        let listener = Setting.map(
-            [
-                Entry(name: "protocol", place: "default", value: .text("mqtt", place: "default")),
-                Entry(
-                    name: "listen", place: "default",
-                    value: .text(ListenAddress.standard.description, place: "default")),
-            ], place: "default")
-        entries.append(Entry(name: "listeners", place: "default", value: .list([listener], place: "default")))
+        let standard = [(ListenerSettings.ProtocolName.mqtt, ListenAddress.standard), (.http, .standardHTTP)]
+        let listeners = standard.map { name, address in
+            Setting.map(
+                [
+                    Entry(name: "protocol", place: "default", value: .text(name.rawValue, place: "default")),
+                    Entry(name: "listen", place: "default", value: .text(address.description, place: "default")),
+                ], place: "default")
+        }
+        entries.append(Entry(name: "listeners", place: "default", value: .list(listeners, place: "default")))
         self = .map(entries, place: place)
     }
 }

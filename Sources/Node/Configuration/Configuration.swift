@@ -3,6 +3,7 @@
 public import Core
 public import Logging
 public import Security
+public import Web
 
 /// A complete, valid configuration.
 public struct Configuration: Sendable, Equatable {
@@ -15,13 +16,18 @@ public struct Configuration: Sendable, Equatable {
     /// `node.drain_seconds`: how long a stopping node flushes.
     public var drainSeconds = 10
     /// `listeners`: where clients come in.
-    public var listeners = [ListenerSettings(protocolName: .mqtt, address: .standard)]
+    public var listeners = [
+        ListenerSettings(protocolName: .mqtt, address: .standard),
+        ListenerSettings(protocolName: .http, address: .standardHTTP),
+    ]
     /// `security`.
     public var security = SecuritySettings()
     /// `admin`.
     public var admin = AdminSettings()
     /// `mqtt`.
     public var mqtt = MQTTSettings()
+    /// `http`.
+    public var http = WebSettings()
     /// `limits`.
     public var limits = Limits()
     /// `log`.
@@ -34,7 +40,7 @@ public struct Configuration: Sendable, Equatable {
 /// One entry of `listeners`.
 public struct ListenerSettings: Sendable, Equatable {
     /// The protocols a listener can speak; the raw value is the word in the configuration and in the `ready` record.
-    public enum ProtocolName: String, Sendable, CaseIterable { case mqtt }
+    public enum ProtocolName: String, Sendable, CaseIterable { case mqtt, http }
 
     /// `protocol`.
     public var protocolName: ProtocolName

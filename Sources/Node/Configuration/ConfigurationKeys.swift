@@ -185,6 +185,17 @@ public enum ConfigurationKeys {
                 "mqtt.trace_payload", .choice(["no", "yes"]), "no",
                 "Whether the packet log of a traced client shows payloads."),
         ]
+        + [
+            ConfigurationKey(
+                "http.cors_origins", .texts, "none",
+                "Origins whose pages may use the HTTP listeners from a browser, as `https://example.org`; `*` is any."),
+            ConfigurationKey(
+                "http.debug_echo", .choice(["false", "true"]), "false",
+                "Whether `/echo` is there, for tools that test WebSocket conformance."),
+            ConfigurationKey(
+                "http.webhook_users", .texts, "whoever is on this machine",
+                "Users who may manage webhooks over HTTP."),
+        ]
         + limits.map { ConfigurationKey("limits.\($0.name)", $0.type, $0.standard, $0.meaning) }
         + [
             ConfigurationKey(

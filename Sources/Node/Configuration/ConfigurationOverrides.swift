@@ -4,7 +4,7 @@
 public struct ConfigurationFlag: Sendable, Equatable {
     enum Target: Sendable, Equatable {
         case key([String])
-        /// The address of the first listener of a protocol; one is added when there is none.
+        /// The address of the first listener of a protocol; one is added when there is none. `off` removes all of them.
         case listener(ListenerSettings.ProtocolName)
     }
 
@@ -26,6 +26,8 @@ public struct ConfigurationFlag: Sendable, Equatable {
     }
     /// `--mqtt`: where the first MQTT listener listens.
     public static func mqtt(_ value: String) -> Self { .init(flag: "--mqtt", target: .listener(.mqtt), value: value) }
+    /// `--http`: where the first HTTP listener listens, or `off`.
+    public static func http(_ value: String) -> Self { .init(flag: "--http", target: .listener(.http), value: value) }
     /// `--admin`: where the management interface listens, or `off`.
     public static func admin(_ value: String) -> Self {
         .init(flag: "--admin", target: .key(["admin", "listen"]), value: value)
@@ -79,6 +81,7 @@ extension Setting {
         let steps: [String]
         switch flag.target {
         case .key(let key): steps = key
+        case .listener(let name) where flag.value == "off": return removeListeners(name)
         case .listener(let name):
             var index = 0
             if case .list(let items, _)? = self["listeners"] {
@@ -95,6 +98,18 @@ extension Setting {
         if let reason = set(steps[...], to: flag.value, place: flag.flag) {
             problems.append(.init(place: flag.flag, key: "", message: reason))
         }
+    }
+
+    private mutating func removeListeners(_ name: ListenerSettings.ProtocolName) {
+        guard case .map(var entries, let place) = self,
+            let index = entries.firstIndex(where: { $0.name == "listeners" }),
+            case .list(let items, let listPlace) = entries[index].value
+        else { return }
+        let others = items.filter { item in
+            if case .text(let text, _)? = item["protocol"] { text != name.rawValue } else { true }
+        }
+        entries[index].value = .list(others, place: listPlace)
+        self = .map(entries, place: place)
     }
 
     /// The key that a variable names, with indices and component names in it.

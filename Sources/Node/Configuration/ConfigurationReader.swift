@@ -3,6 +3,7 @@
 import Core
 import Logging
 import Security
+import Web
 
 /// Reads one tree.
 struct ConfigurationReader {
@@ -26,6 +27,7 @@ struct ConfigurationReader {
         configuration.security = security(root["security"])
         configuration.admin = admin(root["admin"], configuration.security)
         configuration.mqtt = mqtt(root["mqtt"])
+        configuration.http = http(root["http"])
         configuration.limits = limits(root["limits"])
         configuration.log = log(root["log"])
         return configuration
@@ -154,6 +156,26 @@ struct ConfigurationReader {
             mqtt.tracesPayload = answer == .yes
         }
         return mqtt
+    }
+
+    private mutating func http(_ setting: Setting?) -> WebSettings {
+        enum Answer: String, CaseIterable { case no = "false", yes = "true" }
+        var http = WebSettings()
+        let fields = group(setting, at: ["http"], called: "http")
+        http.corsOrigins = texts(fields["cors_origins"], "http.cors_origins") ?? []
+        for origin in http.corsOrigins where origin != "*" {
+            let parts = origin.split(separator: "/", omittingEmptySubsequences: false)
+            let isOrigin =
+                parts.count == 3 && ["http:", "https:"].contains(parts[0]) && parts[1] == "" && parts[2] != ""
+            guard !isOrigin else { continue }
+            let message = "'\(origin)' is no origin; expected https://HOST, perhaps with :PORT, and nothing behind it"
+            report(fields["cors_origins"], "http.cors_origins", message)
+        }
+        if let answer = choice(fields["debug_echo"], "http.debug_echo", of: Answer.self) {
+            http.isEchoOn = answer == .yes
+        }
+        http.webhookUsers = texts(fields["webhook_users"], "http.webhook_users") ?? []
+        return http
     }
 
     private mutating func limits(_ setting: Setting?) -> Limits {

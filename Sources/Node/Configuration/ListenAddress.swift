@@ -14,6 +14,9 @@ public enum ListenAddress: Sendable, Hashable, CustomStringConvertible {
     /// Where a node without configuration speaks MQTT.
     public static let standard = ListenAddress.ipv4(host: "127.0.0.1", port: 1883)
 
+    /// Where a node without configuration speaks HTTP.
+    public static let standardHTTP = ListenAddress.ipv4(host: "127.0.0.1", port: 8080)
+
     /// Where a node without configuration is managed.
     public static let standardAdmin = ListenAddress.ipv4(host: "127.0.0.1", port: 8222)
 

@@ -138,6 +138,13 @@ public final class HTTPConversation: Conversation {
     ) -> (Int, Verdict?) {
         let length = head.contentLength ?? 0
         let total = head.length + length
+        switch site.admit(head, of: self, on: lane) {
+        case .granted: break
+        case .pending: return (0, turn.isEmpty ? .paused : .routeFirst)
+        case .answered(let response):
+            guard turn.isEmpty else { return (0, .routeFirst) }
+            return turnAway(head, response, total <= bytes.count && !head.isChunked ? total : nil, bytes, on: lane)
+        }
         if !head.isChunked, bytes.count >= total, length <= site.limits.bodyBytes, head.expectation == nil {
             // The usual case: all of it is there.
             let body = UnsafeRawBufferPointer(rebasing: bytes[head.length..<total])
@@ -166,6 +173,20 @@ public final class HTTPConversation: Conversation {
         awaited = total
         beginBody(length, lane)
         return (0, .waiting)
+    }
+
+    /// Answers a request that is not let in, and goes on after it when all of it is there.
+    /// - Parameter count: bytes of the request; nil when some are still to come.
+    private func turnAway(
+        _ head: RequestHead, _ response: HTTPResponse, _ count: Int?, _ bytes: UnsafeRawBufferPointer, on lane: Lane
+    ) -> (Int, Verdict?) {
+        lane.counters.packetsIn &+= 1
+        requestNumber &+= 1
+        forgetRequest()
+        closesAfterwards = isDraining || hasInputEnded || !head.isKeepAlive || count == nil
+        isHead = head.method.elementsEqual("HEAD".utf8)
+        respond(response)
+        return (count ?? bytes.count, isOver ? .waiting : nil)
     }
 
     private func receiveChunks(_ bytes: UnsafeRawBufferPointer, _ turn: Turn, on lane: Lane) -> (Int, Verdict?) {

@@ -8,6 +8,10 @@ public protocol HTTPSite: AnyObject, Sendable {
     /// Bounds of requests.
     var limits: HTTPLimits { get }
 
+    /// Says whether a request may go on, when its head has come and perhaps nothing of its body. Called again for the
+    /// same request when more of it has come.
+    func admit(_ head: RequestHead, of connection: HTTPConversation, on lane: Lane) -> Admission
+
     /// Takes a complete request.
     /// - Parameters:
     ///   - body: borrowed, like the head: valid during the call, and after ``RequestVerdict/publishing`` until the turn
@@ -21,6 +25,21 @@ public protocol HTTPSite: AnyObject, Sendable {
 
     /// The turn has been routed: answers what was published, in order.
     func routed(_ turn: Turn, of connection: HTTPConversation, on lane: Lane)
+}
+
+extension HTTPSite {
+    /// Whoever gets here may go on.
+    public func admit(_ head: RequestHead, of connection: HTTPConversation, on lane: Lane) -> Admission { .granted }
+}
+
+/// Whether a request may go on.
+public enum Admission {
+    /// It may.
+    case granted
+    /// It is not known yet: the connection is not read until ``Link/resume()`` is called.
+    case pending
+    /// It may not, or there is nothing to be done: this is the answer.
+    case answered(HTTPResponse)
 }
 
 /// What became of a request.

@@ -20,6 +20,8 @@ final class WebContext: Sendable {
     let settings: WebSettings
     /// The node's name, for people.
     let nodeName: String
+    /// What WebSocket may carry, by subprotocol.
+    let adapters: [String: any Adapter]
     /// Random; stands for this run of the node in ids of events, streams and replies. Letters and digits.
     let instance: String
     /// Random numbers, unpredictable.
@@ -29,15 +31,28 @@ final class WebContext: Sendable {
 
     init(
         routers: [String: Router], authenticator: any Authenticator, settings: WebSettings, nodeName: String,
-        random: @escaping @Sendable () -> UInt64, wallClock: @escaping @Sendable () -> UInt64
+        adapters: [String: any Adapter], random: @escaping @Sendable () -> UInt64,
+        wallClock: @escaping @Sendable () -> UInt64
     ) {
         self.routers = routers
         self.authenticator = authenticator
         self.settings = settings
         self.nodeName = nodeName
+        self.adapters = adapters
         self.random = random
         self.wallClock = wallClock
         instance = String(random() >> 16, radix: 36)
+    }
+
+    /// Whether a name in `Host` is one that this node is known by: its own, or that of an origin in the configuration.
+    func isKnown(host: String) -> Bool {
+        let name = host.prefix { $0 != ":" }.lowercased()
+        return name == nodeName.lowercased()
+            || settings.corsOrigins.contains { origin in
+                origin == "*"
+                    || origin.lowercased().split(separator: "/").last.map { $0.prefix { $0 != ":" } == name }
+                        ?? false
+            }
     }
 
     /// What is kept for a lane.
@@ -54,23 +69,44 @@ final class WebLane {
     /// The context outlives the lanes.
     unowned let context: WebContext
     let traffic: TrafficCounter
+    /// What the turn being filled publishes, one for each run.
+    var published: [Published] = []
+    /// The id made last.
+    let eventID: UnsafeMutableRawPointer
+    private let prefixCount: Int
     private var eventNumber: UInt64 = 0
-    private let prefix: [UInt8]
+
+    /// The properties of an event of the turn, in the turn's memory; its id is the last of them.
+    struct Properties {
+        var bytes: UnsafeMutableRawPointer
+        var count: Int
+        var idCount: Int
+    }
+
+    /// An event of the turn and its id.
+    struct Published {
+        var id: UnsafeRawPointer
+        var idCount: Int
+    }
 
     init(_ context: WebContext, on lane: Lane) {
         self.context = context
         traffic = lane.traffic(of: "http").counter
-        prefix = Array("\(context.instance)-\(String(lane.number, radix: 36))-".utf8)
+        let prefix = Array("\(context.instance)-\(String(lane.number, radix: 36))-".utf8)
+        eventID = .allocate(byteCount: prefix.count + 20, alignment: 8)
+        eventID.copyMemory(from: prefix, byteCount: prefix.count)
+        prefixCount = prefix.count
     }
 
-    /// A name for an event that brought none, unique among all nodes and runs: appended to `bytes`.
-    func appendEventID(to bytes: inout [UInt8]) {
+    deinit { eventID.deallocate() }
+
+    /// Makes a name for an event that brought none, unique among all nodes and runs, at ``eventID``.
+    /// - Returns: its bytes.
+    func nextEventID() -> Int {
         eventNumber &+= 1
-        bytes.append(contentsOf: prefix)
-        withUnsafeTemporaryAllocation(byteCount: 20, alignment: 1) { room in
-            guard let base = room.baseAddress else { return }
-            let count = Decimal.write(eventNumber, to: base)
-            bytes.append(contentsOf: UnsafeRawBufferPointer(start: base, count: count))
-        }
+        return prefixCount + Decimal.write(eventNumber, to: eventID + prefixCount)
     }
+
+    /// The turn has been answered.
+    func forgetPublished() { published.removeAll(keepingCapacity: true) }
 }

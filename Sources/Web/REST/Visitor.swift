@@ -1,0 +1,137 @@
+import Core
+import FoundationEssentials
+
+/// Who is at the other end of a connection, as its last request said. Asked once for each connection and password, not
+/// for each request. Confined to the connection's lane.
+final class Visitor {
+    /// The value of `Authorization` that this is the answer to; nil for none.
+    private let authorization: [UInt8]?
+    private(set) var principal: Principal?
+    private(set) var refusal: Problem?
+
+    init(_ authorization: UnsafeRawBufferPointer?) { self.authorization = authorization.map { Array($0) } }
+
+    /// The visitor of a connection, once somebody has asked something.
+    static func of(_ connection: HTTPConversation) -> Visitor? {
+        // Nothing else is ever put there.
+        connection.belonging.map { unsafeDowncast($0, to: Visitor.self) }
+    }
+
+    /// Whether a request says the same about its sender.
+    func isSame(_ other: UnsafeRawBufferPointer?) -> Bool {
+        guard let authorization else { return other == nil }
+        guard let other, other.count == authorization.count else { return false }
+        return authorization.withUnsafeBytes { $0.elementsEqual(other) }
+    }
+
+    /// The answer has come.
+    func settle(_ result: AuthenticationResult, _ context: WebContext) {
+        switch result {
+        case .accepted(let identity):
+            guard let router = context.routers[identity.namespace] else {
+                refusal = Problem(403, "This user belongs to a namespace that the node does not have.")
+                return
+            }
+            principal = Principal(identity: identity, clientID: "", router: router)
+        case .refused(.busy):
+            var headers = Headers()
+            headers.add("Retry-After", "5")
+            refusal = Problem(503, "Too many passwords are being checked.", headers: headers)
+        case .refused(.badCredentials): refusal = .unauthorized("User unknown, or the password is wrong.")
+        case .refused(.anonymousNotAllowed): refusal = .unauthorized("A user and a password are needed.")
+        }
+    }
+
+    /// Nobody can be checked.
+    func refuse(_ problem: Problem) { refusal = problem }
+
+    /// A page whose name was made to mean this machine says that name as the host (DNS rebinding). Who needs a password
+    /// is safe from it: the browser does not send it there.
+    func admission(_ head: RequestHead, _ connection: HTTPConversation, _ context: WebContext) -> Admission {
+        guard connection.link.isLocal, authorization == nil, principal?.identity.user == nil, let host = head.host,
+            !Self.isPlain(host), !context.isKnown(host: host.text)
+        else { return .granted }
+        let detail = "Without a user the host must be an address, localhost or the node's name."
+        return .answered(Problem(421, detail).response)
+    }
+
+    /// Whether a host is an address or `localhost`: the first byte settles it nearly always.
+    private static func isPlain(_ host: UnsafeRawBufferPointer) -> Bool {
+        guard let first = host.first else { return true }
+        if first == UInt8(ascii: "[") { return true }
+        let end = host.firstIndex(of: UInt8(ascii: ":")) ?? host.count
+        let name = UnsafeRawBufferPointer(rebasing: host[..<end])
+        if name.isSame(as: "localhost") { return true }
+        let parts = name.split(separator: UInt8(ascii: "."), omittingEmptySubsequences: false)
+        return parts.count == 4
+            && parts.allSatisfy { (1...3).contains($0.count) && $0.allSatisfy { $0 &- UInt8(ascii: "0") < 10 } }
+    }
+
+    /// Whether a page of `origin` came from this very host, over a proxy with TLS perhaps.
+    static func isSame(_ origin: String, _ host: String) -> Bool {
+        let origin = origin.lowercased()
+        return origin == "http://\(host.lowercased())" || origin == "https://\(host.lowercased())"
+    }
+}
+
+extension WebSite {
+    /// Finds out who asks.
+    func identify(
+        _ authorization: UnsafeRawBufferPointer?, _ head: RequestHead, _ connection: HTTPConversation, on lane: Lane
+    ) -> Admission {
+        let visitor = Visitor(authorization)
+        connection.belonging = visitor
+        var user: String?
+        var password: [UInt8]?
+        if let authorization {
+            guard let known = Self.basic(authorization) else {
+                visitor.refuse(.unauthorized("Authorization is not of the Basic scheme."))
+                return admit(head, of: connection, on: lane)
+            }
+            (user, password) = known
+        }
+        let credentials = Credentials(
+            clientID: "", user: user, password: password, isLocal: connection.link.isLocal,
+            peer: user == nil ? "" : connection.link.peer)
+        let context = context
+        let reply = connection.link.callback { (conversation: Conversation, result: AuthenticationResult, _: Lane) in
+            guard let connection = conversation as? HTTPConversation else { return }
+            Visitor.of(connection)?.settle(result, context)
+            connection.link.resume()
+        }
+        guard let result = context.authenticator.authenticate(credentials, reply: reply) else { return .pending }
+        visitor.settle(result, context)
+        return admit(head, of: connection, on: lane)
+    }
+
+    /// User and password of the Basic scheme (RFC 7617).
+    private static func basic(_ value: UnsafeRawBufferPointer) -> (String?, [UInt8]?)? {
+        guard value.begins(with: "basic ") else { return nil }
+        let text = UnsafeRawBufferPointer(rebasing: value[6...]).trimmed.text
+        guard let bytes = Data(base64Encoded: text), let colon = bytes.firstIndex(of: UInt8(ascii: ":")),
+            let user = String(validating: bytes[..<colon], as: UTF8.self), !user.isEmpty
+        else { return nil }
+        return (user, Array(bytes[(colon + 1)...]))
+    }
+}
+
+extension Problem {
+    /// 401 with the challenge that lets a browser ask its user.
+    static func unauthorized(_ detail: String) -> Problem {
+        var headers = Headers()
+        headers.add("WWW-Authenticate", #"Basic realm="apus", charset="UTF-8""#)
+        return Problem(401, detail, headers: headers)
+    }
+
+    /// What somebody is told who may not do something: those without a name may come back with one.
+    static func forbidden(_ detail: String, _ principal: Principal) -> Problem {
+        principal.identity.user == nil ? unauthorized("\(detail) A user may be allowed to.") : Problem(403, detail)
+    }
+
+    /// A problem that may be over in a while.
+    static func later(_ status: Int, _ detail: String, seconds: Int) -> Problem {
+        var headers = Headers()
+        headers.add("Retry-After", String(seconds))
+        return Problem(status, detail, headers: headers)
+    }
+}

@@ -1,0 +1,102 @@
+public import Core
+
+/// The site of an HTTP listener: events over REST, Server-Sent Events and WebSocket. `+Routes` has the paths,
+/// `Publishing` the way of an event, `Visitor` who is at the other end.
+///
+/// Threading: shared by all lanes.
+public final class WebSite: HTTPSite {
+    /// Bounds of requests.
+    public let limits: HTTPLimits
+    let context: WebContext
+
+    /// Makes the site.
+    /// - Parameters:
+    ///   - routers: the namespaces by name; `default` must be there.
+    ///   - nodeName: for people.
+    ///   - adapters: what WebSocket may carry, by subprotocol.
+    ///   - random: unpredictable numbers.
+    ///   - wallClock: milliseconds since 1970.
+    public init(
+        _ settings: WebSettings, routers: [String: Router], authenticator: any Authenticator, nodeName: String,
+        adapters: [String: any Adapter], limits: Limits, random: @escaping @Sendable () -> UInt64,
+        wallClock: @escaping @Sendable () -> UInt64
+    ) {
+        var bounds = HTTPLimits()
+        bounds.bodyBytes = limits.maxPacketBytes
+        self.limits = bounds
+        context = WebContext(
+            routers: routers, authenticator: authenticator, settings: settings, nodeName: nodeName,
+            adapters: adapters, random: random, wallClock: wallClock)
+    }
+
+    /// Finds out who asks, and whether a page of another origin may.
+    public func admit(_ head: RequestHead, of connection: HTTPConversation, on lane: Lane) -> Admission {
+        if let origin = head.value("origin"), let answer = judge(origin, head, connection) { return .answered(answer) }
+        let visitor = Visitor.of(connection)
+        let authorization = head.value("authorization")
+        if let visitor, visitor.isSame(authorization) {
+            return visitor.refusal.map { .answered($0.response) } ?? visitor.admission(head, connection, context)
+        }
+        return identify(authorization, head, connection, on: lane)
+    }
+
+    /// Takes a request.
+    public func take(
+        _ head: RequestHead, _ body: UnsafeRawBufferPointer, of connection: HTTPConversation, _ turn: Turn,
+        on lane: Lane
+    ) -> RequestVerdict {
+        guard let principal = Visitor.of(connection)?.principal else {
+            connection.respond(Problem(500, "Nobody knows who asks."))
+            return .answered
+        }
+        guard turn.isEmpty || turn.principal === principal else { return .routeFirst }
+        do throws(Problem) {
+            if head.method.elementsEqual("POST".utf8), let topic = Self.topic(of: head.target) {
+                return try publish(topic, head, body, principal, connection, turn, lane)
+            }
+            guard turn.isEmpty else { return .routeFirst }
+            return try serve(head, body, principal, connection, lane)
+        } catch {
+            guard turn.isEmpty else { return .routeFirst }
+            connection.respond(error)
+            return .answered
+        }
+    }
+
+    // MARK: Origins
+
+    /// What a browser says about the page that asks: nobody's page may use a node in its visitor's name, unless the
+    /// page came from there, or the configuration names its origin.
+    /// - Returns: an answer, if the request ends here.
+    private func judge(
+        _ origin: UnsafeRawBufferPointer, _ head: RequestHead, _ connection: HTTPConversation
+    ) -> HTTPResponse? {
+        let text = origin.text
+        let isListed = context.settings.corsOrigins.contains { $0 == "*" || $0.lowercased() == text.lowercased() }
+        if isListed {
+            var lines = "Access-Control-Allow-Origin: \(text)\r\nVary: Origin\r\n"
+            lines += "Access-Control-Expose-Headers: \(Self.exposed)\r\n"
+            // What anybody may use needs no password of the visitor's.
+            if !context.settings.corsOrigins.contains("*") { lines += "Access-Control-Allow-Credentials: true\r\n" }
+            connection.extraLines = Array(lines.utf8)
+        } else if !Visitor.isSame(text, head.host?.text ?? "") {
+            return Problem(403, "Pages of \(text) may not use this node: http.cors_origins does not name them.")
+                .response
+        }
+        guard head.method.elementsEqual("OPTIONS".utf8), head.value("access-control-request-method") != nil else {
+            return nil
+        }
+        var answer = HTTPResponse.noContent
+        answer.headers.add("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, DELETE, OPTIONS")
+        if let wanted = head.value("access-control-request-headers") {
+            answer.headers.add("Access-Control-Allow-Headers", wanted.text)
+        }
+        answer.headers.add("Access-Control-Max-Age", "600")
+        return answer
+    }
+
+    private static let exposed = """
+        Apus-Correlation-Id, Apus-Reply-To, Apus-Message-Id, Apus-Priority, Apus-Partition-Key, Apus-Time-To-Live, \
+        Idempotency-Replayed, ETag, Retry-After
+        """
+}
