@@ -72,8 +72,16 @@ extension WebSite {
         }
         if case .socket(let socket) = route { return try open(socket, head, principal, connection, lane) }
         guard let principal else { throw Problem(500, "Nobody knows who asks.") }
+        _ = principal
         switch route {
+        case .page: connection.respond(Console.page)
+        case .console("node.json"): connection.respond(Console.node(context))
+        case .console(let name):
+            guard let file = Console.file(name) else { throw Problem(404, "There is nothing at \(request.path).") }
+            connection.respond(file)
+        case .description(let isJSON): connection.respond(Console.description(isJSON: isJSON))
         default: throw Problem(404, "There is nothing at \(request.path).")
         }
+        return .answered
     }
 }

@@ -12,13 +12,13 @@ public final class WebSite: HTTPSite {
     /// Makes the site.
     /// - Parameters:
     ///   - routers: the namespaces by name; `default` must be there.
-    ///   - nodeName: for people.
+    ///   - nodeName: for people, like the version.
     ///   - adapters: what WebSocket may carry, by subprotocol.
     ///   - random: unpredictable numbers.
     ///   - wallClock: milliseconds since 1970.
     public init(
         _ settings: WebSettings, routers: [String: Router], authenticator: any Authenticator, nodeName: String,
-        adapters: [String: any Adapter], limits: Limits, random: @escaping @Sendable () -> UInt64,
+        version: String, adapters: [String: any Adapter], limits: Limits, random: @escaping @Sendable () -> UInt64,
         wallClock: @escaping @Sendable () -> UInt64
     ) {
         var bounds = HTTPLimits()
@@ -26,7 +26,7 @@ public final class WebSite: HTTPSite {
         self.limits = bounds
         context = WebContext(
             routers: routers, authenticator: authenticator, settings: settings, nodeName: nodeName,
-            adapters: adapters, random: random, wallClock: wallClock)
+            version: version, adapters: adapters, random: random, wallClock: wallClock)
     }
 
     /// Finds out who asks, and whether a page of another origin may.
