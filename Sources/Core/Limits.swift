@@ -44,6 +44,13 @@ public struct Limits: Sendable, Equatable {
     /// Events a second that one connection may publish, with a burst of one second; 0 means unlimited.
     public var maxPublishRate = 0
 
+    /// Requests of HTTP clients that wait for their reply at once, shared out among the lanes; the next is refused.
+    public var maxOutstandingRequests = 100_000
+    /// Requests with an idempotency key that are remembered; beyond it the oldest is forgotten.
+    public var maxIdempotencyKeys = 100_000
+    /// Seconds an idempotency key is remembered.
+    public var idempotencySeconds = 600
+
     /// The defaults.
     public init() {}
 

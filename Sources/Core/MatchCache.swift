@@ -134,6 +134,20 @@ final class MatchCache {
         return claim(first + replace, topic, count, hash)
     }
 
+    /// Looks at `count` places from `start` on, and calls `body` with the entries there that have a topic.
+    /// - Returns: the next place to look at, or nil after the last.
+    func forEachEntry(
+        from start: Int, count: Int, _ body: (UnsafeRawBufferPointer, borrowing Entry) -> Void
+    ) -> Int? {
+        let all = (setMask + 1) * Self.ways
+        let end = min(all, start + count)
+        for index in min(start, end)..<end where entries[index].topicLength >= 0 {
+            let entry = entries[index]
+            body(UnsafeRawBufferPointer(start: entry.block, count: Int(entry.topicLength)), entry)
+        }
+        return end < all ? end : nil
+    }
+
     private func claim(
         _ index: Int, _ topic: UnsafeRawPointer, _ count: Int, _ hash: UInt64
     ) -> UnsafeMutablePointer<Entry> {
