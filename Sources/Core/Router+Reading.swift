@@ -44,21 +44,26 @@ public struct RecentTopics: Sendable {
 }
 
 extension Lane {
-    /// Places of the match cache that one call of ``recentTopics(of:matching:from:places:)`` looks at unless the caller
+    /// Places of the match cache that one call of ``recentTopics(of:matching:from:places:bytes:)`` looks at unless the caller
     /// says otherwise: some ten microseconds.
     public static let recentPlaces = 1_024
 
     /// Some of the topics that this lane has published to lately, as its match cache remembers them: those of up to
-    /// `places` places. One that is published to meanwhile may be missed or come twice. Rights are the caller's matter.
+    /// `places` places, and no more once they have `bytes` bytes. One that is published to meanwhile may be missed or
+    /// come twice. Rights are the caller's matter.
     public final func recentTopics(
-        of router: Router, matching filter: TopicFilter, from start: Int = 0, places: Int = Lane.recentPlaces
+        of router: Router, matching filter: TopicFilter, from start: Int = 0, places: Int = Lane.recentPlaces,
+        bytes: Int = 1 << 20
     ) -> RecentTopics {
         var found = RecentTopics()
+        var left = bytes
         found.next = cache(for: router).forEachEntry(from: start, count: places) { topic, entry in
-            guard filter.matches(topic) else { return }
+            guard filter.matches(topic) else { return true }
             found.topics.append(
                 RecentTopics.Topic(
                     bytes: Array(topic), matched: Int(entry.matched), generation: entry.generation))
+            left -= topic.count
+            return left > 0
         }
         return found
     }
