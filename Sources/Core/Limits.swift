@@ -43,7 +43,6 @@ public struct Limits: Sendable, Equatable {
     public var sessionExpirySeconds = 7 * 86_400
     /// Events a second that one connection may publish, with a burst of one second; 0 means unlimited.
     public var maxPublishRate = 0
-
     /// Requests of HTTP clients that wait for their reply at once, shared out among the lanes; the next is refused.
     public var maxOutstandingRequests = 100_000
     /// Requests with an idempotency key that are remembered; beyond it the oldest is forgotten.

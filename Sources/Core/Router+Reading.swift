@@ -41,6 +41,9 @@ public struct RecentTopics: Sendable {
     public var topics: [Topic] = []
     /// The place to go on from; nil when all have been looked at.
     public var next: Int?
+
+    /// Nothing, and nothing more to look at.
+    public init() {}
 }
 
 extension Lane {

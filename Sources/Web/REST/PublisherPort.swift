@@ -83,16 +83,19 @@ final class StoredAnswer: ReceiptWaiter, HTTPWaiter {
     /// Answers a guaranteed publish that was routed: now, or when the receipts of other lanes have come. Nobody waits
     /// for them longer than ``HTTPLimits/handlerSeconds``.
     /// - Parameter id: the event's name.
+    /// - Returns: what to say of the request, unless its turn has been routed already.
+    @discardableResult
     static func answer(
         _ outcome: PublishOutcome, id: [UInt8], _ port: PublisherPort, _ connection: HTTPConversation,
         ticket: IdempotencyTicket? = nil, on lane: Lane
-    ) {
+    ) -> RequestVerdict {
         let made = StoredAnswer(id, matched: Int(outcome.matched), connection, ticket)
         if port.expect(outcome, for: made) {
             connection.waiter = made
-        } else {
-            made.settled(0, refused: Int(outcome.refused), on: lane)
+            return .later
         }
+        made.settled(0, refused: Int(outcome.refused), on: lane)
+        return .answered
     }
 
     func settled(_ tag: Int, refused: Int, on lane: Lane) {
