@@ -20,7 +20,7 @@ enum Queries {
         case .notAuthorized: throw .forbidden("Subscribing to this topic is not allowed.", principal)
         case .nothing: throw Problem(404, "This topic has no retained event.")
         case .found(let event):
-            connection.respond(try response(event, ifNoneMatch: request.headers.all("If-None-Match")))
+            connection.respond(try response(event, ifNoneMatch: request.headers.all("If-None-Match"), now: lane.now))
             state.traffic.sent(1, bytes: event.payloadLength, qos: event.qos)
             return .answered
         }
@@ -49,14 +49,19 @@ enum Queries {
         Problem(400, "The path is no topic: levels of text between slashes, without the wildcards + and #.")
     }
 
-    private static func response(_ event: Event, ifNoneMatch: [String]) throws(Problem) -> HTTPResponse {
+    private static func response(
+        _ event: Event, ifNoneMatch: [String], now: UInt64
+    ) throws(Problem) -> HTTPResponse {
         var digest = Digest.Maker()
         digest.add(event.properties)
         digest.add(event.payload)
         guard let digest = digest.finish() else { throw Problem(500, "The event's digest could not be made.") }
         let tag = "\"\(String(digest.high, radix: 36))-\(String(digest.low, radix: 36))\""
         let isKnown = ifNoneMatch.contains { Self.names($0, tag) }
-        var response = isKnown ? HTTPResponse(status: 304) : EventAnswer.response(event.payload, event.properties)
+        var response = HTTPResponse(status: 304)
+        if !isKnown {
+            response = EventAnswer.response(event.payload, event.properties, expiresAt: event.expiresAt, now: now)
+        }
         response.headers.add("ETag", tag)
         response.headers.add("Cache-Control", "no-cache")
         return response

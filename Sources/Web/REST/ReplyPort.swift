@@ -117,7 +117,8 @@ final class ReplyPort: Port {
             lane.counters.eventsOut &+= 1
             let properties = UnsafeRawBufferPointer(
                 start: run.pointee.properties, count: run.pointee.propertiesLength)
-            pending.answer(EventAnswer.response(payload, properties))
+            pending.answer(
+                EventAnswer.response(payload, properties, expiresAt: run.pointee.expiresAt, now: lane.now))
         }
         if late > 0 { lane.counters.drop(.lateReply, late) }
         return 0
