@@ -14,6 +14,8 @@ public final class HTTPConversation: Conversation {
         case chunked
         /// A request has no answer yet.
         case waiting
+        /// The connection is on its way to another lane.
+        case moving(any HTTPTraveller)
         case streaming(any HTTPStream)
         case upgraded(Conversation)
         case ended
@@ -22,7 +24,8 @@ public final class HTTPConversation: Conversation {
     let site: any HTTPSite
     /// The connection outlives the conversation it carries.
     unowned(unsafe) public let link: Link
-    let shared: HTTPLane
+    /// The present lane's.
+    private(set) var shared: HTTPLane
     var state = State.receiving
     /// What keeps the principal of a connection that says who it is with every request; the site's own.
     public var belonging: AnyObject?
@@ -115,6 +118,7 @@ public final class HTTPConversation: Conversation {
             case .waiting:
                 // Read on while nothing comes, so that the end of the connection is noticed.
                 return Progress(consumed: offset, verdict: rest.isEmpty ? .waiting : .paused)
+            case .moving: return Progress(consumed: offset, verdict: .paused)
             case .upgraded(let inside):
                 let progress = inside.receive(rest, turn, on: lane)
                 return Progress(consumed: offset + progress.consumed, verdict: progress.verdict)
@@ -275,24 +279,48 @@ public final class HTTPConversation: Conversation {
         lane.counters.packetsIn &+= 1
         requestNumber &+= 1
         forgetRequest()
+        return (count, follow(verdict, on: lane))
+    }
+
+    /// Goes on as the site says.
+    /// - Returns: a verdict that ends the reading.
+    private func follow(_ verdict: RequestVerdict, on lane: Lane) -> Verdict? {
         switch verdict {
-        case .answered: return (count, isOver ? .waiting : nil)
+        case .answered: return isOver ? .waiting : nil
         case .publishing:
             let isLonely = closesAfterwards || tellsKeepAlive || isHead || !extraLines.isEmpty
-            return (count, isLonely ? wait(lane, .routeFirst) : nil)
-        case .publishingAlone: return (count, wait(lane, .routeFirst))
-        case .later: return (count, wait(lane, nil))
-        case .routeFirst: return (0, .routeFirst)
+            return isLonely ? wait(lane, .routeFirst) : nil
+        case .publishingAlone: return wait(lane, .routeFirst)
+        case .later: return wait(lane, nil)
+        case .routeFirst: return .routeFirst
         case .streaming(let stream):
-            chunked = nil
+            (chunked, belonging) = (nil, nil)
             if !isOver { state = .streaming(stream) }
-            return (count, nil)
         case .upgraded(let inside):
-            chunked = nil
-            belonging = nil
+            (chunked, belonging) = (nil, nil)
             state = .upgraded(inside)
-            return (count, nil)
+        case .moving(let number, let traveller):
+            chunked = nil
+            state = .moving(traveller)
+            link.move(to: number) { conversation, lane in (conversation as? HTTPConversation)?.arrived(on: lane) }
+            return .paused
         }
+        return nil
+    }
+
+    /// The connection has moved: nothing of the former lane may be used any more, and its timer is gone.
+    private func arrived(on lane: Lane) {
+        guard case .moving(let traveller) = state else { return }
+        shared = HTTPLane.of(lane, shared.wallClock)
+        belonging = nil
+        armedAt = .max
+        lastActive = lane.now
+        state = .receiving
+        if case .paused = follow(traveller.arrived(self, on: lane), on: lane) { return }
+        arm(deadline)
+        // The former lane may have been told to stop while this one had been already.
+        if isDraining { _ = drain(on: lane) }
+        link.resume()
     }
 
     private func wait(_ lane: Lane, _ verdict: Verdict?) -> Verdict? {
@@ -394,7 +422,7 @@ public final class HTTPConversation: Conversation {
             if beganAt > 0 { return after(beganAt, limits.headerSeconds) }
             return after(lastActive, isFirst ? limits.headerSeconds : limits.idleSeconds)
         case .waiting: return answerBy
-        case .streaming, .upgraded, .ended: return .max
+        case .moving, .streaming, .upgraded, .ended: return .max
         }
     }
 
@@ -409,7 +437,7 @@ public final class HTTPConversation: Conversation {
         switch state {
         case .upgraded(let inside): return inside.tick(on: lane)
         case .streaming(let stream): return stream.tick(on: lane)
-        case .ended: return .success(nil)
+        case .moving, .ended: return .success(nil)
         case .receiving, .chunked, .waiting: break
         }
         armedAt = .max
@@ -459,10 +487,17 @@ public final class HTTPConversation: Conversation {
             // The client may still read the answer it waits for.
             hasInputEnded = true
             closesAfterwards = true
-        case .receiving, .chunked, .streaming: link.finish(.clientDisconnected)
-        case .ended: break
+        case .receiving, .chunked: link.finish(.clientDisconnected)
+        case .streaming(let stream): end(stream, .clientDisconnected, on: lane)
+        case .moving, .ended: break
         }
         return true
+    }
+
+    private func end(_ stream: any HTTPStream, _ reason: CloseReason, on lane: Lane) {
+        state = .ended
+        stream.ended(reason, on: lane)
+        link.finish(reason)
     }
 
     public override func drain(on lane: Lane) -> Bool {
@@ -474,7 +509,8 @@ public final class HTTPConversation: Conversation {
             waiter?.drain(on: lane)
         case .streaming(let stream):
             stream.drain(on: lane)
-            link.finish(.shutdown)
+            end(stream, .shutdown, on: lane)
+        case .moving: closesAfterwards = true
         case .receiving, .chunked:
             state = .ended
             link.finish(.shutdown)
