@@ -20,6 +20,8 @@ final class WebContext: Sendable {
     let settings: WebSettings
     /// The node's name, for people.
     let nodeName: String
+    /// The version of the program.
+    let version: String
     /// What WebSocket may carry, by subprotocol.
     let adapters: [String: any Adapter]
     /// Random; stands for this run of the node in ids of events, streams and replies. Letters and digits.
@@ -31,13 +33,14 @@ final class WebContext: Sendable {
 
     init(
         routers: [String: Router], authenticator: any Authenticator, settings: WebSettings, nodeName: String,
-        adapters: [String: any Adapter], random: @escaping @Sendable () -> UInt64,
+        version: String, adapters: [String: any Adapter], random: @escaping @Sendable () -> UInt64,
         wallClock: @escaping @Sendable () -> UInt64
     ) {
         self.routers = routers
         self.authenticator = authenticator
         self.settings = settings
         self.nodeName = nodeName
+        self.version = version
         self.adapters = adapters
         self.random = random
         self.wallClock = wallClock
@@ -73,6 +76,12 @@ final class WebLane {
     var published: [Published] = []
     /// The id made last.
     let eventID: UnsafeMutableRawPointer
+    /// Events of the run being delivered as JSON, see ``json(of:_:on:)``.
+    var jsonSerial: UInt64 = 0
+    var jsonBytes: [UInt8] = []
+    var jsonEnds: [Int] = []
+    /// How often an event has been written as JSON for a run.
+    var jsonWrites: UInt64 = 0
     private let prefixCount: Int
     private var eventNumber: UInt64 = 0
 
