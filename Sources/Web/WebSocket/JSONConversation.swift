@@ -87,6 +87,7 @@ final class JSONConversation: Conversation {
             guard inbox?.acknowledge(UInt64(number), on: lane) == true else {
                 throw Problem(404, "No event \(number) waits to be acknowledged.")
             }
+            answer(message.id) { _ in }
         }
     }
 
