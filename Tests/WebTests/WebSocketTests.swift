@@ -109,7 +109,8 @@ import Testing
         // Byte by byte, and between fragments.
         for byte in ClientFrame.ping([1, 2]) { connection.receive([byte]) }
         #expect(connection.link.takeSent() == [0x8A, 2, 1, 2])
-        let message = ClientFrame.text("a", isFinal: false) + ClientFrame.ping([9]) + ClientFrame.more([98], isFinal: true)
+        let message =
+            ClientFrame.text("a", isFinal: false) + ClientFrame.ping([9]) + ClientFrame.more([98], isFinal: true)
         #expect(connection.ask(message) == [.pong([9]), .text("ab")])
     }
 
