@@ -137,7 +137,7 @@ final class FakeConnection {
     let link: FakeLink
     fileprivate(set) var conversation: Conversation!
     fileprivate var carry: [UInt8] = []
-    private let stage: FakeStage
+    private unowned let stage: FakeStage
 
     fileprivate init(_ stage: FakeStage, _ number: Int) {
         self.stage = stage
