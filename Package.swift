@@ -47,7 +47,8 @@ let package = Package(
             name: "Reactor", dependencies: ["Core", "CLinux", .product(name: "Logging", package: "swift-log")],
             swiftSettings: hot),
         .target(name: "MQTT", dependencies: ["Core"], swiftSettings: hot),
-        .target(name: "Web", dependencies: ["Core", "COpenSSL"], swiftSettings: hot),
+        .target(
+            name: "Web", dependencies: ["Core", "COpenSSL"], resources: [.embedInCode("Console")], swiftSettings: hot),
         .target(
             name: "Admin",
             dependencies: ["Core", "Web", "Reactor", .product(name: "Logging", package: "swift-log")],
