@@ -15,6 +15,7 @@ enum Adapters {
             routers: routers, authenticator: authenticator, random: random, trace: trace(configuration.mqtt))
         let site = WebSite(
             configuration.http, routers: routers, authenticator: authenticator, nodeName: configuration.name,
+            version: Node.version,
             adapters: ["mqtt": mqtt, "mqttv3.1": mqtt], limits: configuration.limits, random: random,
             wallClock: { milliseconds() })
         return [.mqtt: mqtt, .http: HTTPAdapter(site: site, wallClock: { Int(milliseconds() / 1_000) })]

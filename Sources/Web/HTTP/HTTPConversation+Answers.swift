@@ -109,6 +109,7 @@ extension HTTPConversation {
     private func answered() {
         link.packets &+= 1
         answerBy = 0
+        waiter = nil
         lastActive = shared.now
         if closesAfterwards {
             state = .ended

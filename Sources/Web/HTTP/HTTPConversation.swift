@@ -26,6 +26,8 @@ public final class HTTPConversation: Conversation {
     var state = State.receiving
     /// What keeps the principal of a connection that says who it is with every request; the site's own.
     public var belonging: AnyObject?
+    /// Who is going to answer the request under way; forgotten once the answer has been written.
+    public var waiter: (any HTTPWaiter)?
     /// Header lines that the site adds to the answer under way, each with its line end.
     public var extraLines: [UInt8] = []
 
@@ -305,7 +307,12 @@ public final class HTTPConversation: Conversation {
     /// Until when the request under way must be answered; then the client is told 503, or what the site says with
     /// ``respond(_:)`` before.
     public func setAnswerTime(seconds: Int, on lane: Lane) {
-        answerBy = lane.now + UInt64(max(seconds, 0)) * 1_000
+        setAnswerTime(milliseconds: max(seconds, 0) * 1_000, on: lane)
+    }
+
+    /// The same, more precisely. A ``waiter`` is asked first.
+    public func setAnswerTime(milliseconds: Int, on lane: Lane) {
+        answerBy = lane.now + UInt64(max(milliseconds, 0))
         arm(answerBy)
     }
 
@@ -359,7 +366,9 @@ public final class HTTPConversation: Conversation {
             return .success(due)
         }
         switch state {
-        case .waiting: respond(Problem(503, "There was no answer in time."))
+        case .waiting:
+            if let waiter, waiter.timedOut(on: lane) { break }
+            respond(Problem(503, "There was no answer in time."))
         case .receiving where beganAt == 0:
             state = .ended
             link.finish(.requestTimeout)
@@ -406,7 +415,9 @@ public final class HTTPConversation: Conversation {
         isDraining = true
         switch state {
         case .upgraded(let inside): return inside.drain(on: lane)
-        case .waiting: closesAfterwards = true
+        case .waiting:
+            closesAfterwards = true
+            waiter?.drain(on: lane)
         case .streaming(let stream):
             stream.drain(on: lane)
             link.finish(.shutdown)
@@ -427,5 +438,8 @@ public final class HTTPConversation: Conversation {
         if case .upgraded = state { return }
         state = .ended
         belonging = nil
+        let waiter = self.waiter
+        self.waiter = nil
+        waiter?.gone(on: lane)
     }
 }

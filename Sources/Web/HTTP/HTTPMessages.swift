@@ -168,15 +168,19 @@ public enum Percent {
             case UInt8(ascii: ".") where text != "." && text != "..":
                 bytes.append(byte)
             default:
-                bytes += [UInt8(ascii: "%"), hex[Int(byte >> 4)], hex[Int(byte & 15)]]
+                bytes += [UInt8(ascii: "%"), hex(byte >> 4), hex(byte & 15)]
             }
         }
         return String(decoding: bytes, as: UTF8.self)
     }
 
-    private static let hex = Array("0123456789ABCDEF".utf8)
+    /// The digit of a number below 16.
+    static func hex(_ number: UInt8) -> UInt8 {
+        number < 10 ? UInt8(ascii: "0") + number : UInt8(ascii: "A") + number - 10
+    }
 
-    private static func digit(_ byte: UInt8) -> UInt8? {
+    /// The number that a hexadecimal digit stands for.
+    static func digit(_ byte: UInt8) -> UInt8? {
         switch byte {
         case UInt8(ascii: "0")...UInt8(ascii: "9"): byte - UInt8(ascii: "0")
         case UInt8(ascii: "a")...UInt8(ascii: "f"): byte - UInt8(ascii: "a") + 10

@@ -74,6 +74,23 @@ public protocol HTTPStream: AnyObject {
     func ended(_ reason: CloseReason, on lane: Lane)
 }
 
+/// Who is going to answer a request, when it must know what becomes of the connection meanwhile: put into
+/// ``HTTPConversation/waiter``, which forgets it once the answer has been written. Confined to the connection's lane.
+public protocol HTTPWaiter: AnyObject {
+    /// The connection has ended, and nobody reads an answer any more. The last call.
+    func gone(on lane: Lane)
+    /// The time for the answer is over, see ``HTTPConversation/setAnswerTime(seconds:on:)``.
+    /// - Returns: whether it has answered; if not the client is told 503.
+    func timedOut(on lane: Lane) -> Bool
+    /// The node is stopping, so it should answer with what there is; what comes later may come too late.
+    func drain(on lane: Lane)
+}
+
+extension HTTPWaiter {
+    /// The answer comes when it comes.
+    public func drain(on lane: Lane) {}
+}
+
 /// The entry of HTTP: makes a conversation for each accepted connection.
 public final class HTTPAdapter: Adapter {
     /// The name in configuration and metrics.

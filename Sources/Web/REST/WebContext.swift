@@ -20,6 +20,8 @@ final class WebContext: Sendable {
     let settings: WebSettings
     /// The node's name, for people.
     let nodeName: String
+    /// The version of the program.
+    let version: String
     /// What WebSocket may carry, by subprotocol.
     let adapters: [String: any Adapter]
     /// Random; stands for this run of the node in ids of events, streams and replies. Letters and digits.
@@ -31,13 +33,14 @@ final class WebContext: Sendable {
 
     init(
         routers: [String: Router], authenticator: any Authenticator, settings: WebSettings, nodeName: String,
-        adapters: [String: any Adapter], random: @escaping @Sendable () -> UInt64,
+        version: String, adapters: [String: any Adapter], random: @escaping @Sendable () -> UInt64,
         wallClock: @escaping @Sendable () -> UInt64
     ) {
         self.routers = routers
         self.authenticator = authenticator
         self.settings = settings
         self.nodeName = nodeName
+        self.version = version
         self.adapters = adapters
         self.random = random
         self.wallClock = wallClock

@@ -1,13 +1,87 @@
 import Core
 
-/// What is asked for other than by publishing one event.
+/// What is asked for other than by publishing one event: the paths of `docs/rest.md`.
 extension WebSite {
+    /// One path of the listener's own.
+    private enum Route {
+        case page
+        case console(String)
+        case description(isJSON: Bool)
+        case topic
+        case topics
+        case events
+        case poll
+        case webhooks(String?)
+        case socket(Socket)
+
+        var methods: [Method] {
+            switch self {
+            case .page, .console, .description, .topics, .poll, .socket: [.get, .head]
+            case .topic: [.get, .head, .post, .delete]
+            case .events: [.get, .post]
+            case .webhooks(nil): [.get, .head]
+            case .webhooks: [.get, .head, .put, .delete]
+            }
+        }
+    }
+
+    private func route(_ request: HTTPRequest) throws(Problem) -> Route {
+        let segments = request.segments
+        switch (segments.first ?? "", segments.count) {
+        case ("", 1): return .page
+        case ("console", 2): return .console(segments[1])
+        case ("openapi.json", 1): return .description(isJSON: true)
+        case ("openapi.yaml", 1): return .description(isJSON: false)
+        case ("TOPIC", 2...): return .topic
+        case ("topics", 1): return .topics
+        case ("events", 1): return .events
+        case ("poll", 1): return .poll
+        case ("webhooks", 1): return .webhooks(nil)
+        case ("webhooks", 2) where !segments[1].isEmpty: return .webhooks(segments[1])
+        case (let name, 1):
+            if let socket = Socket(rawValue: name), socket != .echo || context.settings.isEchoOn {
+                return .socket(socket)
+            }
+        default: break
+        }
+        let own = Self.ownSegments.contains { $0.description == segments.first }
+        // Any other path is a topic, which knows one method.
+        if !own, request.path != "*" { return .topic }
+        throw Problem(404, "There is nothing at \(request.path).")
+    }
+
     /// Serves a request.
     func serve(
-        _ head: RequestHead, _ body: UnsafeRawBufferPointer, _ principal: Principal, _ connection: HTTPConversation,
+        _ head: RequestHead, _ body: UnsafeRawBufferPointer, _ principal: Principal?, _ connection: HTTPConversation,
         _ lane: Lane
     ) throws(Problem) -> RequestVerdict {
         let request = try HTTPRequest(head, body: body, link: connection.link)
-        throw Problem(404, "There is nothing at \(request.path).")
+        if request.method == .options, request.path == "*" {
+            connection.respond(.noContent)
+            return .answered
+        }
+        let route = try route(request)
+        guard route.methods.contains(request.method) else {
+            var headers = Headers()
+            headers.add("Allow", (route.methods + [.options]).map(\.rawValue).joined(separator: ", "))
+            if request.method == .options {
+                connection.respond(HTTPResponse(status: 204, headers: headers))
+                return .answered
+            }
+            throw Problem(405, "\(request.method.rawValue) is not possible at this path.", headers: headers)
+        }
+        if case .socket(let socket) = route { return try open(socket, head, principal, connection, lane) }
+        guard let principal else { throw Problem(500, "Nobody knows who asks.") }
+        _ = principal
+        switch route {
+        case .page: connection.respond(Console.page)
+        case .console("node.json"): connection.respond(Console.node(context))
+        case .console(let name):
+            guard let file = Console.file(name) else { throw Problem(404, "There is nothing at \(request.path).") }
+            connection.respond(file)
+        case .description(let isJSON): connection.respond(Console.description(isJSON: isJSON))
+        default: throw Problem(404, "There is nothing at \(request.path).")
+        }
+        return .answered
     }
 }

@@ -12,13 +12,13 @@ public final class WebSite: HTTPSite {
     /// Makes the site.
     /// - Parameters:
     ///   - routers: the namespaces by name; `default` must be there.
-    ///   - nodeName: for people.
+    ///   - nodeName: for people, like the version.
     ///   - adapters: what WebSocket may carry, by subprotocol.
     ///   - random: unpredictable numbers.
     ///   - wallClock: milliseconds since 1970.
     public init(
         _ settings: WebSettings, routers: [String: Router], authenticator: any Authenticator, nodeName: String,
-        adapters: [String: any Adapter], limits: Limits, random: @escaping @Sendable () -> UInt64,
+        version: String, adapters: [String: any Adapter], limits: Limits, random: @escaping @Sendable () -> UInt64,
         wallClock: @escaping @Sendable () -> UInt64
     ) {
         var bounds = HTTPLimits()
@@ -26,7 +26,7 @@ public final class WebSite: HTTPSite {
         self.limits = bounds
         context = WebContext(
             routers: routers, authenticator: authenticator, settings: settings, nodeName: nodeName,
-            adapters: adapters, random: random, wallClock: wallClock)
+            version: version, adapters: adapters, random: random, wallClock: wallClock)
     }
 
     /// Finds out who asks, and whether a page of another origin may.
@@ -35,6 +35,8 @@ public final class WebSite: HTTPSite {
         let visitor = Visitor.of(connection)
         let authorization = head.value("authorization")
         if let visitor, visitor.isSame(authorization) {
+            // A browser cannot say who its user is when it opens a WebSocket: that is said inside.
+            if visitor.refusal != nil, Socket.of(head.target)?.knowsItsOwnUsers == true { return .granted }
             return visitor.refusal.map { .answered($0.response) } ?? visitor.admission(head, connection, context)
         }
         return identify(authorization, head, connection, on: lane)
@@ -45,13 +47,10 @@ public final class WebSite: HTTPSite {
         _ head: RequestHead, _ body: UnsafeRawBufferPointer, of connection: HTTPConversation, _ turn: Turn,
         on lane: Lane
     ) -> RequestVerdict {
-        guard let principal = Visitor.of(connection)?.principal else {
-            connection.respond(Problem(500, "Nobody knows who asks."))
-            return .answered
-        }
+        let principal = Visitor.of(connection)?.principal
         guard turn.isEmpty || turn.principal === principal else { return .routeFirst }
         do throws(Problem) {
-            if head.method.elementsEqual("POST".utf8), let topic = Self.topic(of: head.target) {
+            if let principal, head.method.elementsEqual("POST".utf8), let topic = Self.topic(of: head.target) {
                 return try publish(topic, head, body, principal, connection, turn, lane)
             }
             guard turn.isEmpty else { return .routeFirst }
