@@ -65,6 +65,8 @@ enum PlainHeaders {
             switch name[0] | 0x20 {
             case UInt8(ascii: "c"):
                 if name.isSame(as: "content-type") {
+                    // Anything but ASCII must be looked at more closely.
+                    guard value.count < 256, value.allSatisfy({ $0 < 0x80 }) else { return nil }
                     contentType = value
                 } else if name.begins(with: "ce-") || name.isSame(as: "content-encoding") {
                     return nil

@@ -76,6 +76,12 @@ final class WebLane {
     var published: [Published] = []
     /// The id made last.
     let eventID: UnsafeMutableRawPointer
+    /// Events of the run being delivered as JSON, see ``json(of:_:on:)``.
+    var jsonSerial: UInt64 = 0
+    var jsonBytes: [UInt8] = []
+    var jsonEnds: [Int] = []
+    /// How often an event has been written as JSON for a run.
+    var jsonWrites: UInt64 = 0
     private let prefixCount: Int
     private var eventNumber: UInt64 = 0
 

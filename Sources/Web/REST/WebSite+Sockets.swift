@@ -25,6 +25,32 @@ extension WebSite {
     func open(
         _ socket: Socket, _ head: RequestHead, _ principal: Principal?, _ connection: HTTPConversation, _ lane: Lane
     ) throws(Problem) -> RequestVerdict {
-        throw Problem(404, "later")
+        var kind = WebSocketLink.Kind.binary
+        var limits = WebSocketLimits.withoutPings
+        let context = context
+        let make: (WebSocketLink) -> Conversation
+        let handshake: WebSocketHandshake
+        switch socket {
+        case .mqtt, .amqp:
+            let names = context.adapters.filter { $0.value.name == socket.rawValue }.keys.sorted()
+            guard !names.isEmpty else { throw Problem(404, "This node does not speak \(socket.rawValue).") }
+            handshake = try WebSocketHandshake(head, offered: names)
+            guard let adapter = handshake.subprotocol.flatMap({ context.adapters[$0] }) else {
+                throw Problem(400, "Sec-WebSocket-Protocol must name one of: \(names.joined(separator: ", ")).")
+            }
+            make = { adapter.makeConversation(link: $0, on: lane) }
+        case .ws:
+            handshake = try WebSocketHandshake(head, offered: ["apus.v1.json"])
+            (kind, limits) = (.text, WebSocketLimits(messageBytes: self.limits.bodyBytes))
+            make = { EchoConversation(link: $0) }
+        case .echo:
+            handshake = try WebSocketHandshake(head, offered: ["echo"], isSubprotocolOptional: true)
+            (kind, limits) = (.any, WebSocketLimits(messageBytes: self.limits.bodyBytes))
+            make = { EchoConversation(link: $0) }
+        }
+        connection.switchToWebSocket(handshake.fields)
+        let inside = WebSocketConversation(
+            on: connection.link, kind: kind, limits: limits, lane: lane, makeInside: make)
+        return .upgraded(inside)
     }
 }

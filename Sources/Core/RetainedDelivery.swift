@@ -1,19 +1,25 @@
-import Core
-
-/// Retained events that a session's new subscriptions begin with (MQTT 5 §3.8.4): looked up in bounded steps, and sent
-/// no faster than the client takes them. Confined to the session's lane.
-final class RetainedDelivery {
+/// Retained events that new subscriptions of a port begin with (MQTT 5 §3.8.4): looked up in bounded steps, and sent no
+/// faster than the client takes them. Confined to the port's lane.
+public final class RetainedDelivery {
     /// A subscription that has been granted.
-    struct Start {
-        var filter: TopicFilter
+    public struct Start {
+        /// What is subscribed to.
+        public var filter: TopicFilter
         /// The quality of service that was granted.
-        var qos: UInt8
+        public var qos: UInt8
         /// The client's number for the subscription; 0 for none.
-        var identifier: UInt32
+        public var identifier: UInt32
+
+        /// Makes a start.
+        public init(filter: TopicFilter, qos: UInt8, identifier: UInt32) {
+            self.filter = filter
+            self.qos = qos
+            self.identifier = identifier
+        }
     }
 
     /// What is spent at once on the subscriptions of one packet, see ``Port/work(_:on:)``.
-    static let firstBudget = 128
+    public static let firstBudget = 128
 
     private var starts: [Start] = []
     private var first = 0
@@ -21,20 +27,24 @@ final class RetainedDelivery {
     private var found: [Event] = []
     private var sent = 0
 
-    /// Subscriptions that have not had all of theirs.
-    var count: Int { starts.count - first }
+    /// No subscriptions yet.
+    public init() {}
 
-    func add(_ start: Start) { starts.append(start) }
+    /// Subscriptions that have not had all of theirs.
+    public var count: Int { starts.count - first }
+
+    /// Adds a subscription behind the others.
+    public func add(_ start: Start) { starts.append(start) }
 
     /// The client no longer wants a filter's events.
-    func remove(_ filter: TopicFilter) {
+    public func remove(_ filter: TopicFilter) {
         guard let index = starts[first...].firstIndex(where: { $0.filter == filter }) else { return }
         if index == first { (cursor, found, sent) = (nil, [], 0) }
         starts.remove(at: index)
     }
 
     /// What became of a portion of work.
-    enum Progress {
+    public enum Progress {
         /// Everything has been sent.
         case done
         /// The budget is used up.
@@ -47,7 +57,7 @@ final class RetainedDelivery {
     /// - Parameters:
     ///   - budget: nodes that may be visited and events that may be sent; what was used is taken off.
     ///   - send: sends an event, or says that there is no room for it.
-    func work(
+    public func work(
         _ budget: inout Int, _ router: Router, now: UInt64, send: (Event, Start) -> Bool
     ) -> Progress {
         while first < starts.count {
