@@ -127,4 +127,12 @@ struct ResolvedAccess {
         }
         return false
     }
+
+    /// The same as ``maySubscribe(_:)`` for a filter without wildcards: what touches it covers it.
+    func mayRead(_ topic: UnsafeRawBufferPointer) -> Bool {
+        for entry in entries where entry.action != .publish {
+            if entry.filter?.matches(topic) ?? true { return entry.effect == .allow }
+        }
+        return false
+    }
 }

@@ -33,6 +33,10 @@ public struct Limits: Sendable, Equatable {
     public var maxRetainedBytes = 1 << 30
     /// Seconds from accept to a complete CONNECT; then the connection is closed.
     public var connectTimeoutSeconds = 5
+    /// In which a peer must take the last bytes of a connection that ends, besides a second for each 64 KiB.
+    public var lastBytesMilliseconds = 30_000
+    /// For how long a peer that has got the last bytes may read them before the connection ends.
+    public var lingerMilliseconds = 2_000
     /// Topic aliases a connection may use, in each direction (MQTT 5 §3.3.2.3.4).
     public var maxTopicAliases = 64
     /// Bytes of topics that one client's aliases may stand for; beyond it the connection is closed.
@@ -43,6 +47,25 @@ public struct Limits: Sendable, Equatable {
     public var sessionExpirySeconds = 7 * 86_400
     /// Events a second that one connection may publish, with a burst of one second; 0 means unlimited.
     public var maxPublishRate = 0
+    /// Requests of HTTP clients that wait for their reply at once, shared out among the lanes; the next is refused.
+    public var maxOutstandingRequests = 100_000
+    /// Requests with an idempotency key that are remembered; beyond it the oldest is forgotten.
+    public var maxIdempotencyKeys = 100_000
+    /// Seconds an idempotency key is remembered.
+    public var idempotencySeconds = 600
+    /// Channels of streams over HTTP on a lane: one for each user and set of filters, while somebody reads it and for
+    /// ``streamResumeSeconds`` afterwards. Beyond it a new stream is refused with 429.
+    public var maxChannels = 10_000
+    /// Filters of one stream over HTTP.
+    public var maxStreamFilters = 64
+    /// Events that a channel keeps for readers that come back.
+    public var maxStreamWindowEvents = 1_000
+    /// Bytes of these events.
+    public var maxStreamWindowBytes = 1 << 20
+    /// Bytes of these events in all channels of a lane; beyond it a channel gives up its oldest for new ones.
+    public var maxStreamBytes = 256 << 20
+    /// Seconds that a channel without readers goes on collecting events.
+    public var streamResumeSeconds = 60
 
     /// The defaults.
     public init() {}

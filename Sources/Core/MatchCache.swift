@@ -134,6 +134,24 @@ final class MatchCache {
         return claim(first + replace, topic, count, hash)
     }
 
+    /// Looks at `count` places from `start` on, and calls `body` with the entries there that have a topic, until it
+    /// says that this is enough.
+    /// - Returns: the next place to look at, or nil after the last.
+    func forEachEntry(
+        from start: Int, count: Int, _ body: (UnsafeRawBufferPointer, Entry) -> Bool
+    ) -> Int? {
+        let all = (setMask + 1) * Self.ways
+        let end = min(all, start + count)
+        var index = start
+        while index < end {
+            let entry = entries[index]
+            index += 1
+            guard entry.topicLength >= 0 else { continue }
+            guard body(UnsafeRawBufferPointer(start: entry.block, count: Int(entry.topicLength)), entry) else { break }
+        }
+        return index < all ? index : nil
+    }
+
     private func claim(
         _ index: Int, _ topic: UnsafeRawPointer, _ count: Int, _ hash: UInt64
     ) -> UnsafeMutablePointer<Entry> {

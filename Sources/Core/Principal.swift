@@ -86,6 +86,12 @@ public final class Principal {
         return access?.maySubscribe(filter) ?? true
     }
 
+    /// Whether it may be given what is published to a topic: the same as a subscription to just this topic.
+    func mayRead(_ topic: UnsafeRawBufferPointer) -> Bool {
+        if accessVersion != router.accessVersion { resolveAgain() }
+        return access?.mayRead(topic) ?? true
+    }
+
     /// Takes `count` publish tokens. A run is taken whole while a token is left and may leave a debt, so that the rate
     /// holds whatever the size of the runs.
     /// - Parameter now: the lane's time in milliseconds.

@@ -115,6 +115,14 @@ public final class Router: @unchecked Sendable {
         }
     }
 
+    /// Whether a principal may have the events of a subscription that a port has already: for ports with several
+    /// readers. A refusal is counted.
+    public func mayShare(_ filter: TopicFilter, as principal: Principal, on lane: Lane) -> Bool {
+        if principal.maySubscribe(filter) { return true }
+        lane.counters.subscriptionsRefused &+= 1
+        return false
+    }
+
     /// Removes a subscription.
     /// - Returns: whether it was there.
     @discardableResult

@@ -59,6 +59,16 @@ public enum RequestVerdict {
     case streaming(any HTTPStream)
     /// From here on the connection is another conversation's.
     case upgraded(Conversation)
+    /// What the request is about lives on another lane: the connection moves there, and the request is taken there.
+    case moving(to: Int, any HTTPTraveller)
+}
+
+/// A request whose connection moves to another lane; it goes along, confined to the lane where the connection is.
+public protocol HTTPTraveller: AnyObject {
+    /// The connection has arrived; its ``HTTPConversation/belonging`` has been forgotten, because what it knows may be
+    /// true for the former lane only.
+    /// - Returns: what becomes of the request, as ``HTTPSite/take(_:_:of:_:on:)`` says it; nothing can be published.
+    func arrived(_ connection: HTTPConversation, on lane: Lane) -> RequestVerdict
 }
 
 /// An answer that does not end by itself, such as Server-Sent Events. Confined to its lane.
@@ -68,9 +78,9 @@ public protocol HTTPStream: AnyObject {
     func tick(on lane: Lane) -> Result<UInt64?, CloseReason>
     /// What was congested has been sent.
     func outputDrained(on lane: Lane)
-    /// The node is stopping: the stream says its last words. The connection is ended by the caller.
+    /// The node is stopping: the stream says its last words; ``ended(_:on:)`` follows.
     func drain(on lane: Lane)
-    /// The connection ends; the last call.
+    /// The connection ends, or its client no longer listens; the last call.
     func ended(_ reason: CloseReason, on lane: Lane)
 }
 
@@ -116,7 +126,7 @@ public final class HTTPAdapter: Adapter {
 final class HTTPLane {
     let storage = RequestHead.Storage()
     private unowned let lane: Lane
-    private let wallClock: @Sendable () -> Int
+    let wallClock: @Sendable () -> Int
     private var dateAt: UInt64 = 0
     private var dateLine: [UInt8] = []
 

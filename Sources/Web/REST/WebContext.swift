@@ -26,6 +26,8 @@ final class WebContext: Sendable {
     let adapters: [String: any Adapter]
     /// Random; stands for this run of the node in ids of events, streams and replies. Letters and digits.
     let instance: String
+    /// Requests that may be repeated.
+    let idempotency: IdempotencyWindow
     /// Random numbers, unpredictable.
     let random: @Sendable () -> UInt64
     /// Milliseconds since 1970.
@@ -45,6 +47,8 @@ final class WebContext: Sendable {
         self.random = random
         self.wallClock = wallClock
         instance = String(random() >> 16, radix: 36)
+        // All namespaces have the node's limits.
+        idempotency = IdempotencyWindow(limits: routers.values.first?.limits ?? Limits(), random: random)
     }
 
     /// Whether a name in `Host` is one that this node is known by: its own, or that of an origin in the configuration.
@@ -76,6 +80,11 @@ final class WebLane {
     var published: [Published] = []
     /// The id made last.
     let eventID: UnsafeMutableRawPointer
+    /// Where replies and receipts arrive, one of each for each namespace that was used.
+    var replyPorts: [ReplyPort] = []
+    var publisherPorts: [PublisherPort] = []
+    /// Listings of topics under way.
+    var listings = 0
     /// Events of the run being delivered as JSON, see ``json(of:_:on:)``.
     var jsonSerial: UInt64 = 0
     var jsonBytes: [UInt8] = []
