@@ -105,6 +105,8 @@ struct EventHeaders {
             guard let key = FieldText.decode(property) else { throw Self.badEscape(name) }
             return try list.addUser(key, text, from: Self.shown(name))
         }
+        // What webhooks say of their requests is no property of the event.
+        if rest.isSame(as: "webhook") || rest.isSame(as: "topic") || rest.isSame(as: "signature") { return }
         guard let role = Self.apus.first(where: { rest.isSame(as: $0.name) })?.role else {
             throw Problem(400, "\(Self.shown(name)): there is no such field.")
         }
