@@ -1,5 +1,5 @@
 import Core
-enum TopicPath {
+extension TopicPath {
     static func decode(_ p: UnsafeRawBufferPointer, _ turn: Turn) throws(Problem) -> UnsafeRawBufferPointer {
         let end = p.firstIndex(of: UInt8(ascii: "?")) ?? p.count
         return UnsafeRawBufferPointer(rebasing: p[..<end])
