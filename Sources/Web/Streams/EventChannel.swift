@@ -14,6 +14,7 @@ import Core
 /// Subscriptions that were granted stay when access rules are reloaded, as everywhere; each new reader is judged anew.
 final class EventChannel: Port {
     let key: ChannelKey
+    let filters: [TopicFilter]
     /// Its random number.
     let code: UInt64
     /// What its ids begin with.
@@ -37,8 +38,12 @@ final class EventChannel: Port {
     /// Whether the router has been told that a shared group's reader is gone.
     private var isAbsent = false
 
-    init(_ key: ChannelKey, code: UInt64, prefix: [UInt8], _ lanes: StreamLane, _ principal: Principal) {
+    init(
+        _ key: ChannelKey, _ filters: [TopicFilter], code: UInt64, prefix: [UInt8], _ lanes: StreamLane,
+        _ principal: Principal
+    ) {
         self.key = key
+        self.filters = filters
         self.code = code
         self.prefix = prefix
         self.lanes = lanes

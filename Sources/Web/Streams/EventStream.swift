@@ -26,7 +26,9 @@ final class EventStream: HTTPStream {
     var position: UInt64
     /// When something other than a live event was last sent, in the lane's milliseconds.
     private var lastSent: UInt64
-    private var retained: RetainedPart?
+    /// Retained events that come first. What comes meanwhile waits in the window, so that no id is sent before all of
+    /// them have been: whoever is cut off among them gets them again.
+    private var retained: RetainedDelivery?
 
     /// What becomes of a portion of what a stream lacks.
     enum Progress {
@@ -40,20 +42,6 @@ final class EventStream: HTTPStream {
         case tooSlow
     }
 
-    /// Retained events that a stream begins with. What comes meanwhile waits in the window, so that no id is sent before
-    /// all of them have been: whoever is cut off among them gets them again.
-    private final class RetainedPart {
-        let filters: [TopicFilter]
-        var index = 0
-        var cursor: RetainedCursor?
-        var sent = 0
-
-        init(_ filters: [TopicFilter]) { self.filters = filters }
-
-        /// Whether an earlier filter has found an event already.
-        func isKnown(_ event: Event) -> Bool { filters[..<index].contains { $0.matches(event.topic) } }
-    }
-
     /// A comment is sent when nothing else has been for so long, in milliseconds.
     static let heartbeat: UInt64 = 15_000
     /// Events out of the window cost less than the nodes of a tree that work is counted in.
@@ -61,17 +49,22 @@ final class EventStream: HTTPStream {
     /// Bytes that are put together before they are appended.
     private static let blockBytes = 16_384
 
-    /// - Parameter retained: filters whose retained events come first.
+    /// - Parameter hasRetained: whether retained events come first.
     init(
-        _ channel: EventChannel, _ link: Link, _ format: StreamFormat, after position: UInt64, retained: [TopicFilter],
+        _ channel: EventChannel, _ link: Link, _ format: StreamFormat, after position: UInt64, hasRetained: Bool,
         on lane: Lane
     ) {
         self.channel = channel
         self.link = link
         self.format = format
         self.position = position
-        self.retained = retained.isEmpty ? nil : RetainedPart(retained)
         lastSent = lane.now
+        guard hasRetained else { return }
+        let retained = RetainedDelivery()
+        for (index, filter) in channel.filters.enumerated() {
+            retained.add(RetainedDelivery.Start(filter: filter, qos: 2, identifier: UInt32(index)))
+        }
+        self.retained = retained
     }
 
     /// Writes the first lines.
@@ -108,35 +101,23 @@ final class EventStream: HTTPStream {
         return sendWindow(&budget, on: lane)
     }
 
-    private func sendRetained(_ part: RetainedPart, _ budget: inout Int, on lane: Lane) -> Progress? {
-        let router = channel.principal.router
-        while part.index < part.filters.count {
-            if let cursor = part.cursor {
-                while part.sent < cursor.events.count {
-                    guard !link.isCongested else { return .blocked }
-                    let event = cursor.events[part.sent]
-                    part.sent += 1
-                    budget -= 1
-                    guard !part.isKnown(event) else { continue }
-                    var bytes: [UInt8] = []
-                    channel.write(event, isRetained: true, as: format, on: lane, to: &bytes)
-                    append(bytes)
-                    channel.sent(1, bytes: bytes.count, on: lane)
-                }
-                if cursor.isFinished {
-                    part.cursor = nil
-                    part.index += 1
-                    continue
-                }
-            }
-            guard budget > 0 else { return .more }
-            let cursor = part.cursor ?? router.retainedCursor(matching: part.filters[part.index])
-            part.cursor = cursor
-            router.advance(cursor, nodes: min(budget, RetainedCursor.nodesPerStep), now: lane.now)
-            budget -= cursor.visitedNodes
-            part.sent = 0
+    /// - Returns: why it does not go on.
+    private func sendRetained(_ retained: RetainedDelivery, _ budget: inout Int, on lane: Lane) -> Progress? {
+        let progress = retained.work(&budget, channel.principal.router, now: lane.now) { event, start in
+            if link.isCongested { return false }
+            // An earlier filter has found it already.
+            if channel.filters[..<Int(start.identifier)].contains(where: { $0.matches(event.topic) }) { return true }
+            var bytes: [UInt8] = []
+            channel.write(event, isRetained: true, as: format, on: lane, to: &bytes)
+            append(bytes)
+            channel.sent(1, bytes: bytes.count, on: lane)
+            return true
         }
-        return nil
+        return switch progress {
+        case .done: nil
+        case .more: .more
+        case .blocked: .blocked
+        }
     }
 
     private func sendWindow(_ budget: inout Int, on lane: Lane) -> Progress {

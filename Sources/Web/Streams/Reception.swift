@@ -49,9 +49,9 @@ final class Reception: HTTPTraveller {
             // Who lacks something gets what is true now; who lacks nothing has it.
             let isNew = wanted.after == nil || place.gap != nil
             // A shared subscription begins with what comes next, as in MQTT 5 §3.8.4.
-            let retained = wantsRetained && isNew && wanted.group == nil ? wanted.filters : []
+            let hasRetained = wantsRetained && isNew && wanted.group == nil
             let stream = EventStream(
-                place.channel, connection.link, format, after: place.position, retained: retained, on: lane)
+                place.channel, connection.link, format, after: place.position, hasRetained: hasRetained, on: lane)
             connection.beginStream(
                 lines: "Content-Type: text/event-stream\r\nCache-Control: no-store\r\nX-Accel-Buffering: no\r\n")
             stream.begin(place.gap.map { ($0, wanted.after ?? "") })
@@ -113,7 +113,7 @@ final class Reception: HTTPTraveller {
     ) throws(Problem) -> EventChannel {
         // The channel may live longer than the connection that caused it.
         let owner = Principal(identity: principal.identity, clientID: principal.clientID, router: principal.router)
-        let channel = try lanes.makeChannel(key, owner, on: lane)
+        let channel = try lanes.makeChannel(key, wanted.filters, owner, on: lane)
         for filter in wanted.filters {
             let subscription = Subscription(filter: filter, options: .qos(2))
             switch owner.router.subscribe(channel, subscription, as: owner, on: lane) {

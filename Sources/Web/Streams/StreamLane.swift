@@ -88,15 +88,16 @@ final class StreamLane {
     func channel(_ key: ChannelKey) -> EventChannel? { shared[key] }
 
     /// Makes a channel that has no subscription yet.
-    func makeChannel(_ key: ChannelKey, _ principal: Principal, on lane: Lane) throws(Problem) -> EventChannel {
+    func makeChannel(
+        _ key: ChannelKey, _ filters: [TopicFilter], _ principal: Principal, on lane: Lane
+    ) throws(Problem) -> EventChannel {
         guard channels.count < lane.limits.maxChannels else {
             throw .later(429, "There are as many streams with filters of their own as there may be.", seconds: 5)
         }
         var code: UInt64
-        // Forty bits make short ids; nothing depends on nobody guessing them.
-        repeat { code = context.random() >> 24 } while channels[code] != nil
+        repeat { code = context.random() % EventID.channels } while channels[code] != nil
         let prefix = EventID.prefix(instance, lane: number, channel: code)
-        let channel = EventChannel(key, code: code, prefix: prefix, self, principal)
+        let channel = EventChannel(key, filters, code: code, prefix: prefix, self, principal)
         principal.router.register(channel, on: lane)
         channels[code] = channel
         if key.group == nil { shared[key] = channel }

@@ -1,7 +1,8 @@
 import Core
 
-/// What identifies an event of a stream: `<run of the node>.<lane>.<channel>-<number>`, so that whoever comes back with
-/// it finds the lane and the channel. Knowing an id gives no right to anything.
+/// What identifies an event of a stream: `<channel>-<number>`, where the channel is the run of the node, two letters for
+/// the lane and eight for the channel's random number. So whoever comes back with it finds the lane and the channel.
+/// Knowing an id gives no right to anything.
 struct EventID: Sendable, Equatable {
     /// The number of the lane.
     var lane: Int
@@ -10,19 +11,32 @@ struct EventID: Sendable, Equatable {
     /// The event's number in its channel.
     var number: UInt64
 
+    private static let (laneDigits, channelDigits) = (2, 8)
+    /// Channels' numbers are below.
+    static let channels: UInt64 = 1 << 40
+
     /// What the ids of a channel begin with.
     static func prefix(_ instance: String, lane: Int, channel: UInt64) -> [UInt8] {
-        Array("\(instance).\(String(lane, radix: 36)).\(String(channel, radix: 36))-".utf8)
+        func padded(_ number: some BinaryInteger, _ count: Int) -> String {
+            let digits = String(number, radix: 36)
+            return String(repeating: "0", count: max(0, count - digits.utf8.count)) + digits
+        }
+        return Array("\(instance)\(padded(lane, laneDigits))\(padded(channel, channelDigits))-".utf8)
     }
 
     /// Reads an id; nil when it is none of this run of the node.
     init?(_ text: String, instance: String, laneCount: Int) {
-        guard text.utf8.count <= 80, text.utf8.allSatisfy({ $0 < 0x80 }) else { return nil }
-        let halves = text.split(separator: "-", omittingEmptySubsequences: false)
-        guard halves.count == 2, let number = UInt64(halves[1]) else { return nil }
-        let parts = halves[0].split(separator: ".", omittingEmptySubsequences: false)
-        guard parts.count == 3, parts[0] == instance, let lane = Int(parts[1], radix: 36),
-            let channel = UInt64(parts[2], radix: 36), lane >= 0, lane < laneCount
+        let instance = Array(instance.utf8)
+        let bytes = Array(text.utf8.prefix(80))
+        let laneStart = instance.count
+        let channelStart = laneStart + Self.laneDigits
+        let end = channelStart + Self.channelDigits
+        guard bytes.count < 80, bytes.count > end, bytes.starts(with: instance), bytes[end] == UInt8(ascii: "-"),
+            bytes.allSatisfy({ $0 > 0x20 && $0 < 0x7F && $0 != UInt8(ascii: "+") }),
+            let lane = Int(String(decoding: bytes[laneStart..<channelStart], as: UTF8.self), radix: 36),
+            let channel = UInt64(String(decoding: bytes[channelStart..<end], as: UTF8.self), radix: 36),
+            let number = UInt64(String(decoding: bytes[(end + 1)...], as: UTF8.self)),
+            (0..<laneCount).contains(lane)
         else { return nil }
         self.lane = lane
         self.channel = channel
