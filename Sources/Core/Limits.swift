@@ -43,6 +43,8 @@ public struct Limits: Sendable, Equatable {
     public var sessionExpirySeconds = 7 * 86_400
     /// Events a second that one connection may publish, with a burst of one second; 0 means unlimited.
     public var maxPublishRate = 0
+    /// Webhooks of a node, configured and created ones together; the next one is refused.
+    public var maxWebhooks = 1_000
 
     /// The defaults.
     public init() {}

@@ -11,6 +11,7 @@ import Testing
         "MQTT": ["Core"],
         "Web": ["Core", "Glibc", "Logging", "NIOCore", "NIOPosix", "NIOHTTP1", "Synchronization"],
         "Admin": ["Core", "Web", "Reactor", "Foundation", "Logging", "Synchronization"],
+        "Webhooks": ["Core", "CCurl", "CLinux", "COpenSSL", "Glibc", "Logging", "Synchronization"],
         "Security": ["Core", "COpenSSL", "Glibc", "Synchronization"],
         "Node": [
             "Core", "Reactor", "MQTT", "Web", "Admin", "Security", "CLinux", "Glibc", "Foundation", "Logging", "Yams",
