@@ -8,7 +8,7 @@ final class Transfer {
     /// Bytes of an answer's body that are read, and thrown away; at more the connection is given up.
     static let maxAnswerBytes = 64 << 10
     /// A server that asks for more quiet than an hour is asked again after an hour.
-    private static let maxRetryAfterSeconds: Int64 = 3_600
+    private static let maxRetryAfterSeconds = 3_600
     private static let errorSize = 512  // libcurl asks for 256
 
     let delivery: Courier.Delivery
@@ -109,7 +109,7 @@ final class Transfer {
         }
         var status = 0
         _ = apus_curl_status(curl, handle, &status)
-        let seconds = min(max(0, apus_curl_retry_after(curl, handle)), Self.maxRetryAfterSeconds)
+        let seconds = min(max(0, Int(apus_curl_retry_after(curl, handle))), Self.maxRetryAfterSeconds)
         let outcome = WebhookSchedule.Outcome.answered(
             status: status, retryAfterMilliseconds: UInt64(seconds) * 1_000)
         switch status {

@@ -103,23 +103,26 @@ public struct WebhookDefinition: Sendable, Equatable {
         }
         var compiled: [TopicFilter] = []
         for filter in filters {
-            do throws(TopicFilter.Failure) {
-                let plain = try TopicFilter(filter, grammar: .either, limits: limits)
-                guard let group else {
-                    compiled.append(plain)
-                    continue
-                }
-                guard plain.group == nil else {
-                    throw Failure(field: "filters", rule: "'\(filter)': has a group of its own, and so has the webhook")
-                }
-                let local = plain.isLocalOnly ? "$local/" : ""
-                compiled.append(
-                    try TopicFilter("\(local)$share/\(group)/\(plain.text)", grammar: .either, limits: limits))
-            } catch let failure as TopicFilter.Failure {
-                throw Failure(field: "filters", rule: "'\(filter)' is no topic filter: \(failure)")
-            } catch let failure as Failure { throw failure } catch {}
+            let plain = try Self.compile(filter, named: filter, limits)
+            guard let group else {
+                compiled.append(plain)
+                continue
+            }
+            guard plain.group == nil else {
+                throw Failure(field: "filters", rule: "'\(filter)': has a group of its own, and so has the webhook")
+            }
+            let local = plain.isLocalOnly ? "$local/" : ""
+            compiled.append(try Self.compile("\(local)$share/\(group)/\(plain.text)", named: filter, limits))
         }
         return compiled
+    }
+
+    private static func compile(
+        _ text: String, named filter: String, _ limits: Limits
+    ) throws(Failure) -> TopicFilter {
+        do throws(TopicFilter.Failure) { return try TopicFilter(text, grammar: .either, limits: limits) } catch {
+            throw Failure(field: "filters", rule: "'\(filter)' is no topic filter: \(error)")
+        }
     }
 
     private static func isName(_ name: String) -> Bool {
