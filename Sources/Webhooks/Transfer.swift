@@ -43,6 +43,7 @@ final class Transfer {
             apus_curl_set_pointer(curl, handle, CURLOPT_ERRORBUFFER, error),
             apus_curl_set_text(curl, handle, CURLOPT_URL, delivery.target.url),
             apus_curl_set_web_only(curl, handle),
+            apus_curl_set_quick_exit(curl, handle),
             // Empty means none, and keeps libcurl from looking into the environment.
             apus_curl_set_text(curl, handle, CURLOPT_PROXY, settings.proxy ?? ""),
             apus_curl_set_text(curl, handle, CURLOPT_USERAGENT, "apus/\(settings.version)"),

@@ -14,6 +14,7 @@ final class WebhookInbox: Inbox {
     /// When the courier is going to wake it; nil for never.
     private var alarmAt: UInt64?
     private var isPresent = true
+    private var isFailing = false
 
     private var delivered: UInt64 = 0
     private var retried: UInt64 = 0
@@ -45,6 +46,7 @@ final class WebhookInbox: Inbox {
         schedule.change(definition.policy)
         lastError = nil
         pump(on: lane)
+        noteTarget(on: lane)
     }
 
     // MARK: Events in
@@ -82,7 +84,7 @@ final class WebhookInbox: Inbox {
     /// Sends what may be sent, and asks to be woken when more may.
     private func pump(on lane: Lane) {
         repeat { refill(on: lane) } while sendSome(on: lane)
-        let deadline = schedule.deadline
+        let deadline = schedule.deadline(after: lane.now)
         guard deadline != alarmAt else { return }
         alarmAt = deadline
         courier.post(.wake(address, at: deadline ?? 0))
@@ -125,7 +127,7 @@ final class WebhookInbox: Inbox {
         case .finished(let sequence, let outcome, let failure): finish(sequence, outcome, failure, on: lane)
         }
         pump(on: lane)
-        notePresence(on: lane)
+        noteTarget(on: lane)
     }
 
     private func finish(
@@ -146,21 +148,26 @@ final class WebhookInbox: Inbox {
 
     // MARK: Whether the target is there
 
-    private var isCircuitClosed: Bool { schedule.circuit == .closed }
-
-    /// While attempts fail other members of the shared group take the events, those that wait already as well.
-    private func notePresence(on lane: Lane) {
-        guard isPresent != isCircuitClosed else { return }
-        isPresent = isCircuitClosed
-        router.setPresence(self, isPresent)
-        if isPresent {
-            courier.settings.logger.notice("webhook delivers again", metadata: ["webhook": "\(definition.name)"])
-        } else {
-            courier.settings.logger.warning(
-                "webhook's target fails",
-                metadata: ["webhook": "\(definition.name)", "error": "\(lastError ?? "-")"])
-            shareOut(isEnding: false, on: lane)
+    /// While attempts fail other members of the shared group take the events, those that wait already as well. One that
+    /// has nothing left to try with counts as present again when its time has come: its next event is the probe.
+    private func noteTarget(on lane: Lane) {
+        let fails = schedule.circuit != .closed
+        if fails != isFailing {
+            isFailing = fails
+            let logger = courier.settings.logger
+            if fails {
+                logger.warning(
+                    "webhook's target fails",
+                    metadata: ["webhook": "\(definition.name)", "error": "\(lastError ?? "-")"])
+            } else {
+                logger.notice("webhook delivers again", metadata: ["webhook": "\(definition.name)"])
+            }
         }
+        let isWanted = schedule.wantsEvents(at: lane.now)
+        guard isWanted != isPresent else { return }
+        isPresent = isWanted
+        router.setPresence(self, isPresent)
+        if !isPresent { shareOut(isEnding: false, on: lane) }
     }
 
     /// Gives events of shared groups to other members; while the webhook lives only those that wait, and only to
@@ -200,8 +207,6 @@ final class WebhookInbox: Inbox {
 
     // MARK: Management
 
-    override func kick(endsSession: Bool, on lane: Lane) {}
-
     /// What it tells about itself.
     func describe(on lane: Lane) -> WebhookDescription {
         var shown = definition
@@ -220,7 +225,7 @@ final class WebhookInbox: Inbox {
             retried: retried, rejected: rejected, expired: expired, dropped: dropped, lastStatus: lastStatus,
             lastError: lastError,
             nextAttemptMilliseconds: schedule.underWay > 0
-                ? nil : schedule.deadline.map { $0 > lane.now ? $0 - lane.now : 0 })
+                ? nil : schedule.deadline(after: lane.now).map { $0 > lane.now ? $0 - lane.now : 0 })
     }
 }
 

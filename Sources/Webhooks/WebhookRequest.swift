@@ -14,7 +14,7 @@ struct WebhookRequest {
 
     /// How a text that the publisher chose becomes a field's value.
     enum Spelling {
-        /// Percent-encoded: `%` and whatever is not printable ASCII, and a space at either end. Decoding gives the text.
+        /// Percent-encoded: `%`, whatever is not printable ASCII, and a space at either end. Decoding gives the text.
         case encoded
         /// For fields with a syntax of their own, in which `%` may have a meaning: that is left alone.
         case plain

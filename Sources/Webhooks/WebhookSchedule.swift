@@ -95,7 +95,7 @@ struct WebhookSchedule {
         bytes += entry.event.cost
     }
 
-    /// The next thing to do; nil when there is none before ``deadline``, an outcome or another event.
+    /// The next thing to do; nil when there is none before ``deadline(after:)``, an outcome or another event.
     mutating func next(at now: UInt64) -> Step? {
         if let index = held.firstIndex(where: { !$0.isUnderWay && $0.entry.event.isExpired(at: now) }) {
             remove(at: index)
@@ -113,8 +113,22 @@ struct WebhookSchedule {
             sequence: held[index].sequence, event: held[index].entry.event, attempt: held[index].attempts)
     }
 
-    /// When ``next(at:)`` is to be asked again, if nothing else happens before.
-    var deadline: UInt64? {
+    /// Whether further events should come here, if somebody else could take them: not while attempts fail, unless one
+    /// is needed to try.
+    func wantsEvents(at now: UInt64) -> Bool {
+        switch circuit {
+        case .closed: true
+        case .halfOpen: false
+        case .open(let probeAt): held.isEmpty && now >= max(probeAt, notBefore)
+        }
+    }
+
+    /// When ``next(at:)`` and ``wantsEvents(at:)`` are to be asked again, if nothing else happens before.
+    func deadline(after now: UInt64) -> UInt64? {
+        if case .open(let probeAt) = circuit, held.isEmpty {
+            let time = max(probeAt, notBefore)
+            return time > now ? time : nil
+        }
         var expiry: UInt64?
         var due: UInt64?
         for event in held where !event.isUnderWay {

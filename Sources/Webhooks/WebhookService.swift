@@ -1,6 +1,6 @@
-/// Outgoing webhooks: events that match a webhook's filters are sent to its target by HTTP, each at least once while the
-/// node lives. What was created over an interface is gone after a restart, and so is every event that waits: webhooks
-/// of the configuration begin anew.
+/// Outgoing webhooks: events that match a webhook's filters are sent to its target by HTTP, each at least once while
+/// the node lives. What was created over an interface is gone after a restart, and so is every event that waits:
+/// webhooks of the configuration begin anew.
 public import Core
 import Synchronization
 

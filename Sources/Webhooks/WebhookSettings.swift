@@ -3,8 +3,8 @@ public import Logging
 
 /// Handed in when the service is made.
 public struct WebhookSettings: Sendable {
-    /// The node's id while it runs, letters and digits: in every request's `Apus-Webhook`, so that a node which receives
-    /// its own id knows that an event has come round.
+    /// The node's id while it runs, letters and digits: in every request's `Apus-Webhook`, so that a node which
+    /// receives its own id knows that an event has come round.
     public var instanceID: String
     /// The program's version, for `User-Agent`.
     public var version: String

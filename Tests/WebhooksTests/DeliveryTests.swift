@@ -248,6 +248,29 @@ import Testing
         #expect(try stage.put(WebhookStage.definition("late", server.url)) == .unavailable("the node is stopping"))
     }
 
+    @Test("All webhooks together make at most 256 requests at once; those that wait are not begun when it ends")
+    func together() throws {
+        let stage = try WebhookStage()
+        let server = try TestServer { _, _ in .held(200) }
+        defer { server.stop() }
+        for number in 0..<5 {
+            var definition = WebhookStage.definition("hook\(number)", server.url)
+            definition.parallelism = 64
+            #expect(try stage.put(definition) == .created)
+        }
+        #expect(try stage.publish((0..<64).map { "\($0)" }) == 320)
+        #expect(server.wait(for: 256).count == 256)
+        let all: [WebhookDescription] = try WebhookStage.answer { stage.service.list(answer: $0) }
+        #expect(all.reduce(0) { $0 + $1.underWay } == 320)
+        Thread.detachNewThread {
+            usleep(100_000)
+            server.release()
+        }
+        stage.service.stop(graceMilliseconds: 10_000)
+        #expect(server.all.count == 256)
+        #expect(server.connectionCount == 256)
+    }
+
     @Test("Stopping does not wait longer than it may")
     func stopGivesUp() throws {
         let stage = try WebhookStage()

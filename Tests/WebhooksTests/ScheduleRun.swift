@@ -98,7 +98,7 @@ struct ScheduleRun {
         for _ in 0..<100_000 {
             pump()
             let arrival = arrived < script.arrivals.count ? script.arrivals[arrived].at : nil
-            let times = [arrival, schedule.deadline, flights.map(\.endsAt).min()].compactMap { $0 }
+            let times = [arrival, schedule.deadline(after: now), flights.map(\.endsAt).min()].compactMap { $0 }
             guard let next = times.min() else { return schedule.count == 0 && queue.isEmpty }
             now = max(now, next)
             land()

@@ -67,7 +67,7 @@ import Testing
         // A straggler changes nothing.
         _ = schedule.finish(6, .failed, at: 60, random: 0)
         #expect(schedule.circuit == .open(probeAt: 110))
-        #expect(schedule.deadline == 110)
+        #expect(schedule.deadline(after: 60) == 110)
         #expect(send(&schedule, at: 109) == [])
         #expect(send(&schedule, at: 110) == [1])
         #expect(schedule.circuit == .halfOpen(probe: 1))
@@ -89,16 +89,36 @@ import Testing
         let busy = WebhookSchedule.Outcome.answered(status: 503, retryAfterMilliseconds: 3_000)
         #expect(schedule.finish(1, busy, at: 10, random: 0) == .retry(at: 3_010))
         #expect(schedule.finish(2, .failed, at: 20, random: 0) == .retry(at: 120))
-        #expect(schedule.deadline == 3_010)
+        #expect(schedule.deadline(after: 20) == 3_010)
         #expect(send(&schedule, at: 3_009) == [])
         #expect(send(&schedule, at: 3_010) == [1, 2])
+    }
+
+    @Test("With nothing left to try it, an open circuit wants an event when the wait is over")
+    func nothingToTry() {
+        var schedule = schedule(parallelism: 5, events: 5)
+        var policy = schedule.policy
+        policy.attempts = 1
+        schedule.change(policy)
+        #expect(send(&schedule, at: 0).count == 5)
+        for sequence in 1...5 as ClosedRange<UInt64> {
+            #expect(schedule.wantsEvents(at: 0))
+            #expect(schedule.finish(sequence, .failed, at: 10, random: 0) == .abandoned)
+        }
+        #expect(schedule.circuit == .open(probeAt: 110))
+        #expect(schedule.deadline(after: 10) == 110)
+        #expect(!schedule.wantsEvents(at: 109) && schedule.wantsEvents(at: 110))
+        #expect(schedule.deadline(after: 110) == nil)
+        schedule.admit(EventQueue.Entry(event: WebhookStage.event("t"), qos: 1, isRetained: false))
+        #expect(send(&schedule, at: 110) == [6])
+        #expect(schedule.circuit == .halfOpen(probe: 6) && !schedule.wantsEvents(at: 5_000))
     }
 
     @Test("A new definition is a new chance, and an outcome nobody waits for is ignored")
     func change() {
         var schedule = schedule(events: 1)
         for _ in 0..<9 {
-            guard case .send(let sequence, _, _) = schedule.next(at: schedule.deadline ?? 0) else {
+            guard case .send(let sequence, _, _) = schedule.next(at: schedule.deadline(after: 0) ?? 0) else {
                 Issue.record("nothing to send")
                 return
             }
@@ -110,7 +130,7 @@ import Testing
         #expect(send(&schedule, at: 1_000_000) == [1])
         #expect(schedule.takeAll().count == 1)
         #expect(schedule.finish(1, .failed, at: 1_000_001, random: 0) == .stale)
-        #expect(schedule.deadline == nil && schedule.bytes == 0)
+        #expect(schedule.deadline(after: 1_000_001) == nil && schedule.bytes == 0)
     }
 
     @Test("Waits double up to the highest, and chance takes off at most a fifth")

@@ -158,6 +158,45 @@ import Testing
         #expect(Set(good.wait(for: 24).map(\.text)) == Set(payloads + ["a", "b", "c", "d"]))
     }
 
+    @Test("A member of a group that failed and has nothing left is tried again")
+    func groupComesBack() throws {
+        let stage = try WebhookStage()
+        let good = try TestServer { _, _ in .status(200) }
+        let moody = try TestServer { _, number in .status(number <= 5 ? 500 : 200) }
+        defer {
+            good.stop()
+            moody.stop()
+        }
+        for (name, server) in [("good", good), ("moody", moody)] {
+            var definition = WebhookStage.definition(name, server.url)
+            definition.group = "workers"
+            definition.attempts = 1
+            #expect(try stage.put(definition) == .created)
+        }
+        try stage.publish((0..<10).map { "\($0)" })
+        #expect(moody.wait(for: 5).count == 5)
+        #expect(try stage.eventually("moody") { $0.circuit == .open }?.rejected == 5)
+        _ = try stage.eventually("moody") { _ in
+            _ = try? stage.publish(["again"])
+            return moody.all.count > 5
+        }
+        #expect(try stage.eventually("moody") { $0.delivered > 0 }?.circuit == .closed)
+    }
+
+    @Test("Removing ends the request that is under way")
+    func removedUnderWay() throws {
+        let stage = try WebhookStage()
+        let server = try TestServer { _, _ in .silence }
+        defer { server.stop() }
+        var definition = WebhookStage.definition("hook", server.url)
+        definition.timeoutMilliseconds = 3_600_000
+        #expect(try stage.put(definition) == .created)
+        try stage.publish(["1"])
+        #expect(server.wait(for: 1).count == 1)
+        #expect(try stage.remove("hook") == .removed)
+        #expect(server.isDeserted())
+    }
+
     @Test("Direct events wait as well")
     func direct() throws {
         let stage = try WebhookStage()

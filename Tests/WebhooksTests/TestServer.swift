@@ -96,6 +96,15 @@ final class TestServer: @unchecked Sendable {
         }
     }
 
+    /// Whether all connections end in time.
+    func isDeserted(seconds: Double = 10) -> Bool {
+        let end = Date(timeIntervalSinceNow: seconds)
+        return condition.withLock {
+            while !sockets.isEmpty, condition.wait(until: end) {}
+            return sockets.isEmpty
+        }
+    }
+
     private func accept() {
         while true {
             let socket = Glibc.accept(listener, nil, nil)
@@ -114,6 +123,7 @@ final class TestServer: @unchecked Sendable {
                 serve(socket, number)
                 condition.withLock {
                     sockets.remove(socket)
+                    condition.broadcast()
                     close(socket)
                 }
             }

@@ -70,6 +70,13 @@ static inline CURLcode apus_curl_set_web_only(const apus_curl *curl, CURL *handl
     return curl->setopt(handle, (CURLoption)protocols_bits, (long)(CURLPROTO_HTTP | CURLPROTO_HTTPS));
 }
 
+/* Who gives up a look-up of a name does not wait for the resolver's thread, where libcurl can do so (7.87). */
+static inline CURLcode apus_curl_set_quick_exit(const apus_curl *curl, CURL *handle) {
+    enum { quick_exit = CURLOPTTYPE_LONG + 322 };
+    (void)curl->setopt(handle, (CURLoption)quick_exit, 1L);
+    return CURLE_OK;
+}
+
 /* Seconds of the answer's Retry-After, whichever way it says them; 0 without. */
 static inline curl_off_t apus_curl_retry_after(const apus_curl *curl, CURL *handle) {
     curl_off_t seconds = 0;
