@@ -66,6 +66,8 @@ public struct Limits: Sendable, Equatable {
     public var maxStreamBytes = 256 << 20
     /// Seconds that a channel without readers goes on collecting events.
     public var streamResumeSeconds = 60
+    /// Webhooks of a node, configured and created ones together; the next one is refused.
+    public var maxWebhooks = 1_000
 
     /// The defaults.
     public init() {}

@@ -106,7 +106,8 @@ struct EventHeaders {
             return try list.addUser(key, text, from: Self.shown(name))
         }
         // What webhooks say of their requests is no property of the event.
-        if rest.isSame(as: "webhook") || rest.isSame(as: "topic") || rest.isSame(as: "signature") { return }
+        let said: [StaticString] = ["webhook", "topic", "signature", "delivery-attempt"]
+        if said.contains(where: { rest.isSame(as: $0) }) { return }
         guard let role = Self.apus.first(where: { rest.isSame(as: $0.name) })?.role else {
             throw Problem(400, "\(Self.shown(name)): there is no such field.")
         }
