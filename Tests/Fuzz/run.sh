@@ -1,6 +1,6 @@
 #!/bin/bash
-# Fuzzes the MQTT codec, whole conversations, and what clients of each version do once they are let in, with libFuzzer
-# and the address sanitizer; and a canary that must fail, so that the machinery itself is tested.
+# Fuzzes the MQTT codec, whole conversations, what clients of each version do once they are let in, and WebSocket, with
+# libFuzzer and the address sanitizer; and a canary that must fail, so that the machinery itself is tested.
 #
 #   Tests/Fuzz/run.sh [seconds per target, default 20]
 #
@@ -15,6 +15,7 @@ work=$root/Tests/Fuzz/.work
 mkdir -p "$work"
 
 flags=(-g -O -parse-as-library -swift-version 6 -enable-testing -sanitize=fuzzer,address -I "$work"
+    -I "$root/Sources/C/COpenSSL"
     -enable-upcoming-feature ExistentialAny -enable-upcoming-feature InternalImportsByDefault
     -enable-upcoming-feature MemberImportVisibility)
 
@@ -113,6 +114,13 @@ seeds() {
     seed established v5 02 00 "$subscribe5" "$publish5" "$rest5"
     seed established v5-bytes 7a 01 "$subscribe5" "$publish5" "$rest5"
     seed established v5-small fa 05 "$subscribe5" "$publish5" "$rest5"
+    # "Hello" in one frame and in two, a ping between fragments, a close; a stream; text cut inside of a character.
+    seed websocket echo 02 03 8185 37fa213d 7f9f4d5158 0183 37fa213d 7f9f4d 8980 00000000 8082 37fa213d 5b95 \
+        8882 00000000 03e8
+    seed websocket stream 00 05 8284 01020304 05060708 82fe 0080 00000000 \
+        "$(printf '%0256d' 0)" 8a80 00000000
+    seed websocket text 01 01 0181 00000000 ce 8081 00000000 ba 8181 00000000 ff
+    seed websocket wrong 82 02 82ff 7fffffffffffffff 00000000 c180 00000000
     seed canary start 54
 }
 
@@ -129,17 +137,20 @@ run() {
 
 module Core
 module MQTT
+module Web
 objects=("$work/Core.o" "$work/MQTT.o")
 target codec "$root"/Tests/Fuzz/codec/*.swift "${objects[@]}"
 shared=("$root"/Tests/Fuzz/shared/*.swift "$root"/Tests/MQTTTests/{Harness,Frames}.swift "${objects[@]}")
 target conversation "$root"/Tests/Fuzz/conversation/*.swift "${shared[@]}"
 target established "$root"/Tests/Fuzz/established/*.swift "${shared[@]}"
+target websocket "$root"/Tests/Fuzz/websocket/*.swift "$root"/Tests/WebTests/WebSocketStage.swift \
+    "$work/Core.o" "$work/Web.o" -lcrypto
 target canary "$root"/Tests/Fuzz/canary/*.swift
 seeds
 
 failed=()
 summary=
-for name in codec conversation established; do
+for name in codec conversation established websocket; do
     say "$name for $seconds s"
     if run "$name"; then
         count=$(sed -n 's/^stat::number_of_executed_units: *//p' "$work/run-$name.log")
