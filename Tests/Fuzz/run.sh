@@ -34,13 +34,17 @@ compile() {
     fi
 }
 
-# module NAME [FOLDER]: Sources/NAME, or a folder of it, as an instrumented module
+# module NAME [FOLDER…]: Sources/NAME, or folders of it, as an instrumented module
 module() {
     say "compiling $1"
     local sources
-    mapfile -t sources < <(find "$root/Sources/$1${2:+/$2}" -name '*.swift' | sort)
-    compile "module-$1" -whole-module-optimization -module-name "$1" -emit-module \
-        -emit-module-path "$work/$1.swiftmodule" -c -o "$work/$1.o" "${sources[@]}"
+    local name=$1
+    shift
+    local folders=("${@/#/$root/Sources/$name/}")
+    [ $# -gt 0 ] || folders=("$root/Sources/$name")
+    mapfile -t sources < <(find "${folders[@]}" -name '*.swift' | sort)
+    compile "module-$name" -whole-module-optimization -module-name "$name" -emit-module \
+        -emit-module-path "$work/$name.swiftmodule" -c -o "$work/$name.o" "${sources[@]}"
 }
 
 # target NAME SOURCES…: an executable with libFuzzer's main
