@@ -41,7 +41,8 @@ struct ReadingTests {
             for _ in 0...random.below(3) {
                 rules.append(
                     AccessRule(
-                        effect: random.once(in: 2) ? .allow : .deny, action: AccessRule.Action.allCases[random.below(3)],
+                        effect: random.once(in: 2) ? .allow : .deny,
+                        action: AccessRule.Action.allCases[random.below(3)],
                         topics: [Words.filter(&random).text]))
             }
             let field = Field(rules: try AccessRules(rules))

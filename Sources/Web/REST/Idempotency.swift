@@ -87,7 +87,8 @@ struct Digest: Hashable, Sendable {
             var output = [UInt8](repeating: 0, count: Int(EVP_MAX_MD_SIZE))
             guard isFine, EVP_DigestFinal_ex(context, &output, nil) == 1 else { return nil }
             return output.withUnsafeBytes {
-                Digest(high: $0.loadUnaligned(as: UInt64.self), low: $0.loadUnaligned(fromByteOffset: 8, as: UInt64.self))
+                Digest(
+                    high: $0.loadUnaligned(as: UInt64.self), low: $0.loadUnaligned(fromByteOffset: 8, as: UInt64.self))
             }
         }
     }
