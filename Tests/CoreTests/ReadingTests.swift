@@ -45,7 +45,9 @@ struct ReadingTests {
                         action: AccessRule.Action.allCases[random.below(3)],
                         topics: [Words.filter(&random).text]))
             }
-            let field = Field(rules: try AccessRules(rules))
+            // A filter of the one grammar need not be one in the rules' way of telling them apart.
+            guard let checked = try? AccessRules(rules) else { continue }
+            let field = Field(rules: checked)
             let principal = field.principal()
             for _ in 0..<10 {
                 let topic = Words.topic(&random)
