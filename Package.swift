@@ -53,6 +53,10 @@ let package = Package(
             name: "Admin",
             dependencies: ["Core", "Web", "Reactor", .product(name: "Logging", package: "swift-log")],
             resources: [.embedInCode("openapi-admin.yaml")], swiftSettings: strict),
+        .target(
+            name: "Webhooks",
+            dependencies: ["Core", "CCurl", "CLinux", "COpenSSL", .product(name: "Logging", package: "swift-log")],
+            swiftSettings: strict),
         .target(name: "Security", dependencies: ["Core", "COpenSSL"], swiftSettings: strict),
         .target(
             name: "Node",
@@ -90,6 +94,10 @@ let package = Package(
                 "Admin", "Web", "RawHTTP", "Core", "Reactor", "MQTT", "Security", "Yams",
                 .product(name: "Logging", package: "swift-log"),
             ], swiftSettings: strict),
+        .testTarget(
+            name: "WebhooksTests",
+            dependencies: ["Webhooks", "Core", "Reactor", .product(name: "Logging", package: "swift-log")],
+            swiftSettings: strict),
         .testTarget(name: "SecurityTests", dependencies: ["Security", "Core"], swiftSettings: strict),
         .testTarget(
             name: "NodeTests",

@@ -24,19 +24,28 @@ def check(condition, what):
 
 
 class Node:
-    """A node on a free port, ended with the block."""
+    """A node on free ports, ended with the block. With `http` it has a listener for HTTP, too, at `http_port`."""
 
-    def __init__(self, lanes=2, extra=""):
+    def __init__(self, lanes=2, extra="", http=False):
         self.lanes = lanes
         self.extra = extra
+        self.http = http
+        self.port = 0
+        self.http_port = 0
 
     def __enter__(self):
         self.directory = tempfile.TemporaryDirectory()
+        self.start()
+        return self
+
+    def start(self):
+        """Starts the process; after a kill, on the ports it had."""
         base = pathlib.Path(self.directory.name)
         config = base / "node.yaml"
+        http = f'  - {{ protocol: http, listen: "127.0.0.1:{self.http_port}" }}\n' if self.http else ""
         config.write_text(
             f"node: {{ name: interop, data: {base}/data, lanes: {self.lanes} }}\n"
-            'listeners:\n  - { protocol: mqtt, listen: "127.0.0.1:0" }\n' + self.extra
+            f'listeners:\n  - {{ protocol: mqtt, listen: "127.0.0.1:{self.port}" }}\n' + http + self.extra
         )
         self.log = base / "node.log"
         self.process = subprocess.Popen(
@@ -46,10 +55,16 @@ class Node:
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline and self.process.poll() is None:
             for record in self.records("ready"):
-                self.port = int(record["listeners"][0]["address"].rsplit(":", 1)[1])
-                return self
+                ports = [int(listener["address"].rsplit(":", 1)[1]) for listener in record["listeners"]]
+                self.port, self.http_port = ports[0], ports[1] if self.http else 0
+                return
             time.sleep(0.05)
         raise Failure("the node did not start: " + self.log.read_text())
+
+    def kill(self):
+        """Ends the process as a power failure would."""
+        self.process.kill()
+        self.process.wait()
 
     def __exit__(self, kind, value, trace):
         if kind is not None:

@@ -83,11 +83,12 @@ open class Link: Output {
     /// Ends the connection after what is in the output has been sent.
     open func close(_ reason: CloseReason) {}
     /// Ends the connection so that the peer can read all of it: what has been appended is sent, then the writing side
-    /// is shut, and what still comes in is thrown away until the peer closes or a moment has passed. The conversation
-    /// gets neither bytes nor ticks any more.
+    /// is shut, and what still comes in is thrown away until the peer closes or a moment has passed
+    /// (``Limits/lastBytesMilliseconds``, ``Limits/lingerMilliseconds``). The conversation gets neither bytes nor ticks
+    /// any more.
     open func finish(_ reason: CloseReason) { close(reason) }
     /// An output that writes into this one, for a protocol inside of a protocol: it learns when this one is congested.
-    public final weak var rider: Output?
+    public final weak var rider: Output? { didSet { rider?.isCongested = isCongested } }
     /// Goes on after ``Conversation/Verdict/paused``.
     open func resume() {}
     /// Calls `body` on the connection's lane, with its conversation, if the connection still exists then. The function

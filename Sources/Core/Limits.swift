@@ -33,6 +33,10 @@ public struct Limits: Sendable, Equatable {
     public var maxRetainedBytes = 1 << 30
     /// Seconds from accept to a complete CONNECT; then the connection is closed.
     public var connectTimeoutSeconds = 5
+    /// In which a peer must take the last bytes of a connection that ends, besides a second for each 64 KiB.
+    public var lastBytesMilliseconds = 30_000
+    /// For how long a peer that has got the last bytes may read them before the connection ends.
+    public var lingerMilliseconds = 2_000
     /// Topic aliases a connection may use, in each direction (MQTT 5 §3.3.2.3.4).
     public var maxTopicAliases = 64
     /// Bytes of topics that one client's aliases may stand for; beyond it the connection is closed.
@@ -62,6 +66,8 @@ public struct Limits: Sendable, Equatable {
     public var maxStreamBytes = 256 << 20
     /// Seconds that a channel without readers goes on collecting events.
     public var streamResumeSeconds = 60
+    /// Webhooks of a node, configured and created ones together; the next one is refused.
+    public var maxWebhooks = 1_000
 
     /// The defaults.
     public init() {}

@@ -50,6 +50,8 @@ final class Connection: Link {
     private var isWritingShut = false
     /// Bytes received and not yet taken.
     private var carry: UnsafeMutableRawPointer?
+    /// What is taken little by little is not moved each time.
+    private var carryStart = 0
     private var carryCount = 0
     private var carryCapacity = 0
 
@@ -79,11 +81,22 @@ final class Connection: Link {
         if carryCount > Self.directSize * 4 { return readIntoCarry() }
         let buffer = lane.receiveBuffer
         let kept = carryCount
-        if kept > 0, let carry { buffer.copyMemory(from: carry, byteCount: kept) }
+        if kept > 0, let carry { buffer.copyMemory(from: carry + carryStart, byteCount: kept) }
         let count = readSome(buffer + kept, ReactorLane.receiveSize - kept)
         guard count > 0 else { return }
         carryCount = 0
-        consume(buffer, kept + count)
+        carryStart = 0
+        let taken = consume(buffer, kept + count)
+        let left = kept + count - taken
+        if left > 0 {
+            if isCarryWasteful(left) { releaseCarry() }
+            reserveCarry(left)
+            carry?.copyMemory(from: buffer + taken, byteCount: left)
+            carryCount = left
+        } else {
+            releaseCarry()
+        }
+        updateInterest()
     }
 
     /// A large packet is collected where it lies instead of being copied to the lane's buffer again and again.
@@ -95,18 +108,24 @@ final class Connection: Link {
         consumeCarry(carry, carryCount + count)
     }
 
-    /// Gives the carry buffer's own bytes to the conversation; it stays where it is when nothing was taken.
+    /// Gives the carry buffer's own bytes to the conversation; what is left over stays where it is.
     private func consumeCarry(_ carry: UnsafeMutableRawPointer, _ count: Int) {
-        let capacity = carryCapacity
+        let (start, capacity) = (carryStart, carryCapacity)
         self.carry = nil
+        carryStart = 0
         carryCount = 0
         carryCapacity = 0
-        if consume(carry, count, mayKeep: true) {
+        let taken = consume(carry + start, count)
+        if taken < count {
             self.carry = carry
+            carryStart = start + taken
+            carryCount = count - taken
             carryCapacity = capacity
+            if isCarryWasteful(carryCount) { moveCarry(carryCount) }
         } else {
             carry.deallocate()
         }
+        updateInterest()
     }
 
     /// - Returns: bytes read; 0 when there are none now. An end or error closes the connection.
@@ -119,7 +138,8 @@ final class Connection: Link {
             }
             if result < 0, errno == EINTR { continue }
             if result < 0, errno == EAGAIN { return 0 }
-            if result == 0, finishing == nil, conversation.inputEnded(on: lane) {
+            // Who has said all may still read: what waits is sent before the end.
+            if result == 0, finishing == nil ? conversation.inputEnded(on: lane) : !isWritingShut {
                 hasInputEnded = true
                 updateInterest()
             } else {
@@ -130,13 +150,12 @@ final class Connection: Link {
     }
 
     /// What comes after the last answer is of no interest; closing while it is unread would take the answer away.
-    private func discardInput() { while closing == nil, readSome(lane.receiveBuffer, ReactorLane.receiveSize) > 0 {} }
+    /// A piece at a time, because others wait for their turn.
+    private func discardInput() { _ = readSome(lane.receiveBuffer, ReactorLane.receiveSize) }
 
-    /// Gives bytes to the conversation and routes what it publishes; keeps what is left over.
-    /// - Parameter mayKeep: `base` is a carry buffer that can be kept as it is when nothing was taken from it.
-    /// - Returns: whether it was kept.
-    @discardableResult
-    private func consume(_ base: UnsafeMutableRawPointer, _ count: Int, mayKeep: Bool = false) -> Bool {
+    /// Gives bytes to the conversation and routes what it publishes.
+    /// - Returns: bytes that need not be kept.
+    private func consume(_ base: UnsafeMutableRawPointer, _ count: Int) -> Int {
         var offset = 0
         let turn = lane.turn
         turn.beginSlowly()
@@ -166,40 +185,38 @@ final class Connection: Link {
                 break loop
             }
         }
-        guard offset < count, closing == nil else {
-            if carryCount == 0 { releaseCarry() }
-            updateInterest()
-            return false
-        }
-        if mayKeep, offset == 0 {
-            carryCount = count
-            updateInterest()
-            return true
-        }
-        let left = count - offset
-        reserveCarry(left)
-        carry?.copyMemory(from: base + offset, byteCount: left)
-        carryCount = left
-        updateInterest()
-        return false
+        return closing == nil && finishing == nil ? offset : count
     }
 
+    /// Makes the carry buffer at least `count` bytes large, its bytes at the beginning.
     private func reserveCarry(_ count: Int) {
-        guard carryCapacity < count else { return }
+        guard carryCapacity < count else {
+            if carryStart > 0, let carry { memmove(carry, carry + carryStart, carryCount) }
+            carryStart = 0
+            return
+        }
         // Doubling, so that a packet of n bytes is copied log n times; never more than twice what has arrived.
-        let capacity = max(count, min(carryCapacity * 2, carryCount * 2), 256)
-        let larger = UnsafeMutableRawPointer.allocate(byteCount: capacity, alignment: 16)
+        moveCarry(max(count, min(carryCapacity * 2, carryCount * 2), 256))
+    }
+
+    private func moveCarry(_ capacity: Int) {
+        let other = UnsafeMutableRawPointer.allocate(byteCount: capacity, alignment: 16)
         if let carry {
-            larger.copyMemory(from: carry, byteCount: carryCount)
+            other.copyMemory(from: carry + carryStart, byteCount: carryCount)
             carry.deallocate()
         }
-        carry = larger
+        carry = other
+        carryStart = 0
         carryCapacity = capacity
     }
+
+    /// Whether most of a large carry buffer has been taken.
+    private func isCarryWasteful(_ count: Int) -> Bool { carryCapacity > 4_096 && count * 4 < carryCapacity }
 
     private func releaseCarry() {
         carry?.deallocate()
         carry = nil
+        carryStart = 0
         carryCount = 0
         carryCapacity = 0
     }
@@ -411,15 +428,17 @@ final class Connection: Link {
         if slot >= 0 { lane.closing.append(Unmanaged.passUnretained(self).toOpaque()) }
     }
 
-    /// In which a peer must take the last bytes, and then may read them before the connection ends.
-    private static let (lastBytesMilliseconds, lingerMilliseconds): (UInt64, UInt64) = (30_000, 2_000)
+    /// Bytes a second that a peer must read at least of what waits when the connection ends.
+    private static let lastBytesPerSecond = 64 << 10
 
     override func finish(_ reason: CloseReason) {
         guard closing == nil, finishing == nil else { return }
         finishing = reason
         releaseCarry()
         touch()
-        lane.setTimer(self, lane.now + Self.lastBytesMilliseconds)
+        let bytes = pendingBytes + (window.map { cursor - $0 } ?? 0)
+        let milliseconds = lane.limits.lastBytesMilliseconds + bytes * 1_000 / Self.lastBytesPerSecond
+        lane.setTimer(self, lane.now + UInt64(milliseconds))
     }
 
     private func shutWritingIfFinished() {
@@ -428,7 +447,7 @@ final class Connection: Link {
         // A peer that is gone already is noticed by the next read.
         _ = shutdown(socket, Int32(SHUT_WR))
         if hasInputEnded { return close(finishing ?? .clientDisconnected) }
-        lane.setTimer(self, lane.now + Self.lingerMilliseconds)
+        lane.setTimer(self, lane.now + UInt64(lane.limits.lingerMilliseconds))
     }
 
     /// Time has come to a deadline.

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Fuzzes the MQTT codec, whole conversations, and what clients of each version do once they are let in, with libFuzzer
-# and the address sanitizer; and a canary that must fail, so that the machinery itself is tested.
+# Fuzzes the MQTT codec, whole conversations, what clients of each version do once they are let in, and whole HTTP
+# conversations, with libFuzzer and the address sanitizer; and a canary that must fail, so that the machinery itself is tested.
 #
 #   Tests/Fuzz/run.sh [seconds per target, default 20]
 #
@@ -32,11 +32,11 @@ compile() {
     fi
 }
 
-# module NAME: Sources/NAME as an instrumented module
+# module NAME [FOLDER]: Sources/NAME, or a folder of it, as an instrumented module
 module() {
     say "compiling $1"
     local sources
-    mapfile -t sources < <(find "$root/Sources/$1" -name '*.swift' | sort)
+    mapfile -t sources < <(find "$root/Sources/$1${2:+/$2}" -name '*.swift' | sort)
     compile "module-$1" -whole-module-optimization -module-name "$1" -emit-module \
         -emit-module-path "$work/$1.swiftmodule" -c -o "$work/$1.o" "${sources[@]}"
 }
@@ -58,6 +58,16 @@ seed() {
     digits=$(printf '%s' "$@" | tr -d ' \n')
     # shellcheck disable=SC2059 # the digits are the format
     printf "$(printf '%s' "$digits" | sed 's/../\\x&/g')" >"$file"
+}
+
+# seed_text TARGET NAME DIGIT TEXT…: a byte and texts in which \n stands for CR LF
+seed_text() {
+    mkdir -p "$work/corpus-$1"
+    local file=$work/corpus-$1/seed-$2 digit=$3
+    shift 3
+    local text
+    text=$(printf '%s' "$@")
+    printf '%b' "\\x0$digit${text//\\n/\\r\\n}" >"$file"
 }
 
 # Packets of a client: CONNECT (clean, persistent with will, 3.1, 5), SUBSCRIBE, PUBLISH at QoS 0, 1, 2 …
@@ -113,6 +123,13 @@ seeds() {
     seed established v5 02 00 "$subscribe5" "$publish5" "$rest5"
     seed established v5-bytes 7a 01 "$subscribe5" "$publish5" "$rest5"
     seed established v5-small fa 05 "$subscribe5" "$publish5" "$rest5"
+    seed_text http get 0 'GET /now HTTP/1.1\nHost: h\n\n'
+    seed_text http pipeline 2 'POST /pub HTTP/1.1\nHost: h\nContent-Length: 1\n\naPOST /alone HTTP/1.1\nHost: h\n\n' \
+        'HEAD /now HTTP/1.1\nHost: h\n\nGET /later/soon HTTP/1.1\nHost: h\nConnection: close\n\n'
+    seed_text http chunks 7 'POST /pub HTTP/1.1\nHost: h\nTransfer-Encoding: chunked\n\n3;x=y\nabc\n0\nX: y\n\nGET'
+    seed_text http older 3 'GET http://h/204 HTTP/1.0\nConnection: keep-alive\n\nOPTIONS * HTTP/1.1\nHost: [::1]:1\n\n'
+    seed_text http ask 1 'POST /later HTTP/1.1\nHost: h\nExpect: 100-continue\nOrigin: o\nContent-Length: 3\n\nabc'
+    seed_text http stream 4 'GET /forbidden HTTP/1.1\nHost: h\n\nGET /stream HTTP/1.1\nHost: h\n\nrest'
     seed canary start 54
 }
 
@@ -129,17 +146,21 @@ run() {
 
 module Core
 module MQTT
+# Of Web what HTTP itself is: what is built upon it needs embedded files, and has its own tests.
+module Web HTTP
 objects=("$work/Core.o" "$work/MQTT.o")
 target codec "$root"/Tests/Fuzz/codec/*.swift "${objects[@]}"
 shared=("$root"/Tests/Fuzz/shared/*.swift "$root"/Tests/MQTTTests/{Harness,Frames}.swift "${objects[@]}")
 target conversation "$root"/Tests/Fuzz/conversation/*.swift "${shared[@]}"
 target established "$root"/Tests/Fuzz/established/*.swift "${shared[@]}"
+target http "$root"/Tests/Fuzz/http/*.swift "$root"/Tests/WebTests/{Harness,PlaySite,HTTPPlay}.swift \
+    "$work/Core.o" "$work/Web.o"
 target canary "$root"/Tests/Fuzz/canary/*.swift
 seeds
 
 failed=()
 summary=
-for name in codec conversation established; do
+for name in codec conversation established http; do
     say "$name for $seconds s"
     if run "$name"; then
         count=$(sed -n 's/^stat::number_of_executed_units: *//p' "$work/run-$name.log")

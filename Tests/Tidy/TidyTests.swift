@@ -11,9 +11,11 @@ import Testing
         "MQTT": ["Core"],
         "Web": ["Core", "COpenSSL", "FoundationEssentials", "Synchronization"],
         "Admin": ["Core", "Web", "Reactor", "Foundation", "Glibc", "Logging", "Synchronization"],
+        "Webhooks": ["Core", "CCurl", "CLinux", "COpenSSL", "Glibc", "Logging", "Synchronization"],
         "Security": ["Core", "COpenSSL", "Glibc", "Synchronization"],
         "Node": [
-            "Core", "Reactor", "MQTT", "Web", "Admin", "Security", "CLinux", "Glibc", "Foundation", "Logging", "Yams",
+            "Core", "Reactor", "MQTT", "Web", "Webhooks", "Admin", "Security", "CLinux", "Glibc", "Foundation",
+            "Logging", "Yams",
             "Synchronization",
         ],
         "apus": [

@@ -5,12 +5,14 @@ import { shellWord } from "./text.js";
 
 const patience = 30_000; // milliseconds
 
-/// The path that publishes to a topic. Slashes stay, except where a level is `.` or `..`: a browser would take these
-/// for directories, and an escaped slash separates levels as well.
+/// The path that publishes to a topic.
 function path(topic) {
-  const escaped = encodeURIComponent(topic);
-  const hasDots = topic.split("/").some((level) => level === "." || level === "..");
-  return `/TOPIC/${hasDots ? escaped : escaped.replaceAll("%2F", "/")}`;
+  return `/TOPIC/${encodeURIComponent(topic).replaceAll("%2F", "/")}`;
+}
+
+/// Whether a topic has a level that HTTP clients take for a directory, and leave out of a path.
+function hasDots(topic) {
+  return topic.split("/").some((level) => level === "." || level === "..");
 }
 
 function headers(event) {
@@ -24,21 +26,34 @@ function headers(event) {
 /// `event` has topic, payload, contentType, isRetained, isGuaranteed. Returns `{ answer }`, the node's document, or
 /// `{ refusal }`, the reason in one line.
 export async function publish(event) {
+  const request = hasDots(event.topic) ? asBatch(event) : asPayload(event);
   let answer;
   try {
-    answer = await fetch(path(event.topic), {
-      method: "POST",
-      headers: headers(event),
-      // Bytes, because a text would get a content type that nobody asked for.
-      body: new TextEncoder().encode(event.payload),
-      signal: AbortSignal.timeout(patience),
+    answer = await fetch(request.path, {
+      method: "POST", headers: request.headers, body: request.body, signal: AbortSignal.timeout(patience),
     });
   } catch (error) {
     const isLate = error.name === "TimeoutError";
     return { refusal: isLate ? `No answer in ${patience / 1000} seconds.` : "The node does not answer. Is it running?" };
   }
   if (!answer.ok) return { refusal: await problem(answer) };
-  return { answer: await answer.json() };
+  const document = await answer.json();
+  const item = document.items ? document.items[0] : document;
+  return item.detail ? { refusal: item.detail } : { answer: item };
+}
+
+function asPayload(event) {
+  // Bytes, because a text would get a content type that nobody asked for.
+  return { path: path(event.topic), headers: headers(event), body: new TextEncoder().encode(event.payload) };
+}
+
+/// The same as a batch of one, where the topic is not in the path.
+function asBatch(event) {
+  const item = { topic: event.topic, payload: event.payload };
+  if (event.contentType) item.content_type = event.contentType;
+  if (event.isRetained) item.retained = true;
+  if (event.isGuaranteed) item.qos = 1;
+  return { path: "/events", headers: { "Content-Type": "application/x-ndjson" }, body: JSON.stringify(item) };
 }
 
 /// The command that does the same.
@@ -46,6 +61,7 @@ export function curl(event, origin) {
   const words = ["curl"];
   for (const [name, value] of Object.entries(headers(event))) words.push("-H", shellWord(`${name}: ${value}`));
   if (!event.contentType) words.push("-H", "Content-Type:");
+  if (hasDots(event.topic)) words.push("--path-as-is");
   words.push("--data-raw", shellWord(event.payload));
   words.push(shellWord(origin + path(event.topic)));
   return words.join(" ");

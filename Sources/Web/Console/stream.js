@@ -2,6 +2,13 @@
 
 const longestWait = 15_000; // milliseconds between two attempts
 
+/// Why events are missing, by the node's word for it.
+const reasons = {
+  window: "more came than the node keeps for those who are away",
+  unknown: "the node does not know this stream any more",
+  filters: "the stream had another filter",
+};
+
 /// Calls `on.state(state, detail)`, `on.event(object)` and `on.gap(reason)`. The states: connecting, live, lost (it
 /// tries again), refused (it does not: the detail says why), stopped.
 export class Stream {
@@ -11,6 +18,7 @@ export class Stream {
   #timer = 0;
   #attempts = 0;
   #wasLive = false;
+  #lastID = "";
   #question = null; // the request that asks for the reason of a refusal
 
   constructor(on) {
@@ -27,6 +35,7 @@ export class Stream {
     this.#filter = filter;
     this.#attempts = 0;
     this.#wasLive = false;
+    this.#lastID = "";
     this.#connect();
   }
 
@@ -45,17 +54,18 @@ export class Stream {
   }
 
   get #url() {
-    return `/events?filter=${encodeURIComponent(this.#filter)}&format=json`;
+    const place = this.#lastID ? `&last_event_id=${encodeURIComponent(this.#lastID)}` : "";
+    return `/events?filter=${encodeURIComponent(this.#filter)}&format=json${place}`;
   }
 
   #connect() {
     this.#timer = 0;
     this.#on.state(this.#wasLive ? "lost" : "connecting");
     const source = new EventSource(this.#url);
-    // A browser continues after an interruption by itself and says where it was; a new EventSource does not.
-    const isContinuation = this.#wasLive;
+    // After an interruption a browser says where it was; a new EventSource only knows the last event's id.
+    const isAnew = this.#wasLive && this.#lastID === "";
     source.onopen = () => {
-      if (isContinuation && this.#attempts > 0) this.#on.gap("The stream began anew; what came meanwhile is not here.");
+      if (isAnew && this.#attempts > 0) this.#on.gap("Events may be missing: the stream began anew.");
       this.#attempts = 0;
       this.#wasLive = true;
       this.#on.state("live");
@@ -72,6 +82,7 @@ export class Stream {
   }
 
   #take(message) {
+    this.#lastID = message.lastEventId;
     let event;
     try {
       event = JSON.parse(message.data);
@@ -84,11 +95,12 @@ export class Stream {
   #gap(message) {
     let reason = message.data;
     try {
-      reason = JSON.parse(message.data).reason ?? reason;
+      const word = JSON.parse(message.data).reason;
+      reason = reasons[word] ?? word ?? reason;
     } catch {
       // Then it is text.
     }
-    this.#on.gap(`Events are missing: ${reason}`);
+    this.#on.gap(`Events are missing: ${reason}.`);
   }
 
   /// The EventSource has given up and does not tell why: ask once more, for the status and its detail.

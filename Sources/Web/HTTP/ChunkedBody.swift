@@ -1,5 +1,5 @@
 /// A body in chunks (RFC 9112 §7.1), put together as it comes. Strict like ``RequestHead``: no bare line feeds, no
-/// white space around sizes. Trailers are read and thrown away.
+/// white space around sizes. Trailers must be header fields; they are read and thrown away.
 struct ChunkedBody {
     enum Failure: Error, Equatable {
         case malformed
@@ -7,10 +7,13 @@ struct ChunkedBody {
         case tooLarge
     }
 
-    private enum Step { case size, extensions, sizeEnd, data, dataEnd, trailerStart, trailer, trailerEnd, end }
+    private enum Step {
+        case size, extensions, sizeEnd, data, dataEnd, trailerStart, trailerName, trailer, trailerLineEnd, trailerEnd
+        case end
+    }
 
-    /// Bytes of sizes with their extensions, and of trailers: as good as never more than a few.
-    private static let overheadPerLine = 1_024
+    /// Bytes of the extensions of a size, and of all trailers: as good as never more than a few.
+    private static let overheadBytes = 1_024
 
     /// What has come so far.
     private(set) var bytes: [UInt8] = []
@@ -65,14 +68,22 @@ struct ChunkedBody {
                 step = .trailerEnd
             } else {
                 guard Token.contains(byte) else { throw .malformed }
-                step = .trailer
+                try countLine(byte)
+                step = .trailerName
             }
+        case .trailerName:
+            guard Token.contains(byte) || byte == UInt8(ascii: ":") else { throw .malformed }
+            try countLine(byte)
+            if byte == UInt8(ascii: ":") { step = .trailer }
         case .trailer:
-            if byte == 10 {
-                step = .trailerStart
-            } else if byte != 13 {
+            if byte == 13 {
+                step = .trailerLineEnd
+            } else {
                 try countLine(byte)
             }
+        case .trailerLineEnd:
+            guard byte == 10 else { throw .malformed }
+            step = .trailerStart
         case .trailerEnd:
             guard byte == 10 else { throw .malformed }
             step = .end
@@ -102,6 +113,6 @@ struct ChunkedBody {
     private mutating func countLine(_ byte: UInt8) throws(Failure) {
         guard byte >= 0x20 && byte != 0x7F || byte == 9 else { throw .malformed }
         lineLength += 1
-        guard lineLength <= Self.overheadPerLine else { throw .malformed }
+        guard lineLength <= Self.overheadBytes else { throw .malformed }
     }
 }

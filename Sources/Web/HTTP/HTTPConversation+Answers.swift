@@ -73,8 +73,10 @@ extension HTTPConversation {
         append(shared.date())
     }
 
-    /// Values come from requests now and then: what would end the line is left out.
+    /// Names and values come from requests now and then: what would end the line is left out, and a field that could
+    /// not be one altogether.
     private func writeField(_ name: String, _ value: String) {
+        guard !name.isEmpty, name.utf8.allSatisfy(Token.contains) else { return }
         var line = Array(name.utf8)
         line.append(contentsOf: ": ".utf8)
         line.append(contentsOf: value.utf8.lazy.filter { $0 >= 0x20 && $0 != 0x7F })
@@ -91,7 +93,11 @@ extension HTTPConversation {
     private func endAnswer(_ body: RawSpan, status: Int) {
         writeExtraLines()
         if status != 204, status != 304 { writeLength(body.byteCount) }
-        append(closesAfterwards ? "Connection: close\r\n\r\n" : "\r\n")
+        if closesAfterwards {
+            append("Connection: close\r\n\r\n")
+        } else {
+            append(tellsKeepAlive ? "Connection: keep-alive\r\n\r\n" : "\r\n")
+        }
         if !isHead, status != 204, status != 304 {
             body.withUnsafeBytes { if let base = $0.baseAddress { link.append(base, $0.count) } }
         }

@@ -36,6 +36,11 @@ public final class HTTPConversation: Conversation {
 
     /// Bytes that a request whose beginning is there has at least; nothing is looked at before they have come.
     private var awaited = 0
+    /// How far the end of an incomplete head has been looked for.
+    private var searched = 0
+    /// An incomplete head is parsed again when its end is there, or it has so many bytes: what comes byte by byte must
+    /// not be parsed from its beginning each time.
+    private var parseAgainAt = 0
     private var chunked: Chunked?
     private var hasContinued = false
     /// When the first byte of a head, or of a body, came; 0 while there is none.
@@ -50,6 +55,8 @@ public final class HTTPConversation: Conversation {
     private(set) var requestNumber = 0
     var isHead = false
     var closesAfterwards = false
+    /// Whether an HTTP/1.0 client has to be told that the connection stays.
+    var tellsKeepAlive = false
     private var isDraining = false
     private var hasInputEnded = false
     private var isFirst = true
@@ -96,6 +103,10 @@ public final class HTTPConversation: Conversation {
                     if rest.count > 0 { began(lane) }
                     return Progress(consumed: offset, verdict: .waiting)
                 }
+                // Who does not read answers gets no more of them: see outputDrained.
+                if link.isCongested {
+                    return Progress(consumed: offset, verdict: turn.isEmpty ? .paused : .routeFirst)
+                }
                 let (count, verdict) = receiveHead(rest, turn, on: lane)
                 offset += count
                 if let verdict { return Progress(consumed: offset, verdict: verdict) }
@@ -122,11 +133,17 @@ public final class HTTPConversation: Conversation {
         _ bytes: UnsafeRawBufferPointer, _ turn: Turn, on lane: Lane
     ) -> (Int, Verdict?) {
         let limits = site.limits
+        guard bytes.count >= min(parseAgainAt, limits.headerBytes) || hasHeadEnd(bytes) else {
+            searched = bytes.count
+            return (0, .waiting)
+        }
         do throws(RequestHead.Failure) {
             let outcome = try RequestHead.parse(
                 bytes, headerBytes: limits.headerBytes, targetBytes: limits.targetBytes, shared.storage)
             guard case .complete(let head) = outcome else {
                 began(lane)
+                searched = bytes.count
+                parseAgainAt = bytes.count * 2
                 return (0, .waiting)
             }
             return receiveBody(head, bytes, turn, on: lane)
@@ -137,12 +154,34 @@ public final class HTTPConversation: Conversation {
         }
     }
 
+    /// Whether an empty line is in what has come since the last look.
+    private func hasHeadEnd(_ bytes: UnsafeRawBufferPointer) -> Bool {
+        var place = max(searched, 3)
+        while place < bytes.count {
+            if bytes[place] == 10, bytes[place - 1] == 13, bytes[place - 2] == 10, bytes[place - 3] == 13 {
+                return true
+            }
+            place += 1
+        }
+        return false
+    }
+
     private func receiveBody(
         _ head: RequestHead, _ bytes: UnsafeRawBufferPointer, _ turn: Turn, on lane: Lane
     ) -> (Int, Verdict?) {
         let length = head.contentLength ?? 0
         let total = head.length + length
-        switch site.admit(head, of: self, on: lane) {
+        // Answers differ in more than their bodies: what the site adds to this one, or how it ends, must not befall
+        // those before it.
+        guard turn.isEmpty || head.isKeepAlive && !head.isVersion1_0 && !head.method.elementsEqual("HEAD".utf8) else {
+            return (0, .routeFirst)
+        }
+        let admission = site.admit(head, of: self, on: lane)
+        guard turn.isEmpty || extraLines.isEmpty else {
+            extraLines = []
+            return (0, .routeFirst)
+        }
+        switch admission {
         case .granted: break
         case .pending: return (0, turn.isEmpty ? .paused : .routeFirst)
         case .answered(let response):
@@ -157,11 +196,11 @@ public final class HTTPConversation: Conversation {
         }
         guard turn.isEmpty else { return (0, .routeFirst) }
         guard length <= site.limits.bodyBytes else {
-            refuse(tooLarge, on: lane)
+            refuse(tooLarge, head, on: lane)
             return (bytes.count, .waiting)
         }
         if let problem = expect(head, hasBody: bytes.count > head.length) {
-            refuse(problem, on: lane)
+            refuse(problem, head, on: lane)
             return (bytes.count, .waiting)
         }
         if head.isChunked {
@@ -188,7 +227,7 @@ public final class HTTPConversation: Conversation {
         requestNumber &+= 1
         forgetRequest()
         closesAfterwards = isDraining || hasInputEnded || !head.isKeepAlive || count == nil
-        isHead = head.method.elementsEqual("HEAD".utf8)
+        noteForm(of: head)
         respond(response)
         return (count ?? bytes.count, isOver ? .waiting : nil)
     }
@@ -218,7 +257,9 @@ public final class HTTPConversation: Conversation {
             else { return .close(.protocolError) }
             return chunked.body.bytes.withUnsafeBytes { body -> Verdict? in
                 // What it publishes lies in `chunked`, which stays until the turn has been routed.
-                take(head, body, count: 0, turn, on: lane).1 ?? (turn.isEmpty ? nil : .routeFirst)
+                let verdict = take(head, body, count: 0, turn, on: lane).1
+                if turn.isEmpty { self.chunked = nil }
+                return verdict ?? (turn.isEmpty ? nil : .routeFirst)
             }
         }
     }
@@ -227,12 +268,12 @@ public final class HTTPConversation: Conversation {
     private func take(
         _ head: RequestHead, _ body: UnsafeRawBufferPointer, count: Int, _ turn: Turn, on lane: Lane
     ) -> (Int, Verdict?) {
-        let wasClosing = closesAfterwards
+        // The same for all requests of a turn but a lonely one: see receiveBody.
         closesAfterwards = isDraining || hasInputEnded || !head.isKeepAlive
-        isHead = head.method.elementsEqual("HEAD".utf8)
+        noteForm(of: head)
         let verdict = site.take(head, body, of: self, turn, on: lane)
         if case .routeFirst = verdict {
-            closesAfterwards = wasClosing
+            extraLines = []
             return (0, .routeFirst)
         }
         lane.counters.packetsIn &+= 1
@@ -246,7 +287,9 @@ public final class HTTPConversation: Conversation {
     private func follow(_ verdict: RequestVerdict, on lane: Lane) -> Verdict? {
         switch verdict {
         case .answered: return isOver ? .waiting : nil
-        case .publishing: return closesAfterwards ? wait(lane, .routeFirst) : nil
+        case .publishing:
+            let isLonely = closesAfterwards || tellsKeepAlive || isHead || !extraLines.isEmpty
+            return isLonely ? wait(lane, .routeFirst) : nil
         case .publishingAlone: return wait(lane, .routeFirst)
         case .later: return wait(lane, nil)
         case .routeFirst: return .routeFirst
@@ -287,8 +330,16 @@ public final class HTTPConversation: Conversation {
         return verdict
     }
 
+    /// What an answer must be like, besides what it says.
+    private func noteForm(of head: RequestHead) {
+        isHead = head.method.elementsEqual("HEAD".utf8)
+        tellsKeepAlive = head.isVersion1_0 && head.isKeepAlive
+    }
+
     private func forgetRequest() {
         awaited = 0
+        searched = 0
+        parseAgainAt = 0
         beganAt = 0
         isBody = false
         hasContinued = false
@@ -314,11 +365,13 @@ public final class HTTPConversation: Conversation {
     }
 
     /// Refuses the connection: what follows on it cannot be trusted, or is not wanted.
-    private func refuse(_ problem: Problem, on lane: Lane) {
+    /// - Parameter head: the request's, if it has one.
+    private func refuse(_ problem: Problem, _ head: RequestHead? = nil, on lane: Lane) {
         lane.counters.packetsIn &+= 1
         closesAfterwards = true
-        isHead = false
-        extraLines = []
+        isHead = head?.method.elementsEqual("HEAD".utf8) ?? false
+        chunked = nil
+        if head == nil { extraLines = [] }
         respond(problem)
     }
 
@@ -422,6 +475,7 @@ public final class HTTPConversation: Conversation {
         switch state {
         case .upgraded(let inside): inside.outputDrained(on: lane)
         case .streaming(let stream): stream.outputDrained(on: lane)
+        case .receiving: link.resume()
         default: break
         }
     }

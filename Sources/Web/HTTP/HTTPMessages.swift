@@ -86,19 +86,20 @@ public struct HTTPRequest: Sendable {
         peer: String = "", isLocal: Bool = true
     ) throws(Problem) {
         self.method = method
-        let parts = target.split(separator: "?", maxSplits: 1, omittingEmptySubsequences: false)
-        path = String(parts[0])
-        guard path == "*" || path.hasPrefix("/") else { throw .badTarget }
+        // Bytes, not characters: a slash with a combining mark behind it is still a slash.
+        let parts = target.utf8.split(separator: UInt8(ascii: "?"), maxSplits: 1, omittingEmptySubsequences: false)
+        path = String(Substring(parts[0]))
+        guard path == "*" || parts[0].first == UInt8(ascii: "/") else { throw .badTarget }
         segments = []
-        for part in path.dropFirst().split(separator: "/", omittingEmptySubsequences: false) {
-            guard let segment = Percent.decode(part) else { throw .badTarget }
+        for part in parts[0].dropFirst().split(separator: UInt8(ascii: "/"), omittingEmptySubsequences: false) {
+            guard let segment = Percent.decode(Substring(part)) else { throw .badTarget }
             segments.append(segment)
         }
         query = []
-        for pair in parts.count > 1 ? parts[1].split(separator: "&") : [] {
-            let sides = pair.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
-            guard let name = Percent.decode(sides[0], plusIsSpace: true),
-                let value = Percent.decode(sides.count > 1 ? sides[1] : "", plusIsSpace: true)
+        for pair in parts.count > 1 ? parts[1].split(separator: UInt8(ascii: "&")) : [] {
+            let sides = pair.split(separator: UInt8(ascii: "="), maxSplits: 1, omittingEmptySubsequences: false)
+            guard let name = Percent.decode(Substring(sides[0]), plusIsSpace: true),
+                let value = Percent.decode(sides.count > 1 ? Substring(sides[1]) : "", plusIsSpace: true)
             else { throw .badTarget }
             query.append((name, value))
         }

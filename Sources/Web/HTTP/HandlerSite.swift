@@ -46,18 +46,8 @@ extension HTTPRequest {
             let (name, value) = head.field(index)
             headers.add(name.text, value.text)
         }
-        let (target, authority) = Self.split(head.target.text)
         try self.init(
-            method: method, target: target, headers: headers, body: Array(body),
-            host: authority ?? head.host?.text ?? "", peer: link.peer, isLocal: link.isLocal)
-    }
-
-    /// Path and query, and the host of a target in absolute form (RFC 9112 §3.2.2).
-    private static func split(_ target: String) -> (target: String, authority: String?) {
-        guard target.lowercased().hasPrefix("http://") else { return (target, nil) }
-        let rest = target.dropFirst("http://".count)
-        let authority = rest.prefix { $0 != "/" && $0 != "?" }
-        let path = rest.dropFirst(authority.count)
-        return ((path.hasPrefix("/") ? "" : "/") + path, String(authority))
+            method: method, target: head.target.text, headers: headers, body: Array(body),
+            host: head.host?.text ?? "", peer: link.peer, isLocal: link.isLocal)
     }
 }

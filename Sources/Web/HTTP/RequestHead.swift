@@ -49,7 +49,7 @@ public struct RequestHead {
     public private(set) var bytes: UnsafeRawBufferPointer
     /// The method as written.
     public private(set) var method: UnsafeRawBufferPointer
-    /// The request target as written.
+    /// The path with its query as written, also when the target was a URL; or `*`.
     public private(set) var target: UnsafeRawBufferPointer
     /// Whether the version is HTTP/1.0.
     public private(set) var isVersion1_0 = false
@@ -61,7 +61,7 @@ public struct RequestHead {
     public private(set) var isChunked = false
     /// What the client expects before it sends the body; only `100-continue` is known.
     public private(set) var expectation: UnsafeRawBufferPointer?
-    /// The value of `Host`.
+    /// The value of `Host`, or the host of a target that was a URL, which goes before it.
     public private(set) var host: UnsafeRawBufferPointer?
     /// Whether `Connection: upgrade` is there.
     public private(set) var wantsUpgrade = false
@@ -116,12 +116,13 @@ public struct RequestHead {
         var start = 0
         // An empty line in front is what some clients leave behind (RFC 9112 §2.2).
         while bytes.count - start >= 2, bytes[start] == 13, bytes[start + 1] == 10, start < 8 { start += 2 }
+        if bytes.count - start == 1, bytes[start] == 13, start < 8 { return .incomplete }
         var head = RequestHead(UnsafeRawBufferPointer(rebasing: bytes[start...]), storage)
         guard var offset = try head.parseRequestLine(targetBytes: targetBytes) else {
-            return try incomplete(bytes, headerBytes)
+            return try incomplete(head.bytes, headerBytes)
         }
         while true {
-            guard let next = try head.parseField(at: offset) else { return try incomplete(bytes, headerBytes) }
+            guard let next = try head.parseField(at: offset) else { return try incomplete(head.bytes, headerBytes) }
             guard next <= headerBytes else { throw .tooLarge }
             if next < 0 { break }
             offset = next
@@ -131,6 +132,7 @@ public struct RequestHead {
         head.bytes = UnsafeRawBufferPointer(rebasing: bytes[start..<start + offset])
         head.skipped = start
         try head.checkFraming()
+        try head.checkTarget()
         return .complete(head)
     }
 
@@ -237,10 +239,13 @@ public struct RequestHead {
         switch name.count {
         case 4 where name.isSame(as: "host"):
             guard host == nil else { throw .malformed("A request has one Host field.") }
-            guard value.allSatisfy({ $0 > 0x20 && $0 < 0x7F && $0 != UInt8(ascii: "/") && $0 != UInt8(ascii: "@") })
-            else { throw .malformed("Host is a name or address, perhaps with a port.") }
+            guard Authority.isValid(value) else {
+                throw .malformed("Host is a name or address, perhaps with a port.")
+            }
             host = value
-        case 6 where name.isSame(as: "expect"): expectation = value
+        case 6 where name.isSame(as: "expect"):
+            guard expectation == nil else { throw .malformed("A request has one Expect field.") }
+            expectation = value
         case 10 where name.isSame(as: "connection"): noteConnection(value)
         case 14 where name.isSame(as: "content-length"):
             guard contentLength == nil else { throw .malformed("A request has one Content-Length.") }
@@ -269,11 +274,15 @@ public struct RequestHead {
     private var saysClose = false
 
     private mutating func noteConnection(_ value: UnsafeRawBufferPointer) {
-        for part in value.split(separator: UInt8(ascii: ",")) {
-            let word = UnsafeRawBufferPointer(rebasing: part).trimmed
+        var start = 0
+        while start <= value.count {
+            var end = start
+            while end < value.count, value[end] != UInt8(ascii: ",") { end += 1 }
+            let word = UnsafeRawBufferPointer(rebasing: value[start..<end]).trimmed
             if word.isSame(as: "close") { saysClose = true }
             if word.isSame(as: "keep-alive") { saysKeepAlive = true }
             if word.isSame(as: "upgrade") { wantsUpgrade = true }
+            start = end + 1
         }
     }
 
@@ -285,6 +294,74 @@ public struct RequestHead {
             throw .malformed("A request has either Content-Length or Transfer-Encoding, not both.")
         }
         guard !isVersion1_0 else { throw .malformed("HTTP/1.0 has no Transfer-Encoding.") }
+    }
+
+    // MARK: The target
+
+    private static let root: StaticString = "/"
+    private static let everything: StaticString = "*"
+
+    /// Sites see a path with its query, or `*`; what else a target may be is made one of these or refused
+    /// (RFC 9112 §3.2).
+    private mutating func checkTarget() throws(Failure) {
+        guard !target.contains(UInt8(ascii: "#")) else { throw .malformed("A target has no fragment.") }
+        if target[0] == UInt8(ascii: "/") { return }
+        if method.elementsEqual("CONNECT".utf8) {
+            // Nobody connects through here, and the client may already speak to whom it wants to reach.
+            isKeepAlive = false
+            guard Authority.isValid(target) else { throw .malformed("CONNECT has a name and a port as its target.") }
+            return
+        }
+        let isOptions = method.elementsEqual("OPTIONS".utf8)
+        if target.count == 1, target[0] == UInt8(ascii: "*"), isOptions { return }
+        let scheme = target.begins(with: "http://") ? 7 : target.begins(with: "https://") ? 8 : 0
+        guard scheme > 0 else { throw .malformed("A target is a path, which begins with a slash, or a URL.") }
+        var end = scheme
+        while end < target.count, target[end] != UInt8(ascii: "/"), target[end] != UInt8(ascii: "?") { end += 1 }
+        let authority = UnsafeRawBufferPointer(rebasing: target[scheme..<end])
+        guard !authority.isEmpty, Authority.isValid(authority), end == target.count || target[end] == UInt8(ascii: "/")
+        else { throw .malformed("A URL as the target has a host, and a path that begins with a slash.") }
+        host = authority
+        let path = isOptions ? Self.everything : Self.root
+        target =
+            end == target.count
+            ? UnsafeRawBufferPointer(start: path.utf8Start, count: 1) : UnsafeRawBufferPointer(rebasing: target[end...])
+    }
+}
+
+/// A host with perhaps a port (RFC 3986 §3.2). Narrower than the grammar: no user, no comma, no empty brackets.
+enum Authority {
+    /// Whether the bytes are one, or empty.
+    static func isValid(_ bytes: UnsafeRawBufferPointer) -> Bool {
+        var place = 0
+        if bytes.first == UInt8(ascii: "[") {
+            place = 1
+            while place < bytes.count, isAddress(bytes[place]) { place += 1 }
+            guard place > 2, place < bytes.count, bytes[place] == UInt8(ascii: "]") else { return false }
+            place += 1
+        } else {
+            while place < bytes.count, isName(bytes[place]) { place += 1 }
+        }
+        guard place < bytes.count else { return true }
+        guard bytes[place] == UInt8(ascii: ":"), place > 0, bytes.count - place <= 6 else { return false }
+        return bytes[(place + 1)...].allSatisfy { (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) }
+    }
+
+    private static func isAddress(_ byte: UInt8) -> Bool {
+        switch byte {
+        case UInt8(ascii: "0")...UInt8(ascii: ":"), UInt8(ascii: "a")...UInt8(ascii: "f"),
+            UInt8(ascii: "A")...UInt8(ascii: "F"), UInt8(ascii: "."):
+            true
+        default: false
+        }
+    }
+
+    private static func isName(_ byte: UInt8) -> Bool {
+        switch byte {
+        case UInt8(ascii: "("), UInt8(ascii: ")"), UInt8(ascii: ";"), UInt8(ascii: "="): true
+        case UInt8(ascii: "#"), UInt8(ascii: "^"), UInt8(ascii: "`"), UInt8(ascii: "|"): false
+        default: Token.contains(byte)
+        }
     }
 }
 

@@ -105,6 +105,9 @@ struct EventHeaders {
             guard let key = FieldText.decode(property) else { throw Self.badEscape(name) }
             return try list.addUser(key, text, from: Self.shown(name))
         }
+        // What webhooks say of their requests is no property of the event.
+        let said: [StaticString] = ["webhook", "topic", "signature", "delivery-attempt"]
+        if said.contains(where: { rest.isSame(as: $0) }) { return }
         guard let role = Self.apus.first(where: { rest.isSame(as: $0.name) })?.role else {
             throw Problem(400, "\(Self.shown(name)): there is no such field.")
         }

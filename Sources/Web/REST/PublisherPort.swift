@@ -114,6 +114,18 @@ final class StoredAnswer: ReceiptWaiter, HTTPWaiter {
         return false
     }
 
+    /// The answer to a direct publish.
+    static func directResponse(_ id: [UInt8], matched: Int) -> HTTPResponse {
+        var json = JSONWriter()
+        json.beginObject()
+        json.key("id")
+        json.string(id)
+        json.key("matched")
+        json.number(matched)
+        json.endObject()
+        return HTTPResponse(status: 202, type: "application/json", body: json.bytes)
+    }
+
     /// 202 with the event's name, how many subscriptions matched, and how many of their queues were full, if any.
     static func response(_ id: [UInt8], matched: Int, refused: Int) -> HTTPResponse {
         var json = JSONWriter()

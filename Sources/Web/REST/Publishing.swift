@@ -29,16 +29,24 @@ extension WebSite {
         _ topicPath: UnsafeRawBufferPointer, _ head: RequestHead, _ body: UnsafeRawBufferPointer,
         _ principal: Principal, _ connection: HTTPConversation, _ turn: Turn, _ lane: Lane
     ) throws(Problem) -> RequestVerdict {
-        let topic = try TopicPath.decode(topicPath, turn)
-        guard Topic.isValid(topic, limits: principal.router.limits) else {
-            throw Problem(400, "The path is no topic: levels of text between slashes, without the wildcards + and #.")
-        }
         let state = context.state(of: lane)
+        let topic: UnsafeRawBufferPointer
+        switch try TopicPath.decode(topicPath, into: &state.decoded) {
+        case .asWritten(let count): topic = UnsafeRawBufferPointer(rebasing: topicPath[..<count])
+        case .decoded:
+            let copy = turn.makeScratch(state.decoded.count)
+            state.decoded.withUnsafeBytes {
+                if let base = $0.baseAddress { copy.copyMemory(from: base, byteCount: $0.count) }
+            }
+            topic = UnsafeRawBufferPointer(start: copy, count: state.decoded.count)
+        }
+        guard Topic.isValid(topic, limits: principal.router.limits) else { throw Self.noTopic }
         guard let contentType = PlainHeaders.contentType(head) else {
             guard turn.isEmpty else { return .routeFirst }
             return try publishWithProperties(topic, head, body, principal, connection, turn, lane)
         }
-        let properties = state.properties(contentType: contentType, turn)
+        let isText = MediaType.isText(contentType) && Topic.isUTF8(body)
+        let properties = state.properties(contentType: contentType, isText: isText, turn)
         state.append(topic, body, properties, head, principal, turn)
         return .publishing
     }
@@ -87,13 +95,19 @@ enum PlainHeaders {
 
 extension WebLane {
     /// The properties of an event that has a content type and an id, in the turn's memory.
-    func properties(contentType: UnsafeRawBufferPointer, _ turn: Turn) -> Properties {
+    func properties(contentType: UnsafeRawBufferPointer, isText: Bool, _ turn: Turn) -> Properties {
         let idCount = nextEventID()
-        let typed = contentType.isEmpty || contentType.count > 0xFFFF ? 0 : contentType.count + 3
-        let base = turn.makeScratch(typed + 3 + idCount)
+        var typed = contentType.isEmpty ? 0 : contentType.count + 3
+        let base = turn.makeScratch(typed + 2 + 3 + idCount)
         if typed > 0, let start = contentType.baseAddress {
             writeHeader(.contentType, contentType.count, to: base)
             (base + 3).copyMemory(from: start, byteCount: contentType.count)
+        }
+        if isText {
+            base.storeBytes(
+                of: EventProperties.Identifier.payloadFormat.rawValue, toByteOffset: typed, as: UInt8.self)
+            base.storeBytes(of: 1, toByteOffset: typed + 1, as: UInt8.self)
+            typed += 2
         }
         writeHeader(.messageID, idCount, to: base + typed)
         (base + typed + 3).copyMemory(from: eventID, byteCount: idCount)

@@ -78,6 +78,8 @@ final class WebLane {
     let traffic: TrafficCounter
     /// What the turn being filled publishes, one for each run.
     var published: [Published] = []
+    /// The topic of a path that has escapes.
+    var decoded: [UInt8] = []
     /// The id made last.
     let eventID: UnsafeMutableRawPointer
     /// Where replies and receipts arrive, one of each for each namespace that was used.

@@ -50,6 +50,16 @@ extension WebSite {
         throw Problem(404, "There is nothing at \(request.path).")
     }
 
+    /// The topic of a path below `/TOPIC/`.
+    private func topic(of head: RequestHead) throws(Problem) -> [UInt8] {
+        guard let path = Self.topic(of: head.target) else { throw Self.noTopic }
+        var decoded: [UInt8] = []
+        switch try TopicPath.decode(path, into: &decoded) {
+        case .asWritten(let count): return Array(path[..<count])
+        case .decoded: return decoded
+        }
+    }
+
     /// Serves a request.
     func serve(
         _ head: RequestHead, _ body: UnsafeRawBufferPointer, _ principal: Principal?, _ connection: HTTPConversation,
@@ -72,7 +82,7 @@ extension WebSite {
         }
         if case .socket(let socket) = route { return try open(socket, head, principal, connection, lane) }
         guard let principal else { throw Problem(500, "Nobody knows who asks.") }
-        _ = principal
+        let state = context.state(of: lane)
         switch route {
         case .page: connection.respond(Console.page)
         case .console("node.json"): connection.respond(Console.node(context))
@@ -80,7 +90,22 @@ extension WebSite {
             guard let file = Console.file(name) else { throw Problem(404, "There is nothing at \(request.path).") }
             connection.respond(file)
         case .description(let isJSON): connection.respond(Console.description(isJSON: isJSON))
-        default: throw Problem(404, "There is nothing at \(request.path).")
+        case .topic:
+            let topic = try topic(of: head)
+            return try topic.withUnsafeBytes { bytes in
+                Result { () throws(Problem) in
+                    request.method == .delete
+                        ? try Queries.clear(bytes, principal, state, connection, on: lane)
+                        : try Queries.retained(bytes, request, principal, state, connection, on: lane)
+                }
+            }.get()
+        case .topics: return try Queries.topics(request, principal, state, connection, on: lane)
+        case .events where request.method == .post:
+            return try publishBatch(head, body, principal, connection, lane)
+        case .events: return try EventStreams.open(request, principal, state, connection, lane)
+        case .poll: return try LongPoll.take(request, principal, state, connection, lane)
+        case .webhooks: throw Problem(404, "There is nothing at \(request.path).")
+        case .socket: break
         }
         return .answered
     }

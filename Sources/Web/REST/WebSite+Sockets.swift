@@ -42,7 +42,7 @@ extension WebSite {
         case .ws:
             handshake = try WebSocketHandshake(head, offered: ["apus.v1.json"])
             (kind, limits) = (.text, WebSocketLimits(messageBytes: self.limits.bodyBytes))
-            make = { EchoConversation(link: $0) }
+            make = { JSONConversation(context, link: $0, principal: principal, on: lane) }
         case .echo:
             handshake = try WebSocketHandshake(head, offered: ["echo"], isSubprotocolOptional: true)
             (kind, limits) = (.any, WebSocketLimits(messageBytes: self.limits.bodyBytes))
