@@ -64,6 +64,12 @@ public final class RawClient {
         }
     }
 
+    /// The connection will be reset, as by a client that has crashed, when this object goes.
+    public func resetAtTheEnd() {
+        var linger = linger(l_onoff: 1, l_linger: 0)
+        setsockopt(socket, SOL_SOCKET, SO_LINGER, &linger, socklen_t(MemoryLayout<Glibc.linger>.size))
+    }
+
     /// No more will be sent.
     public func finish() { shutdown(socket, Int32(SHUT_WR)) }
 
