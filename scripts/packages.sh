@@ -11,7 +11,7 @@ set -eu
 toolchain="binutils libc6-dev libcurl4 libncurses6 libsqlite3-0 libxml2 pkg-config"
 node="libssl-dev libmosquitto-dev libcurl4-openssl-dev"
 bench="mosquitto valgrind"
-interop="curl python3 python3-venv mosquitto-clients prometheus"
+interop="curl slowhttptest python3 python3-venv mosquitto-clients prometheus"
 
 list_only=
 if [ "${1:-}" = --list ]; then
