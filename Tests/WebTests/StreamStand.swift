@@ -18,8 +18,8 @@ final class StreamSite: HTTPSite {
         let numbers = Atomic<UInt64>(7)
         context = WebContext(
             routers: ["default": router], authenticator: Nobody(), settings: WebSettings(), nodeName: "test",
-            version: "0",
-            adapters: [:],
+            version: "0", instance: "run",
+            adapters: [:], webhooks: nil,
             random: {
                 numbers.wrappingAdd(0x9E37_79B9_7F4A_7C15, ordering: .relaxed).newValue &* 0xBF58_476D_1CE4_E5B9
             },
