@@ -143,6 +143,12 @@ final class StandClient {
         lane.closing.append(self)
     }
 
+    /// The stream that the connection has become.
+    var stream: EventStream? {
+        guard case .streaming(let stream) = conversation.state else { return nil }
+        return stream as? EventStream
+    }
+
     /// Sends a request for a target, with further header lines.
     func get(_ target: String, _ fields: String...) {
         let lines = fields.map { "\($0)\r\n" }.joined()
