@@ -43,7 +43,9 @@ struct StreamReactorTests {
         private struct Everybody: Authenticator {
             func authenticate(
                 _ credentials: Credentials, reply: @escaping @Sendable (AuthenticationResult) -> Void
-            ) -> AuthenticationResult? { .accepted(Identity(user: credentials.user)) }
+            ) -> AuthenticationResult? {
+                .accepted(Identity(user: credentials.user))
+            }
         }
 
         /// A stream whose first lines have come.

@@ -29,7 +29,9 @@ final class StreamSite: HTTPSite {
     private struct Nobody: Authenticator {
         func authenticate(
             _ credentials: Credentials, reply: @escaping @Sendable (AuthenticationResult) -> Void
-        ) -> AuthenticationResult? { .refused(.badCredentials) }
+        ) -> AuthenticationResult? {
+            .refused(.badCredentials)
+        }
     }
 
     func take(
