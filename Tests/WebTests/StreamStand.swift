@@ -29,7 +29,9 @@ final class StreamSite: HTTPSite {
     private struct Nobody: Authenticator {
         func authenticate(
             _ credentials: Credentials, reply: @escaping @Sendable (AuthenticationResult) -> Void
-        ) -> AuthenticationResult? { .refused(.badCredentials) }
+        ) -> AuthenticationResult? {
+            .refused(.badCredentials)
+        }
     }
 
     func take(
@@ -141,6 +143,12 @@ final class StandClient {
         guard closing == nil else { return }
         closing = reason
         lane.closing.append(self)
+    }
+
+    /// The stream that the connection has become.
+    var stream: EventStream? {
+        guard case .streaming(let stream) = conversation.state else { return nil }
+        return stream as? EventStream
     }
 
     /// Sends a request for a target, with further header lines.
