@@ -61,7 +61,7 @@ let package = Package(
         .target(
             name: "Node",
             dependencies: [
-                "Core", "Reactor", "MQTT", "Web", "Admin", "Security", "CLinux", "Yams",
+                "Core", "Reactor", "MQTT", "Web", "Webhooks", "Admin", "Security", "CLinux", "Yams",
                 .product(name: "Logging", package: "swift-log"),
             ], swiftSettings: strict),
         .executableTarget(

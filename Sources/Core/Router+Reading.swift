@@ -47,8 +47,8 @@ public struct RecentTopics: Sendable {
 }
 
 extension Lane {
-    /// Places of the match cache that one call of ``recentTopics(of:matching:from:places:bytes:)`` looks at unless the caller
-    /// says otherwise: some ten microseconds.
+    /// Places of the match cache that one call of ``recentTopics(of:matching:from:places:bytes:)`` looks at unless the
+    /// caller says otherwise: some ten microseconds.
     public static let recentPlaces = 1_024
 
     /// Some of the topics that this lane has published to lately, as its match cache remembers them: those of up to

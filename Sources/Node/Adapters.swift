@@ -3,20 +3,23 @@ import Glibc
 import Logging
 import MQTT
 import Web
+import Webhooks
 
 /// The one list of adapters. A new protocol is a folder, a target and a line here.
 enum Adapters {
     /// The adapter of each protocol that a listener may name.
     static func all(
-        routers: [String: Router], authenticator: any Authenticator, _ configuration: Configuration
+        routers: [String: Router], authenticator: any Authenticator, webhooks: WebhookManager,
+        _ configuration: Configuration
     ) -> [ListenerSettings.ProtocolName: any Adapter] {
         let random: @Sendable () -> UInt64 = { UInt64.random(in: .min ... .max) }
         let mqtt = MQTTAdapter(
             routers: routers, authenticator: authenticator, random: random, trace: trace(configuration.mqtt))
         let site = WebSite(
             configuration.http, routers: routers, authenticator: authenticator, nodeName: configuration.name,
-            version: Node.version,
-            adapters: ["mqtt": mqtt, "mqttv3.1": mqtt], limits: configuration.limits, random: random,
+            version: Node.version, instance: webhooks.service.instanceID,
+            adapters: ["mqtt": mqtt, "mqttv3.1": mqtt], webhooks: webhooks, limits: configuration.limits,
+            random: random,
             wallClock: { milliseconds() })
         return [.mqtt: mqtt, .http: HTTPAdapter(site: site, wallClock: { Int(milliseconds() / 1_000) })]
     }

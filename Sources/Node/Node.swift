@@ -4,6 +4,7 @@ import Logging
 import Reactor
 import Security
 import Web
+import Webhooks
 
 /// A running node: wires configuration, authenticator, router, reactor and listeners, and lives until a signal ends it.
 public struct Node {
@@ -25,6 +26,7 @@ public struct Node {
     private let reactor: Reactor
     private let statistics: StatisticsSource
     private let admin: Admin?
+    private let webhooks: WebhookManager
     private let systemd = SystemdNotify()
 
     /// Why a node did not start.
@@ -72,10 +74,16 @@ public struct Node {
             let interval = configuration.mqtt.sysIntervalSeconds
             if interval > 0 { SystemTopics(statistics, intervalSeconds: interval).start() }
         } catch { throw StartFailure(description: error.description, isConfiguration: false) }
+        let settings = WebhookSettings(
+            instanceID: String(UInt64.random(in: .min ... .max) >> 16, radix: 36), version: Self.version,
+            logger: Logger(label: "webhooks"), random: { UInt64.random(in: .min ... .max) })
+        webhooks = WebhookManager(
+            service: WebhookService(settings, lanes: reactor.lanes, router: router))
         admin = try Self.manage(configuration, reactor, router, authenticator, statistics)
         do throws(SocketAddress.Failure) {
-            try Self.listen(configuration, reactor, router, authenticator, admin, log)
+            try Self.listen(configuration, reactor, router, authenticator, webhooks, admin, log)
         } catch { throw StartFailure(description: error.description, isConfiguration: false) }
+        webhooks.start(configuration.webhooks, users: users)
     }
 
     /// Starts the management interface, before any client can come: whoever watches the node sees it start.
@@ -102,10 +110,10 @@ public struct Node {
 
     private static func listen(
         _ configuration: Configuration, _ reactor: Reactor, _ router: Router, _ authenticator: PasswordAuthenticator,
-        _ admin: Admin?, _ log: Log
+        _ webhooks: WebhookManager, _ admin: Admin?, _ log: Log
     ) throws(SocketAddress.Failure) {
         let adapters = Adapters.all(
-            routers: [router.name: router], authenticator: authenticator, configuration)
+            routers: [router.name: router], authenticator: authenticator, webhooks: webhooks, configuration)
         var ready: [(protocolName: String, address: String)] = []
         for settings in configuration.listeners {
             guard let adapter = adapters[settings.protocolName] else { continue }
@@ -138,6 +146,7 @@ public struct Node {
         notify(.stopping)
         admin?.service.becomeDraining()
         report()
+        webhooks.service.stop(graceMilliseconds: min(UInt64(configuration.drainSeconds), 5) * 1_000)
         reactor.stop(drainMilliseconds: UInt64(configuration.drainSeconds) * 1_000)
         admin?.server.stop(graceMilliseconds: 1_000)
         authenticator.stop()

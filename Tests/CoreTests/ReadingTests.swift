@@ -41,10 +41,13 @@ struct ReadingTests {
             for _ in 0...random.below(3) {
                 rules.append(
                     AccessRule(
-                        effect: random.once(in: 2) ? .allow : .deny, action: AccessRule.Action.allCases[random.below(3)],
+                        effect: random.once(in: 2) ? .allow : .deny,
+                        action: AccessRule.Action.allCases[random.below(3)],
                         topics: [Words.filter(&random).text]))
             }
-            let field = Field(rules: try AccessRules(rules))
+            // A filter of the one grammar need not be one in the rules' way of telling them apart.
+            guard let checked = try? AccessRules(rules) else { continue }
+            let field = Field(rules: checked)
             let principal = field.principal()
             for _ in 0..<10 {
                 let topic = Words.topic(&random)

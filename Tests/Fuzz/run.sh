@@ -1,6 +1,7 @@
 #!/bin/bash
-# Fuzzes the MQTT codec, whole conversations, what clients of each version do once they are let in, and whole HTTP
-# conversations, with libFuzzer and the address sanitizer; and a canary that must fail, so that the machinery itself is tested.
+# Fuzzes the MQTT codec, whole conversations, what clients of each version do once they are let in, whole HTTP
+# conversations and WebSocket, with libFuzzer and the address sanitizer; and a canary that must fail, so that the machinery
+# itself is tested.
 #
 #   Tests/Fuzz/run.sh [seconds per target, default 20]
 #
@@ -15,6 +16,7 @@ work=$root/Tests/Fuzz/.work
 mkdir -p "$work"
 
 flags=(-g -O -parse-as-library -swift-version 6 -enable-testing -sanitize=fuzzer,address -I "$work"
+    -I "$root/Sources/C/COpenSSL"
     -enable-upcoming-feature ExistentialAny -enable-upcoming-feature InternalImportsByDefault
     -enable-upcoming-feature MemberImportVisibility)
 
@@ -32,13 +34,17 @@ compile() {
     fi
 }
 
-# module NAME [FOLDER]: Sources/NAME, or a folder of it, as an instrumented module
+# module NAME [FOLDER…]: Sources/NAME, or folders of it, as an instrumented module
 module() {
     say "compiling $1"
     local sources
-    mapfile -t sources < <(find "$root/Sources/$1${2:+/$2}" -name '*.swift' | sort)
-    compile "module-$1" -whole-module-optimization -module-name "$1" -emit-module \
-        -emit-module-path "$work/$1.swiftmodule" -c -o "$work/$1.o" "${sources[@]}"
+    local name=$1
+    shift
+    local folders=("${@/#/$root/Sources/$name/}")
+    [ $# -gt 0 ] || folders=("$root/Sources/$name")
+    mapfile -t sources < <(find "${folders[@]}" -name '*.swift' | sort)
+    compile "module-$name" -whole-module-optimization -module-name "$name" -emit-module \
+        -emit-module-path "$work/$name.swiftmodule" -c -o "$work/$name.o" "${sources[@]}"
 }
 
 # target NAME SOURCES…: an executable with libFuzzer's main
@@ -130,6 +136,13 @@ seeds() {
     seed_text http older 3 'GET http://h/204 HTTP/1.0\nConnection: keep-alive\n\nOPTIONS * HTTP/1.1\nHost: [::1]:1\n\n'
     seed_text http ask 1 'POST /later HTTP/1.1\nHost: h\nExpect: 100-continue\nOrigin: o\nContent-Length: 3\n\nabc'
     seed_text http stream 4 'GET /forbidden HTTP/1.1\nHost: h\n\nGET /stream HTTP/1.1\nHost: h\n\nrest'
+    # "Hello" in one frame and in two, a ping between fragments, a close; a stream; text cut inside of a character.
+    seed websocket echo 02 03 8185 37fa213d 7f9f4d5158 0183 37fa213d 7f9f4d 8980 00000000 8082 37fa213d 5b95 \
+        8882 00000000 03e8
+    seed websocket stream 00 05 8284 01020304 05060708 82fe 0080 00000000 \
+        "$(printf '%0256d' 0)" 8a80 00000000
+    seed websocket text 01 01 0181 00000000 ce 8081 00000000 ba 8181 00000000 ff
+    seed websocket wrong 82 02 82ff 7fffffffffffffff 00000000 c180 00000000
     seed canary start 54
 }
 
@@ -146,21 +159,23 @@ run() {
 
 module Core
 module MQTT
-# Of Web what HTTP itself is: what is built upon it needs embedded files, and has its own tests.
-module Web HTTP
+# Of Web what HTTP and WebSocket themselves are: what is built upon them needs embedded files, and has its own tests.
+module Web HTTP WebSocket
 objects=("$work/Core.o" "$work/MQTT.o")
 target codec "$root"/Tests/Fuzz/codec/*.swift "${objects[@]}"
 shared=("$root"/Tests/Fuzz/shared/*.swift "$root"/Tests/MQTTTests/{Harness,Frames}.swift "${objects[@]}")
 target conversation "$root"/Tests/Fuzz/conversation/*.swift "${shared[@]}"
 target established "$root"/Tests/Fuzz/established/*.swift "${shared[@]}"
 target http "$root"/Tests/Fuzz/http/*.swift "$root"/Tests/WebTests/{Harness,PlaySite,HTTPPlay}.swift \
-    "$work/Core.o" "$work/Web.o"
+    "$work/Core.o" "$work/Web.o" -lcrypto
+target websocket "$root"/Tests/Fuzz/websocket/*.swift "$root"/Tests/WebTests/WebSocketStage.swift \
+    "$work/Core.o" "$work/Web.o" -lcrypto
 target canary "$root"/Tests/Fuzz/canary/*.swift
 seeds
 
 failed=()
 summary=
-for name in codec conversation established http; do
+for name in codec conversation established http websocket; do
     say "$name for $seconds s"
     if run "$name"; then
         count=$(sed -n 's/^stat::number_of_executed_units: *//p' "$work/run-$name.log")

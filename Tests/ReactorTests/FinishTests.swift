@@ -1,5 +1,6 @@
 import CLinux
 import Core
+import Foundation
 import Glibc
 import Synchronization
 import Testing
@@ -10,8 +11,17 @@ import Testing
 extension Sockets {
     @Suite("Ends of connections")
     struct FinishTests {
-        /// Fills what a block of `count` numbered bytes is.
-        static func block(_ count: Int) -> [UInt8] { (0..<count).map { UInt8(truncatingIfNeeded: $0 &* 31 >> 3) } }
+        /// A block of `count` bytes in which every place is told from those around it.
+        static func block(_ count: Int) -> [UInt8] {
+            var block: [UInt8] = []
+            block.reserveCapacity(count + part.count)
+            while block.count < count { block += part }
+            block.removeLast(block.count - count)
+            return block
+        }
+
+        /// Of a prime length, so that no buffer's size is a multiple of it.
+        private static let part = (0..<65_521).map { UInt8(truncatingIfNeeded: $0 &* 31 >> 3) }
 
         @Test("Five megabytes for a slow reader arrive whole, then the end", arguments: [false, true])
         func slowReader(halfClosed: Bool) throws {
@@ -45,13 +55,16 @@ extension Sockets {
             limits.lingerMilliseconds = 1_000
             let stage = try Stage(limits: limits, adapter: { _ in BlockAdapter() })
             let flooding = try (0..<2).map { _ in try Client(stage) }
-            let isOver = Atomic<Bool>(false)
+            let (isOver, ended) = (Flag(), Flag())
             for client in flooding { try client.send("F10\n") }
             let sockets = flooding.map(\.socket)
-            let threads = sockets.map { socket in
-                DetachedThread {
+            for socket in sockets {
+                Thread.detachNewThread {
                     let junk = [UInt8](repeating: 7, count: 1 << 18)
-                    while !isOver.load(ordering: .relaxed), Glibc.send(socket, junk, junk.count, Int32(MSG_NOSIGNAL)) > 0 {}
+                    while isOver.value.load(ordering: .relaxed) == 0,
+                        send(socket, junk, junk.count, Int32(MSG_NOSIGNAL)) > 0
+                    {}
+                    ended.value.add(1, ordering: .relaxed)
                 }
             }
             let start = apus_monotonic_ns()
@@ -62,14 +75,15 @@ extension Sockets {
             }
             #expect(eventually { stage.closed(.administrative) >= 22 }, "the floods are ended, too")
             #expect(apus_monotonic_ns() - start < 5_000_000_000)
-            isOver.store(true, ordering: .relaxed)
-            for thread in threads { thread.join() }
+            isOver.value.store(1, ordering: .relaxed)
+            #expect(eventually { ended.value.load(ordering: .relaxed) == sockets.count })
         }
 
         @Test("Who never reads the last bytes is ended all the same, and who never closes too")
         func deadlines() throws {
             var limits = Limits()
             limits.lastBytesMilliseconds = 300
+            limits.lastBytesPerSecond = 1 << 30
             limits.lingerMilliseconds = 200
             let stage = try Stage(limits: limits, adapter: { _ in BlockAdapter() })
             let (deaf, open) = (try Client(stage, receiveBuffer: 4_096), try Client(stage))
@@ -80,12 +94,15 @@ extension Sockets {
             #expect(try open.all() == Self.block(10))
             try deaf.send("F9000000\n")
             #expect(eventually { stage.reactor.counters().socketBytesOut > 10 })
-            usleep(400_000)
-            // A second for each 64 KiB is added: a slow reader has its chance.
-            #expect(stage.reactor.lanes.connectionCount == 1)
-            let small = try Client(stage)
-            try small.send("F10\n")
-            #expect(try small.all() == Self.block(10))
+            #expect(eventually { stage.reactor.lanes.connectionCount == 0 })
+            // A second for each so many bytes is added: a slow reader has its chance.
+            limits.lastBytesPerSecond = 1 << 16
+            let other = try Stage(limits: limits, adapter: { _ in BlockAdapter() })
+            let slow = try Client(other, receiveBuffer: 4_096)
+            try slow.send("F9000000\n")
+            #expect(eventually { other.reactor.counters().socketBytesOut > 10 })
+            usleep(500_000)
+            #expect(try slow.all() == Self.block(9_000_000))
         }
 
         @Test("The end of input is the conversation's to judge", arguments: [true, false])
@@ -106,9 +123,7 @@ extension Sockets {
             let client = try Client(stage, receiveBuffer: 4_096)
             try client.send(takes ? "D\nW3000000\n" : "W3000000\n")
             #expect(eventually { stage.reactor.counters().socketBytesOut > 0 })
-            let reader = DetachedThread { usleep(50_000) }
-            stage.reactor.stopLater(drainMilliseconds: 5_000)
-            reader.join()
+            stage.reactor.lanes.call(0) { ($0 as? ReactorLane)?.stop(drainMilliseconds: 5_000) }
             let received = try client.all(pausing: 20)
             #expect(received.prefix(3_000_000) == Self.block(3_000_000)[...])
             #expect(Array(received.dropFirst(3_000_000)) == (takes ? Array("bye".utf8) : []))
@@ -228,32 +243,5 @@ private final class BlockConversation: Conversation {
     }
 }
 
-/// A thread that can be waited for.
-final class DetachedThread: Sendable {
-    private let done = Semaphore()
-
-    init(_ body: @escaping @Sendable () -> Void) {
-        let done = done
-        let box = Unmanaged.passRetained(Body { body(); done.signal() })
-        var thread = pthread_t()
-        pthread_create(&thread, nil, { pointer in
-            guard let pointer else { return nil }
-            Unmanaged<Body>.fromOpaque(pointer).takeRetainedValue().run()
-            return nil
-        }, box.toOpaque())
-        pthread_detach(thread)
-    }
-
-    func join() { done.wait() }
-
-    private final class Body {
-        let run: () -> Void
-        init(_ run: @escaping () -> Void) { self.run = run }
-    }
-
-    private final class Semaphore: Sendable {
-        private let isSet = Atomic<Bool>(false)
-        func signal() { isSet.store(true, ordering: .releasing) }
-        func wait() { while !isSet.load(ordering: .acquiring) { usleep(1_000) } }
-    }
-}
+/// A number that threads share.
+private final class Flag: Sendable { let value = Atomic<Int>(0) }

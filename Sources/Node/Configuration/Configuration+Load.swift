@@ -3,6 +3,7 @@ import Core
 import Foundation
 import Glibc
 import Web
+import Webhooks
 
 extension Configuration {
     /// The environment of this process.
@@ -55,6 +56,7 @@ extension Configuration {
         if mqtt.tracesPayload != running.mqtt.tracesPayload { keys.append("mqtt.trace_payload") }
         if http.corsOrigins != running.http.corsOrigins { keys.append("http.cors_origins") }
         if http.isEchoOn != running.http.isEchoOn { keys.append("http.debug_echo") }
+        if webhooks != running.webhooks { keys.append("http.webhooks") }
         if http.webhookUsers != running.http.webhookUsers { keys.append("http.webhook_users") }
         for key in ConfigurationKeys.limits where limits[keyPath: key.field] != running.limits[keyPath: key.field] {
             keys.append("limits.\(key.name)")

@@ -4,6 +4,7 @@ public import Core
 public import Logging
 public import Security
 public import Web
+public import Webhooks
 
 /// A complete, valid configuration.
 public struct Configuration: Sendable, Equatable {
@@ -28,6 +29,8 @@ public struct Configuration: Sendable, Equatable {
     public var mqtt = MQTTSettings()
     /// `http`.
     public var http = WebSettings()
+    /// `http.webhooks`.
+    public var webhooks: [WebhookEntry] = []
     /// `limits`.
     public var limits = Limits()
     /// `log`.
@@ -68,6 +71,14 @@ public struct SecuritySettings: Sendable, Equatable {
 
     /// The defaults.
     public init() {}
+}
+
+/// One entry of `http.webhooks`.
+public struct WebhookEntry: Sendable, Equatable {
+    /// What it is; checked.
+    public var definition: WebhookDefinition
+    /// `user`: whose rights it has; nil for those of `webhook:<name>`.
+    public var user: String?
 }
 
 /// The section `admin`: the management interface.

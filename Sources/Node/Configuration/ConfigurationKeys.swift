@@ -129,6 +129,19 @@ public enum ConfigurationKeys {
         LimitKey("max_retained_events", \.maxRetainedEvents, .integer(0...1_000_000_000), "Retained events."),
         LimitKey("max_retained", \.maxRetainedBytes, .size(0...(1 << 44)), "Bytes of retained events."),
         LimitKey(
+            "max_channels", \.maxChannels, .integer(1...10_000_000),
+            "Channels of streams over HTTP on a lane: one for each user and set of filters."),
+        LimitKey("max_stream_filters", \.maxStreamFilters, .integer(1...10_000), "Filters of one stream over HTTP."),
+        LimitKey(
+            "max_stream_window_events", \.maxStreamWindowEvents, .integer(0...1_000_000),
+            "Events that a channel keeps for readers that come back."),
+        LimitKey("max_stream_window", \.maxStreamWindowBytes, .size(0...(1 << 32)), "Bytes of these events."),
+        LimitKey(
+            "max_stream_windows", \.maxStreamBytes, .size(0...(1 << 40)), "Bytes of these events on a lane."),
+        LimitKey(
+            "stream_resume", \.streamResumeSeconds, .seconds(0...3_600),
+            "Seconds that a channel without readers goes on collecting."),
+        LimitKey(
             "connect_timeout", \.connectTimeoutSeconds, .seconds(1...3_600),
             "Seconds in which a new connection must log in."),
         LimitKey(
@@ -136,6 +149,35 @@ public enum ConfigurationKeys {
         LimitKey(
             "max_publish_rate", \.maxPublishRate, .integer(0...1_000_000_000),
             "Events a second and connection; 0 is unlimited."),
+    ]
+
+    private static let webhooks: [ConfigurationKey] = [
+        ConfigurationKey(
+            "http.webhooks[].name", .text, "required", "Letters, digits, `.`, `_` and `-`."),
+        ConfigurationKey(
+            "http.webhooks[].url", .text, "required", "Where events are sent to, `http://` or `https://`."),
+        ConfigurationKey(
+            "http.webhooks[].filters", .texts, "required", "The events that are sent."),
+        ConfigurationKey(
+            "http.webhooks[].group", .text, "none", "The shared group that the webhook is a member of."),
+        ConfigurationKey(
+            "http.webhooks[].secret", .text, "none", "Signs every request (`Apus-Signature`)."),
+        ConfigurationKey(
+            "http.webhooks[].user", .text, "webhook:<name>", "Whose rights it has."),
+        ConfigurationKey(
+            "http.webhooks[].parallelism", .integer(1...64), "1", "Requests at once; more than one gives up the order."),
+        ConfigurationKey(
+            "http.webhooks[].retry_first", .seconds(1...86_400), "3",
+            "Seconds until the second attempt; doubled for each further one."),
+        ConfigurationKey(
+            "http.webhooks[].retry_max", .seconds(1...86_400), "64", "The most seconds between two attempts."),
+        ConfigurationKey(
+            "http.webhooks[].attempts", .integer(0...1_000_000), "0", "Attempts for one event; 0 is until it expires."),
+        ConfigurationKey(
+            "http.webhooks[].rejected_codes", .texts, "4xx but 408, 425, 429; 508",
+            "Status codes that end the attempts."),
+        ConfigurationKey(
+            "http.webhooks[].timeout", .seconds(1...3_600), "10", "Seconds for one attempt."),
     ]
 
     /// The table, in the order of the reference.
@@ -196,6 +238,7 @@ public enum ConfigurationKeys {
                 "http.webhook_users", .texts, "whoever is on this machine",
                 "Users who may manage webhooks over HTTP."),
         ]
+        + webhooks
         + limits.map { ConfigurationKey("limits.\($0.name)", $0.type, $0.standard, $0.meaning) }
         + [
             ConfigurationKey(

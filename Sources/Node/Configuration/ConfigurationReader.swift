@@ -4,6 +4,7 @@ import Core
 import Logging
 import Security
 import Web
+import Webhooks
 
 /// Reads one tree.
 struct ConfigurationReader {
@@ -29,6 +30,7 @@ struct ConfigurationReader {
         configuration.mqtt = mqtt(root["mqtt"])
         configuration.http = http(root["http"])
         configuration.limits = limits(root["limits"])
+        configuration.webhooks = webhooks(root["http"], configuration.limits)
         configuration.log = log(root["log"])
         return configuration
     }
@@ -176,6 +178,58 @@ struct ConfigurationReader {
         }
         http.webhookUsers = texts(fields["webhook_users"], "http.webhook_users") ?? []
         return http
+    }
+
+    private mutating func webhooks(_ setting: Setting?, _ limits: Limits) -> [WebhookEntry] {
+        guard case .map(let entries, _)? = setting else { return [] }
+        let list = entries.first { $0.name == "webhooks" }?.value
+        var webhooks: [WebhookEntry] = []
+        var names: [String: String] = [:]
+        for (index, item) in items(list, "http.webhooks").enumerated() {
+            let called = "http.webhooks[\(index)]"
+            guard let webhook = webhook(item, called) else { continue }
+            let definition = webhook.definition
+            do throws(WebhookDefinition.Failure) { try definition.check(limits: limits) } catch {
+                report(item[error.field] ?? item, "\(called).\(error.field)", error.rule)
+                continue
+            }
+            if let other = names.updateValue(called, forKey: definition.name) {
+                report(item["name"], "\(called).name", "\(other) has the name '\(definition.name)' as well")
+            }
+            webhooks.append(webhook)
+        }
+        return webhooks
+    }
+
+    private mutating func webhook(_ item: Setting, _ called: String) -> WebhookEntry? {
+        let steps = ["http", "webhooks", "[]"]
+        let fields = group(item, at: steps, called: called)
+        let name = required(fields, "name", in: item, called) { $0.text($1, $2) }
+        let url = required(fields, "url", in: item, called) { $0.text($1, $2) }
+        let filters = required(fields, "filters", in: item, called) { $0.texts($1, $2) }
+        func value(_ name: String, _ reader: inout Self) -> Int? {
+            reader.number(fields[name], "\(called).\(name)", reader.key(steps + [name]))
+        }
+        guard let name, let url, let filters else { return nil }
+        var definition = WebhookDefinition(name: name, url: url, filters: filters)
+        definition.group = text(fields["group"], "\(called).group")
+        definition.secret = text(fields["secret"], "\(called).secret")
+        if let number = value("parallelism", &self) { definition.parallelism = number }
+        if let number = value("attempts", &self) { definition.attempts = number }
+        if let seconds = value("timeout", &self) { definition.timeoutMilliseconds = UInt64(seconds) * 1_000 }
+        if let seconds = value("retry_first", &self) {
+            definition.retryFirstMilliseconds = UInt64(seconds) * 1_000
+            definition.retryMaxMilliseconds = max(definition.retryMaxMilliseconds, definition.retryFirstMilliseconds)
+        }
+        if let seconds = value("retry_max", &self) { definition.retryMaxMilliseconds = UInt64(seconds) * 1_000 }
+        if let codes = texts(fields["rejected_codes"], "\(called).rejected_codes") {
+            let numbers = codes.compactMap { Int($0) }
+            if numbers.count < codes.count {
+                report(fields["rejected_codes"], "\(called).rejected_codes", "expected status codes from 300 to 599")
+            }
+            definition.rejectedCodes = Set(numbers)
+        }
+        return WebhookEntry(definition: definition, user: text(fields["user"], "\(called).user"))
     }
 
     private mutating func limits(_ setting: Setting?) -> Limits {

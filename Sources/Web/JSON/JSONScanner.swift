@@ -1,5 +1,6 @@
 /// Reads JSON (RFC 8259) where it lies: the whole text is validated, and the values of its top level are handed out as
-/// ranges of it, so that what is only passed on is passed on byte for byte. Not recursive; depth and entries are bounded.
+/// ranges of it, so that what is only passed on is passed on byte for byte. Not recursive; depth and entries are
+/// bounded.
 import Core
 
 /// One pass over a JSON text. Stricter than the grammar in two points, because two readers must not disagree about what

@@ -1,5 +1,5 @@
-/// A body with many events: lines of JSON, or CloudEvents. First it is split, then each event is read by itself, so that
-/// one that is wrong harms no other and never all of them are there twice.
+/// A body with many events: lines of JSON, or CloudEvents. First it is split, then each event is read by itself, so
+/// that one that is wrong harms no other and never all of them are there twice.
 import Core
 
 struct Batch {

@@ -1,8 +1,8 @@
 /// What the header fields of a publish say of the event, in our spelling and in that of Solace's REST API.
 ///
 /// In values of `Apus-*` fields `%` and two digits stand for a byte, and UTF-8 may come as it is; values of `Solace-*`
-/// fields are taken as they are. `traceparent`, `tracestate` and `baggage` become user properties of these names; `ce-*`
-/// fields make a CloudEvent, see ``CloudEvents``.
+/// fields are taken as they are. `traceparent`, `tracestate` and `baggage` become user properties of these names;
+/// `ce-*` fields make a CloudEvent, see ``CloudEvents``.
 import Core
 
 struct EventHeaders {

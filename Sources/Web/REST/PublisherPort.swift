@@ -41,7 +41,7 @@ final class PublisherPort: Port {
     /// Runs whose receipts are under way.
     var count: Int { expected.count }
 
-    /// Whether so many more runs may be published; to be asked before. Then 503 is the answer, for other lanes are slow.
+    /// Whether so many more runs may be published; to be asked before. If not the answer is 503: other lanes are slow.
     func hasRoom(for count: Int = 1) -> Bool { expected.count + count <= capacity }
 
     /// A guaranteed run has been published with this port's address; `waiter` is told when all is known of it. Not when

@@ -1,7 +1,7 @@
 import Core
 
-/// Requests that wait for a reply: an HTTP client publishes an event with `Apus-Reply-Wait`, and its answer is the first
-/// event that arrives at the reply topic made for it. `ReplyPort` is what they arrive at.
+/// Requests that wait for a reply: an HTTP client publishes an event with `Apus-Reply-Wait`, and its answer is the
+/// first event that arrives at the reply topic made for it. `ReplyPort` is what they arrive at.
 ///
 /// A reply topic is `apus/reply/<run of the node>/<lane>/<64 random bits>`. Who answers needs the right to publish to
 /// `apus/reply/#`. Nobody can guess where an answer goes, but without access rules everybody may subscribe to
@@ -16,8 +16,8 @@ public enum Replies {
 
     /// Publishes a request and leaves its answer to its reply.
     ///
-    /// 200 with the reply's payload and properties; 504 when none came in time; 503 at once when nobody is subscribed to
-    /// the topic, for then none can come. What matched may be a session whose client is away, or somebody who never
+    /// 200 with the reply's payload and properties; 504 when none came in time; 503 at once when nobody is subscribed
+    /// to the topic, for then none can come. What matched may be a session whose client is away, or somebody who never
     /// answers: then it is 504. Guaranteed or direct says how the request travels, not how the reply does.
     /// - Throws: 400 when the event asks for what a request cannot have, 401 or 403 when the client may not publish to
     ///   the topic, 429 when it publishes too fast or too many requests wait already.

@@ -38,6 +38,8 @@ final class ReplyPort: Port {
 
     /// Requests without a reply yet.
     var count: Int { waiting.count }
+    /// Those among them whose client has gone.
+    var orphanCount: Int { orphans.count }
 
     // MARK: Asking
 

@@ -24,6 +24,8 @@ final class WebContext: Sendable {
     let version: String
     /// What WebSocket may carry, by subprotocol.
     let adapters: [String: any Adapter]
+    /// Who has the webhooks; nil where there are none.
+    let webhooks: (any WebhookManaging)?
     /// Random; stands for this run of the node in ids of events, streams and replies. Letters and digits.
     let instance: String
     /// Requests that may be repeated.
@@ -35,7 +37,8 @@ final class WebContext: Sendable {
 
     init(
         routers: [String: Router], authenticator: any Authenticator, settings: WebSettings, nodeName: String,
-        version: String, adapters: [String: any Adapter], random: @escaping @Sendable () -> UInt64,
+        version: String, instance: String, adapters: [String: any Adapter], webhooks: (any WebhookManaging)?,
+        random: @escaping @Sendable () -> UInt64,
         wallClock: @escaping @Sendable () -> UInt64
     ) {
         self.routers = routers
@@ -43,10 +46,11 @@ final class WebContext: Sendable {
         self.settings = settings
         self.nodeName = nodeName
         self.version = version
+        self.instance = instance
         self.adapters = adapters
+        self.webhooks = webhooks
         self.random = random
         self.wallClock = wallClock
-        instance = String(random() >> 16, radix: 36)
         // All namespaces have the node's limits.
         idempotency = IdempotencyWindow(limits: routers.values.first?.limits ?? Limits(), random: random)
     }

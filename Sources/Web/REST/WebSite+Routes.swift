@@ -104,7 +104,7 @@ extension WebSite {
             return try publishBatch(head, body, principal, connection, lane)
         case .events: return try EventStreams.open(request, principal, state, connection, lane)
         case .poll: return try LongPoll.take(request, principal, state, connection, lane)
-        case .webhooks: throw Problem(404, "There is nothing at \(request.path).")
+        case .webhooks(let name): return try manageWebhooks(name, request, principal, connection, lane)
         case .socket: break
         }
         return .answered

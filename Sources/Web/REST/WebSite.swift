@@ -13,12 +13,15 @@ public final class WebSite: HTTPSite {
     /// - Parameters:
     ///   - routers: the namespaces by name; `default` must be there.
     ///   - nodeName: for people, like the version.
+    ///   - instance: random; stands for this run of the node in ids. Letters and digits.
+    ///   - webhooks: who has them; nil where there are none.
     ///   - adapters: what WebSocket may carry, by subprotocol.
     ///   - random: unpredictable numbers.
     ///   - wallClock: milliseconds since 1970.
     public init(
         _ settings: WebSettings, routers: [String: Router], authenticator: any Authenticator, nodeName: String,
-        version: String, adapters: [String: any Adapter], limits: Limits, random: @escaping @Sendable () -> UInt64,
+        version: String, instance: String, adapters: [String: any Adapter], webhooks: (any WebhookManaging)? = nil,
+        limits: Limits, random: @escaping @Sendable () -> UInt64,
         wallClock: @escaping @Sendable () -> UInt64
     ) {
         var bounds = HTTPLimits()
@@ -26,7 +29,8 @@ public final class WebSite: HTTPSite {
         self.limits = bounds
         context = WebContext(
             routers: routers, authenticator: authenticator, settings: settings, nodeName: nodeName,
-            version: version, adapters: adapters, random: random, wallClock: wallClock)
+            version: version, instance: instance, adapters: adapters, webhooks: webhooks, random: random,
+            wallClock: wallClock)
     }
 
     /// Finds out who asks, and whether a page of another origin may.

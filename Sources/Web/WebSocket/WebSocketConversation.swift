@@ -126,12 +126,12 @@ final class WebSocketConversation: Conversation, Carrying {
         switch verdict {
         case .waiting: break
         case .routeFirst, .paused:
+            guard input.count > 0 || frames.isMessageComplete else { break }
             // Were all bytes taken the connection would have none to come back with.
-            if input.count > 0 || frames.isMessageComplete, offset == bytes.count, offset > 0 { held = 1 }
-            if verdict == .routeFirst {
-                shared.keep(for: self)
-                return Progress(consumed: offset - held, verdict: verdict)
-            }
+            if offset == bytes.count, offset > 0 { held = 1 }
+            guard verdict == .routeFirst else { break }
+            shared.keep(for: self)
+            return Progress(consumed: offset - held, verdict: verdict)
         case .close(let reason):
             end(reason, WebSocketCode(reason), "", after: turn, on: lane)
             return Progress(consumed: bytes.count, verdict: .waiting)

@@ -9,6 +9,8 @@ final class JSONInbox: Inbox {
     private var window: [UInt64: EventQueue.Entry] = [:]
     private var windowBytes = 0
     private var nextNumber: UInt64 = 1
+    /// The lowest number that is not acknowledged; the window has all from here to ``nextNumber``.
+    private var oldest: UInt64 = 1
     private var retained: RetainedDelivery?
     /// What the client calls its subscriptions, as JSON, by the identifier that the router knows.
     private var names: [UInt32: [UInt8]] = [:]
@@ -149,11 +151,14 @@ final class JSONInbox: Inbox {
 
     // MARK: Settling
 
-    /// The client has an event.
+    /// The client has an event, and all before it.
     /// - Returns: whether it was on its way.
     func acknowledge(_ number: UInt64, on lane: Lane) -> Bool {
-        guard let entry = window.removeValue(forKey: number) else { return false }
-        windowBytes -= entry.event.cost
+        guard number >= oldest, number < nextNumber else { return false }
+        while oldest <= number {
+            if let entry = window.removeValue(forKey: oldest) { windowBytes -= entry.event.cost }
+            oldest += 1
+        }
         pump(on: lane)
         return true
     }

@@ -1,0 +1,124 @@
+import Core
+import Glibc
+
+@testable import Web
+
+/// What the tests of codecs share: bytes as buffers, heads out of fields, properties that can be compared, and random
+/// input that can be repeated with the environment variable APUS_SEED.
+
+func withBuffer<Answer>(_ bytes: [UInt8], _ body: (UnsafeRawBufferPointer) throws -> Answer) rethrows -> Answer {
+    try bytes.withUnsafeBytes { try body($0) }
+}
+
+func withBuffer<Answer>(_ text: String, _ body: (UnsafeRawBufferPointer) throws -> Answer) rethrows -> Answer {
+    try withBuffer(Array(text.utf8), body)
+}
+
+/// A property, owned.
+struct Said: Equatable, CustomStringConvertible {
+    var identifier: EventProperties.Identifier
+    var bytes: [UInt8]
+    var value: [UInt8] = []
+
+    static func user(_ name: String, _ value: String) -> Said {
+        Said(identifier: .userProperty, bytes: Array(name.utf8), value: Array(value.utf8))
+    }
+
+    static func text(_ identifier: EventProperties.Identifier, _ text: String) -> Said {
+        Said(identifier: identifier, bytes: Array(text.utf8))
+    }
+
+    var description: String {
+        "\(identifier) \(String(decoding: bytes, as: UTF8.self))"
+            + (value.isEmpty ? "" : "=\(String(decoding: value, as: UTF8.self))")
+    }
+
+    static func list(_ bytes: [UInt8]) -> [Said] {
+        withBuffer(bytes) { bytes in
+            EventProperties(bytes).map {
+                Said(identifier: $0.identifier, bytes: Array($0.bytes), value: Array($0.value))
+            }
+        }
+    }
+
+    static func list(_ writer: EventPropertiesWriter) -> [Said] { list(writer.finish().bytes) }
+
+    static func bytes(_ list: [Said]) -> [UInt8] {
+        var writer = EventPropertiesWriter()
+        for said in list {
+            switch said.identifier {
+            case .payloadFormat, .priority: writer.add(said.identifier, byte: said.bytes.first ?? 0)
+            case .userProperty: writer.addUser(said.bytes, said.value)
+            default: writer.add(said.identifier, said.bytes)
+            }
+        }
+        return writer.finish().bytes
+    }
+
+    /// Order counts among user properties; everything else is there once.
+    static func sorted(_ list: [Said]) -> [Said] {
+        list.enumerated().sorted {
+            ($0.element.identifier.rawValue, $0.offset) < ($1.element.identifier.rawValue, $1.offset)
+        }.map(\.element)
+    }
+}
+
+struct NoHead: Error {}
+
+/// What header fields say, given as lines.
+func eventHeaders(_ lines: [[UInt8]]) throws -> EventHeaders {
+    let head = Array("POST /t HTTP/1.1\r\nHost: x\r\n".utf8) + lines.flatMap { $0 + [13, 10] } + [13, 10]
+    let storage = RequestHead.Storage()
+    return try withBuffer(head) { bytes in
+        let outcome = try RequestHead.parse(bytes, headerBytes: 32_768, targetBytes: 8_192, storage)
+        guard case .complete(let head) = outcome, head.length == bytes.count else { throw NoHead() }
+        return try EventHeaders(head)
+    }
+}
+
+func eventHeaders(_ lines: String...) throws -> EventHeaders { try eventHeaders(lines.map { Array($0.utf8) }) }
+
+/// Repeatable randomness (SplitMix64); every expectation about it ends with ``note``.
+struct RandomInput: RandomNumberGenerator {
+    private static let processSeed: UInt64 = {
+        if let text = getenv("APUS_SEED"), let seed = UInt64(String(cString: text)) { return seed }
+        return UInt64.random(in: 1...999_999_999)
+    }()
+
+    private var state: UInt64
+
+    /// - Parameter stream: keeps the random numbers of different tests apart.
+    init(_ stream: UInt64) { state = Self.processSeed &+ stream &* 0xD1B5_4A32_D192_ED03 }
+
+    var note: String { "repeat with APUS_SEED=\(Self.processSeed)" }
+
+    mutating func next() -> UInt64 {
+        state &+= 0x9E37_79B9_7F4A_7C15
+        var word = state
+        word = (word ^ (word >> 30)) &* 0xBF58_476D_1CE4_E5B9
+        word = (word ^ (word >> 27)) &* 0x94D0_49BB_1331_11EB
+        return word ^ (word >> 31)
+    }
+
+    mutating func below(_ bound: Int) -> Int { Int(next() % UInt64(bound)) }
+
+    /// Bytes of all kinds, zeros and line ends among them.
+    mutating func bytes(upTo count: Int) -> [UInt8] {
+        (0..<below(count + 1)).map { _ in below(4) == 0 ? [0, 10, 13, 37, 32, 255][below(6)] : UInt8(below(256)) }
+    }
+
+    /// UTF-8 without NUL: ASCII, what is special somewhere, and characters of two, three and four bytes.
+    mutating func text(upTo count: Int) -> String {
+        let special: [Character] = ["\r", "\n", "\t", "%", "\"", "\\", " ", ":", ";", ",", "/", "=", "\u{7F}", "\u{1}"]
+        let wide: [Character] = ["ä", "ß", "€", "語", "🪶", "\u{FFFD}", "\u{10FFFF}", "\u{80}"]
+        var text = ""
+        for _ in 0..<below(count + 1) {
+            switch below(4) {
+            case 0: text.append(special[below(special.count)])
+            case 1: text.append(wide[below(wide.count)])
+            default: text.append(Character(Unicode.Scalar(UInt8(33 + below(94)))))
+            }
+        }
+        return text
+    }
+}
