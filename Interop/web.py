@@ -49,8 +49,9 @@ class Answer:
         return f"{self.status} {self.body[:300]}"
 
 
-def curl(node, path, *options, body=None, headers=(), method=None):
-    """A request by curl. `body` is sent as it is, with POST unless `method` says otherwise."""
+def curl(node, path, *options, body=None, headers=(), method=None, stdin=None):
+    """A request by curl. `body` is sent as it is, with POST unless `method` says otherwise; `stdin` is for `options`
+    that read."""
     command = ["curl", "-si", "--path-as-is", "--max-time", str(PATIENCE), *options]
     for header in headers:
         command += ["-H", header]
@@ -62,7 +63,7 @@ def curl(node, path, *options, body=None, headers=(), method=None):
     if method:
         command += ["-X", method]
     url = f"http://127.0.0.1:{node.http_port}{path}"
-    done = subprocess.run([*command, url], input=body, stdout=subprocess.PIPE, timeout=PATIENCE + 5)
+    done = subprocess.run([*command, url], input=body if stdin is None else stdin, stdout=subprocess.PIPE, timeout=PATIENCE + 5)
     check(done.stdout, f"curl ended with {done.returncode}: {path}")
     return Answer(done.stdout)
 
