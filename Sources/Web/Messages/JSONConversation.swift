@@ -51,7 +51,7 @@ final class JSONConversation: Conversation {
         do throws(JSONScanner.Failure) { message = try JSONMessage(bytes) } catch {
             guard turn.isEmpty else { return Progress(consumed: 0, verdict: .routeFirst) }
             fail(nil, 400, "This is no JSON object: \(error.text).")
-            return Progress(consumed: bytes.count, verdict: .waiting)
+            return Progress(consumed: bytes.count, verdict: .close(.malformedPacket))
         }
         guard let operation = message.text("op").flatMap(Operation.init) else {
             guard turn.isEmpty else { return Progress(consumed: 0, verdict: .routeFirst) }
@@ -227,7 +227,7 @@ final class JSONConversation: Conversation {
             return fail(item.id, 503, "\(item.refused) of \(item.matched) subscribers could not take it.")
         }
         answer(item.id) { writer in
-            writer.key("event_id")
+            writer.key("event")
             writer.string(item.event)
             writer.key("matched")
             writer.number(item.matched)

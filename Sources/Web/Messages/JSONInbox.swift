@@ -1,7 +1,7 @@
 import Core
 
-/// What the router delivers to for a client of `apus.v1.json`: direct events go out at once, guaranteed ones in a window
-/// until the client has acknowledged them. It lives as long as its connection. Confined to its lane.
+/// What the router delivers to for a client of `apus.v1.json`: direct events go out at once, guaranteed ones in a
+/// window until the client has acknowledged them. It lives as long as its connection. Confined to its lane.
 final class JSONInbox: Inbox {
     private unowned let conversation: JSONConversation
     private let state: WebLane
@@ -9,8 +9,6 @@ final class JSONInbox: Inbox {
     private var window: [UInt64: EventQueue.Entry] = [:]
     private var windowBytes = 0
     private var nextNumber: UInt64 = 1
-    /// The lowest number that is not acknowledged; the window has all from here to ``nextNumber``.
-    private var oldest: UInt64 = 1
     private var retained: RetainedDelivery?
     /// What the client calls its subscriptions, as JSON, by the identifier that the router knows.
     private var names: [UInt32: [UInt8]] = [:]
@@ -117,7 +115,7 @@ final class JSONInbox: Inbox {
             window[number] = entry
             windowBytes += entry.event.cost
         }
-        let json = WebLane.json(of: entry.event, now: lane.now)
+        let json = WebLane.json(of: entry.event, isRetained: entry.isRetained, now: lane.now)
         entry.identifiers.withUnsafeBufferPointer {
             write(json[...], number: number, $0, to: link, lane)
         }
@@ -151,14 +149,11 @@ final class JSONInbox: Inbox {
 
     // MARK: Settling
 
-    /// The client has an event, and all before it.
+    /// The client has an event.
     /// - Returns: whether it was on its way.
     func acknowledge(_ number: UInt64, on lane: Lane) -> Bool {
-        guard number >= oldest, number < nextNumber else { return false }
-        while oldest <= number {
-            if let entry = window.removeValue(forKey: oldest) { windowBytes -= entry.event.cost }
-            oldest += 1
-        }
+        guard let entry = window.removeValue(forKey: number) else { return false }
+        windowBytes -= entry.event.cost
         pump(on: lane)
         return true
     }
