@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Proves that events pass between HTTP and MQTT unchanged, with curl on one side and the mosquitto clients on the other:
-properties both ways, payloads of every kind, topics in paths, the last value, CloudEvents, batches, repeated requests.
-Needs nothing but Python, curl and mosquitto's clients."""
+"""Proves that events pass between HTTP and MQTT unchanged, with curl on one side and the mosquitto clients on the
+other: properties both ways, payloads of every kind, topics in paths, the last value, CloudEvents, batches, repeated
+requests. Needs nothing but Python, curl and mosquitto's clients."""
 
 import base64
 import json
@@ -108,7 +108,8 @@ def payloads(node):
         what = f"{len(payload)} bytes"
         for qos, mode in enumerate(("direct", "guaranteed")):
             subscribers = [
-                Subscriber(node, "payload/#", 1, "%x", version=version, qos=qos) for version in ("5", "mqttv311", "mqttv31")
+                Subscriber(node, "payload/#", 1, "%x", version=version, qos=qos)
+                for version in ("5", "mqttv311", "mqttv31")
             ]
             publish(node, "/payload/x", payload, f"Apus-Delivery-Mode: {mode}")
             for subscriber in subscribers:

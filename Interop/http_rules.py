@@ -144,11 +144,12 @@ def python(node):
                        headers={"Transfer-Encoding": "chunked"})
     is_("http.client in chunks", 202, connection.getresponse().status)
     connection.close()
-    with urllib.request.urlopen(f"http://127.0.0.1:{node.http_port}/python/x", data=b"1001", timeout=PATIENCE) as answer:
+    site = f"http://127.0.0.1:{node.http_port}"
+    with urllib.request.urlopen(f"{site}/python/x", data=b"1001", timeout=PATIENCE) as answer:
         is_("urllib", (202, "application/json"), (answer.status, answer.headers.get_content_type()))
     is_("in their order", [str(number) for number in range(1_002)], subscriber.lines())
     try:
-        urllib.request.urlopen(f"http://127.0.0.1:{node.http_port}/TOPIC/python/none", timeout=PATIENCE).close()
+        urllib.request.urlopen(f"{site}/TOPIC/python/none", timeout=PATIENCE).close()
         check(False, "nothing was found")
     except urllib.error.HTTPError as failure:
         is_("urllib's error", (404, "application/problem+json"), (failure.code, failure.headers.get_content_type()))

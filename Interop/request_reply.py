@@ -81,7 +81,8 @@ def properties(node, responder):
         is_("the reply", (200, payload[::-1]), (answer.status, answer.body))
         is_("the reply's type", "text/plain; charset=utf-8", answer.headers["content-type"])
         users = [field for field in answer.fields if field[0].startswith("Apus-Property-")]
-        is_("its properties", [("Apus-Property-b", "1"), ("Apus-Property-a", "%C3%BC"), ("Apus-Property-b", "1")], users)
+        wanted = [("Apus-Property-b", "1"), ("Apus-Property-a", "%C3%BC"), ("Apus-Property-b", "1")]
+        is_("its properties", wanted, users)
         is_("the correlation that came back", request.properties.CorrelationData.decode(),
             answer.headers["apus-correlation-id"])
         check(50_000 <= int(answer.headers["apus-time-to-live"]) <= 60_000, "its time")

@@ -63,7 +63,8 @@ def curl(node, path, *options, body=None, headers=(), method=None, stdin=None):
     if method:
         command += ["-X", method]
     url = f"http://127.0.0.1:{node.http_port}{path}"
-    done = subprocess.run([*command, url], input=body if stdin is None else stdin, stdout=subprocess.PIPE, timeout=PATIENCE + 5)
+    given = body if stdin is None else stdin
+    done = subprocess.run([*command, url], input=given, stdout=subprocess.PIPE, timeout=PATIENCE + 5)
     check(done.stdout, f"curl ended with {done.returncode}: {path}")
     return Answer(done.stdout)
 

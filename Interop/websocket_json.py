@@ -168,7 +168,8 @@ def mistakes(node):
 
 
 def window(node):
-    """Of guaranteed events not more than the window are on their way; each acknowledgement, in any order, lets one go."""
+    """Of guaranteed events not more than the window are on their way;
+    each acknowledgement, in any order, lets one go."""
     receiver = Socket(node)
     receiver.ok(op="subscribe", filter="window", qos=1)
     for number in range(WINDOW * 3):
