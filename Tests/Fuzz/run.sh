@@ -1,6 +1,7 @@
 #!/bin/bash
-# Fuzzes the MQTT codec, whole conversations, and what clients of each version do once they are let in, with libFuzzer
-# and the address sanitizer; and a canary that must fail, so that the machinery itself is tested.
+# Fuzzes the MQTT codec, whole conversations, what clients of each version do once they are let in, and what HTTP
+# clients send (JSON, CloudEvents, header fields, paths), with libFuzzer and the address sanitizer; and a canary that
+# must fail, so that the machinery itself is tested.
 #
 #   Tests/Fuzz/run.sh [seconds per target, default 20]
 #
@@ -32,11 +33,11 @@ compile() {
     fi
 }
 
-# module NAME: Sources/NAME as an instrumented module
+# module NAME [FILES…]: Sources/NAME, or only these files of it, as an instrumented module
 module() {
     say "compiling $1"
-    local sources
-    mapfile -t sources < <(find "$root/Sources/$1" -name '*.swift' | sort)
+    local sources=("${@:2}")
+    [ $# -gt 1 ] || mapfile -t sources < <(find "$root/Sources/$1" -name '*.swift' | sort)
     compile "module-$1" -whole-module-optimization -module-name "$1" -emit-module \
         -emit-module-path "$work/$1.swiftmodule" -c -o "$work/$1.o" "${sources[@]}"
 }
@@ -47,6 +48,13 @@ target() {
     local name=$1
     shift
     compile "build-$name" -whole-module-optimization -module-name "Fuzz_$name" -o "$work/$name" "$@"
+}
+
+# seed_text TARGET NAME NUMBER TEXT: a byte, then the text, in which \n and the like are what printf makes of them
+seed_text() {
+    mkdir -p "$work/corpus-$1"
+    # shellcheck disable=SC2059 # the number is the format
+    { printf "\\x$3"; printf '%b' "$4"; } >"$work/corpus-$1/seed-$2"
 }
 
 # seed TARGET NAME HEX…
@@ -113,6 +121,22 @@ seeds() {
     seed established v5 02 00 "$subscribe5" "$publish5" "$rest5"
     seed established v5-bytes 7a 01 "$subscribe5" "$publish5" "$rest5"
     seed established v5-small fa 05 "$subscribe5" "$publish5" "$rest5"
+    seed_text json text 00 '[1,-2.5e3,"x\\u00e4\\ud83e\\udeb6",{"a":{"b":[]},"c":null},true,false]'
+    seed_text json event 01 '{"topic":"a","payload":"x","qos":1,"retained":true,"content_type":"t","correlation":"c",
+        "reply_to":"r","message_id":"m","ttl":5,"priority":4,"partition_key":"p","properties":[["k","v"]]}'
+    seed_text json bytes 01 '{"topic":"a","payload_base64":"/wA=","correlation_base64":"AA==","properties":{"k":"v"}}'
+    seed_text json cloudevent 02 '{"specversion":"1.0","id":"1","source":"s","type":"t","subject":"x","partitionkey":"p",
+        "datacontenttype":"text/plain","data":"x","flag":true,"number":5,"none":null}'
+    seed_text json cloudbytes 02 '{"specversion":"1.0","id":"1","source":"s","type":"t","data_base64":"aGk="}'
+    seed_text json lines 03 '{"topic":"a"}\r\n\n{"topic":"b","payload":"x"}'
+    seed_text json array 03 '[{"specversion":"1.0","id":"1","source":"s","type":"t","topic":"x","data":{}},{}]'
+    seed_text json fields 04 'Apus-Delivery-Mode: guaranteed\r\nApus-Time-To-Live: 5\r\nApus-Property-a: %C3%A4'
+    seed_text json apus 04 'Content-Type: a/b\r\nApus-Partition-Key: k\r\nApus-Correlation-Id: c\r\nApus-Retain: true'
+    seed_text json solace 04 'Solace-Delivery-Mode: persistent\r\nSolace-User-Property-a: b; type=c\r\nbaggage: a=b'
+    seed_text json ce 04 'ce-specversion: 1.0\r\nce-id: 1\r\nce-source: s\r\nce-type: "a\\"b"\r\nce-x: %20'
+    seed json properties 05 00 03 612f62 04 01 6b 03 0d0a78 02 02 ff00
+    seed_text json path 06 'a/%C3%A4b//%2B?x=%2F'
+    seed_text json base64 07 'Zm9vYg=='
     seed canary start 54
 }
 
@@ -129,17 +153,22 @@ run() {
 
 module Core
 module MQTT
+# The codecs alone: the rest of the room needs libraries that are not instrumented.
+web=$root/Sources/Web
+module Web "$web"/HTTP/{RequestHead,HTTPMessages,Problem}.swift "$web"/JSON/*.swift \
+    "$web"/REST/{Batch,CloudEvents,EventHeaders,EventHeaders+Writing,FieldText,PropertyList,TopicPath}.swift
 objects=("$work/Core.o" "$work/MQTT.o")
 target codec "$root"/Tests/Fuzz/codec/*.swift "${objects[@]}"
 shared=("$root"/Tests/Fuzz/shared/*.swift "$root"/Tests/MQTTTests/{Harness,Frames}.swift "${objects[@]}")
 target conversation "$root"/Tests/Fuzz/conversation/*.swift "${shared[@]}"
 target established "$root"/Tests/Fuzz/established/*.swift "${shared[@]}"
+target json "$root"/Tests/Fuzz/json/*.swift "$work/Core.o" "$work/Web.o"
 target canary "$root"/Tests/Fuzz/canary/*.swift
 seeds
 
 failed=()
 summary=
-for name in codec conversation established; do
+for name in codec conversation established json; do
     say "$name for $seconds s"
     if run "$name"; then
         count=$(sed -n 's/^stat::number_of_executed_units: *//p' "$work/run-$name.log")
