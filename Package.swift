@@ -85,7 +85,8 @@ let package = Package(
         .testTarget(name: "MQTTTests", dependencies: ["MQTT", "Core"], swiftSettings: strict),
         .target(name: "RawHTTP", path: "Tests/RawHTTP", swiftSettings: strict),
         .testTarget(
-            name: "WebTests", dependencies: ["Web", "Core", "RawHTTP", .product(name: "Logging", package: "swift-log")],
+            name: "WebTests",
+            dependencies: ["Web", "Core", "RawHTTP", .product(name: "Logging", package: "swift-log")],
             swiftSettings: strict),
         .testTarget(
             name: "AdminTests",
