@@ -192,12 +192,13 @@ private func request(_ fields: Headers, _ body: (EventHeaders) -> Void) {
 
 private func parse(_ head: [UInt8], _ body: (EventHeaders) -> Void) {
     let storage = RequestHead.Storage()
-    head.withUnsafeBytes { bytes in
-        guard
-            case .complete(let head)? = try? RequestHead.parse(bytes, headerBytes: 65_536, targetBytes: 8_192, storage),
-            let headers = try? EventHeaders(head)
-        else { return }
-        body(headers)
+    // The head borrows the storage without holding it.
+    withExtendedLifetime(storage) {
+        head.withUnsafeBytes { bytes in
+            let outcome = try? RequestHead.parse(bytes, headerBytes: 65_536, targetBytes: 8_192, storage)
+            guard case .complete(let head)? = outcome, let headers = try? EventHeaders(head) else { return }
+            body(headers)
+        }
     }
 }
 
