@@ -291,7 +291,8 @@ struct ConfigurationTests {
     @Test("--mqtt moves the first MQTT listener, or adds one")
     func mqttFlag() throws {
         let flag = ConfigurationFlag.mqtt("127.0.0.1:0")
-        #expect(try load("", flags: [flag]).listeners.map(\.address.description) == ["127.0.0.1:0"])
+        let standard = ["127.0.0.1:0", "127.0.0.1:8080"]
+        #expect(try load("", flags: [flag]).listeners.map(\.address.description) == standard)
         #expect(try load("listeners: []", flags: [flag]).listeners.map(\.address.description) == ["127.0.0.1:0"])
         let two = """
             listeners:
@@ -302,7 +303,10 @@ struct ConfigurationTests {
         #expect(moved.map(\.address.description) == ["127.0.0.1:0", "127.0.0.1:2"])
         #expect(moved.first?.name == "a")
         #expect(problems("", flags: [.mqtt("x")]).first?.hasPrefix("--mqtt: listeners[0].listen: 'x'") == true)
-        #expect(try load("listeners:", flags: [flag]).listeners.map(\.address.description) == ["127.0.0.1:0"])
+        #expect(try load("listeners:", flags: [flag]).listeners.map(\.address.description) == standard)
+        let onlyHTTP = try load("", flags: [.http("127.0.0.1:0")]).listeners
+        #expect(onlyHTTP.map(\.address.description) == ["127.0.0.1:1883", "127.0.0.1:0"])
+        #expect(try load("", flags: [.http("off")]).listeners.map(\.protocolName) == [.mqtt])
     }
 
     @Test("Upper-case variables in values come from the environment, rule variables do not")
