@@ -105,7 +105,7 @@ struct ConfigurationTests {
             ("nod: {}", "apus.yaml:1: nod: unknown key; did you mean 'node'? allowed: node, listeners"),
             (
                 "zzzzzz: {}",
-                "apus.yaml:1: zzzzzz: unknown key; allowed: node, listeners, security, admin, mqtt, limits, log"
+                "apus.yaml:1: zzzzzz: unknown key; allowed: node, listeners, security, admin, mqtt, http, limits, log"
             ),
             ("node:\n  nmae: x", "apus.yaml:2: node.nmae: unknown key; did you mean 'name'?"),
             ("node: 5", "apus.yaml:1: node: expected a group of keys, found a single value"),
