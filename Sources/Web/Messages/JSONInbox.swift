@@ -115,7 +115,7 @@ final class JSONInbox: Inbox {
             window[number] = entry
             windowBytes += entry.event.cost
         }
-        let json = WebLane.json(of: entry.event, now: lane.now)
+        let json = WebLane.json(of: entry.event, isRetained: entry.isRetained, now: lane.now)
         entry.identifiers.withUnsafeBufferPointer {
             write(json[...], number: number, $0, to: link, lane)
         }
