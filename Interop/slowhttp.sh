@@ -15,10 +15,6 @@ start_node "$scratch/node.yaml"
 http=$(sed -n 's/.*"event":"ready".*"protocol":"http","address":"\([^"]*\)".*/\1/p' "$node_log")
 [ -n "$http" ] || { echo "FAILED: no HTTP listener in the ready line" >&2; exit 1; }
 
-# Something that does not fit into the buffers of a socket, for whoever reads slowly.
-head -c 2000000 /dev/zero | tr '\0' x | curl -sSf -o "$scratch/answer" -H 'Apus-Retain: true' -H 'Expect:' \
-    -T - -X POST "http://$http/TOPIC/big"
-
 # attack NAME ARGUMENTS…
 attack() {
     local name=$1 log=$scratch/$1.log
@@ -39,9 +35,9 @@ attack() {
 }
 
 summary=
-attack headers -H -u "http://$http/console/"
+attack headers -H -u "http://$http/"
 attack bodies -B -s 100000 -u "http://$http/TOPIC/slow"
-attack reads -X -k 3 -w 512 -y 1024 -n 5 -z 32 -u "http://$http/TOPIC/big"
-curl -sSf -o "$scratch/answer" "http://$http/console/"
+attack reads -X -k 10 -w 512 -y 1024 -n 5 -z 32 -u "http://$http/openapi.json"
+curl -sSf -o "$scratch/answer" "http://$http/"
 stop_node
 echo "slowhttp: ${summary%; }"

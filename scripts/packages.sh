@@ -10,7 +10,7 @@ set -eu
 # libstdc++-*-dev (below) brings the compiler's start files, too.
 toolchain="binutils libc6-dev libcurl4 libncurses6 libsqlite3-0 libxml2 pkg-config"
 node="libssl-dev libmosquitto-dev libcurl4-openssl-dev"
-bench="mosquitto valgrind"
+bench="mosquitto valgrind nginx-light wrk"
 interop="curl slowhttptest python3 python3-venv mosquitto-clients prometheus chromium chromium-driver fonts-dejavu-core \
     nodejs"
 

@@ -11,8 +11,12 @@ enum BrokerKind: String, CaseIterable {
     case mosquitto
     /// As ``apus5``, for the peer.
     case mosquitto5
+    /// The node with the same clients over WebSocket, to be compared with `apus` in one run.
+    case apusws
 
-    var isNode: Bool { self == .apus || self == .apus5 }
+    var isNode: Bool { self == .apus || self == .apus5 || self == .apusws }
+    /// Whether its clients speak MQTT in frames of WebSocket.
+    var isWebSocket: Bool { self == .apusws }
     /// Whether its clients speak MQTT 5 whatever `--mqtt` says.
     var isAlways5: Bool { self == .apus5 || self == .mosquitto5 }
 }
@@ -34,7 +38,10 @@ struct BrokerOptions {
 final class Broker {
     let kind: BrokerKind
     let process: Child
+    /// Where its clients connect: over WebSocket that is the node's port for HTTP.
     let port: UInt16
+    /// Where a node takes MQTT over TCP, whatever its clients do.
+    private(set) var plainPort: UInt16 = 0
     /// From the start of the process until it accepted connections.
     let readyMilliseconds: Double
     /// Packets as its clients send them.
@@ -44,23 +51,24 @@ final class Broker {
         kind: BrokerKind, process: Child, port: UInt16, readyMilliseconds: Double, version: ProtocolVersion
     ) {
         self.kind = kind
-        frames = Frames(kind.isAlways5 ? .v5 : version)
+        frames = Frames(kind.isAlways5 ? .v5 : version, overWebSocket: kind.isWebSocket)
         self.process = process
         self.port = port
         self.readyMilliseconds = readyMilliseconds
     }
 
     /// A broker that somebody else started.
-    convenience init(attachedTo port: UInt16, pid: Int32, version: ProtocolVersion) {
+    convenience init(attachedTo port: UInt16, pid: Int32, version: ProtocolVersion, overWebSocket: Bool) {
         self.init(
-            kind: .apus, process: Child(attachedTo: pid), port: port, readyMilliseconds: 0, version: version)
+            kind: overWebSocket ? .apusws : .apus, process: Child(attachedTo: pid), port: port, readyMilliseconds: 0,
+            version: version)
     }
 
     /// Starts a broker on a free port of 127.0.0.1 and waits until it accepts connections.
     static func start(_ kind: BrokerKind, _ options: BrokerOptions) throws -> Broker {
         switch kind {
         case .relay: try startRelay(options)
-        case .apus, .apus5: try startApus(kind, options)
+        case .apus, .apus5, .apusws: try startApus(kind, options)
         case .mosquitto, .mosquitto5: try startMosquitto(kind, options)
         }
     }
@@ -112,22 +120,26 @@ final class Broker {
     }
 
     private static func startApus(_ kind: BrokerKind, _ options: BrokerOptions) throws -> Broker {
+        let name = kind.isWebSocket ? "http" : "mqtt"
+        let web = kind.isWebSocket ? #", { protocol: http, listen: "127.0.0.1:0" }"# : ""
         let configuration = """
             node: { name: bench, lanes: \(options.lanes) }
-            listeners: [ { protocol: mqtt, listen: "127.0.0.1:0" } ]
+            listeners: [ { protocol: mqtt, listen: "127.0.0.1:0" }\(web) ]
             admin: { listen: off }
 
             """
-        let file = try Scratch.write(configuration, name: "apus-\(options.lanes).yaml")
+        let file = try Scratch.write(configuration, name: "apus-\(name)-\(options.lanes).yaml")
         let begin = now()
         let command = [options.apus, "run", "--config", file, "--log-format", "json"]
         let child = try Child.spawn(options.wrapper + command)
         let patience: UInt64 = options.wrapper.isEmpty ? 10_000_000_000 : 60_000_000_000
         while now() - begin < patience {
-            if let port = readyPort(in: child.output()) {
-                return Broker(
+            if let port = readyPort(of: name, in: child.output()) {
+                let broker = Broker(
                     kind: kind, process: child, port: port, readyMilliseconds: Double(now() - begin) / 1e6,
                     version: options.version)
+                broker.plainPort = readyPort(of: "mqtt", in: child.output()) ?? 0
+                return broker
             }
             guard child.isRunning else { break }
             usleep(500)
@@ -145,11 +157,11 @@ final class Broker {
         let listeners: [Listener]?
     }
 
-    private static func readyPort(in log: String) -> UInt16? {
+    private static func readyPort(of name: String, in log: String) -> UInt16? {
         for line in log.split(separator: "\n") where line.contains("ready") && line.hasPrefix("{") {
             guard let ready = try? JSONDecoder().decode(ReadyLine.self, from: Data(line.utf8)),
                 ready.event == "ready",
-                let address = ready.listeners?.first(where: { $0.protocol == "mqtt" })?.address,
+                let address = ready.listeners?.first(where: { $0.protocol == name })?.address,
                 let port = address.split(separator: ":").last.flatMap({ UInt16($0) })
             else { continue }
             return port
@@ -157,7 +169,7 @@ final class Broker {
         return nil
     }
 
-    private static func awaitPort(_ port: UInt16, _ child: Child) throws {
+    static func awaitPort(_ port: UInt16, _ child: Child) throws {
         let begin = now()
         while now() - begin < 30_000_000_000 {
             if let fd = try? Socket.connect(port: port) {
@@ -171,33 +183,14 @@ final class Broker {
     }
 }
 
-/// What `/proc` says about a process.
+/// What `/proc` says about it.
 extension Broker {
-    /// Processor time of all its threads so far, user and system, in nanoseconds.
-    func processorTime() -> UInt64 {
-        let base = "/proc/\(process.pid)/task"
-        var sum: UInt64 = 0
-        for thread in Scratch.entries(of: base) {
-            guard let text = Scratch.read("\(base)/\(thread)/schedstat"),
-                let first = text.split(separator: " ").first, let value = UInt64(first)
-            else { continue }
-            sum += value
-        }
-        return sum
-    }
+    /// See ``Child/processorTime()``.
+    func processorTime() -> UInt64 { process.processorTime() }
 
-    /// A field of `smaps_rollup` in kB, for example `Rss` or `Anonymous`.
-    func memory(_ field: String) -> Int {
-        guard let text = Scratch.read("/proc/\(process.pid)/smaps_rollup") else { return 0 }
-        for line in text.split(separator: "\n") where line.hasPrefix(field + ":") {
-            let words = line.split(separator: " ")
-            if words.count > 1, let value = Int(words[1]) { return value }
-        }
-        return 0
-    }
+    /// See ``Child/memory(_:)``.
+    func memory(_ field: String) -> Int { process.memory(field) }
 
-    /// The number of its open descriptors.
-    func descriptors() -> Int {
-        Scratch.entries(of: "/proc/\(process.pid)/fd").count
-    }
+    /// See ``Child/descriptors()``.
+    func descriptors() -> Int { process.descriptors() }
 }

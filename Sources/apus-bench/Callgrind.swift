@@ -3,7 +3,7 @@ internal import Glibc
 /// Scenario callgrind: user instructions per message. Unlike time it does not depend on the machine's load.
 extension Campaign {
     func callgrind(_ scenario: String) {
-        for kind in options.brokers where kind != .relay {
+        for kind in rawBrokers where kind != .relay {
             attempt(scenario, kind) {
                 let few = 20_000
                 let many = 120_000

@@ -56,11 +56,17 @@ final class Campaign {
         }
     }
 
+    /// Those whose clients write packets straight to their sockets, as most scenarios of ``specialNames`` do.
+    var rawBrokers: [BrokerKind] { options.brokers.filter { !$0.isWebSocket } }
+
     private func runSpecial(_ scenario: String) {
         // Lanes and churn are questions about the node alone.
         let nodeOnly = ["a64x2", "d64x2", "churn"].contains(scenario)
-        if nodeOnly && !options.brokers.contains(where: \.isNode) {
+        if nodeOnly && !rawBrokers.contains(where: \.isNode) {
             return progress("\(scenario): skipped, it needs apus")
+        }
+        if scenario != "lat" && rawBrokers.count < options.brokers.count {
+            progress("\(scenario): not over WebSocket")
         }
         switch scenario {
         case "a64x2", "d64x2": twoLanes(scenario)

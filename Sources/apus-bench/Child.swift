@@ -68,6 +68,15 @@ final class Child {
         return count > 0 ? String(decoding: buffer[..<count].map(UInt8.init(bitPattern:)), as: UTF8.self) : "apus-bench"
     }()
 
+    /// The node's executable: the one that was asked for, or the one beside this.
+    static func node(_ wanted: String?) -> String {
+        let wanted = wanted ?? ownPath.split(separator: "/").dropLast().map { "/" + $0 }.joined() + "/apus"
+        // Children start in a directory of their own, so the path must hold there, too.
+        guard let path = realpath(wanted, nil) else { return wanted }
+        defer { free(path) }
+        return String(cString: path)
+    }
+
     /// Ends all children and removes temporary files at exit and on SIGINT, SIGTERM and SIGHUP.
     static func killAllAtExit() {
         _ = Living.pids

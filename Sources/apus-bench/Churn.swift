@@ -94,7 +94,7 @@ final class Churn: SideTraffic {
 /// Scenario churn: what a changing fleet costs everybody else.
 extension Campaign {
     func churn(_ scenario: String) {
-        guard let kind = options.brokers.first(where: \.isNode) else { return }
+        guard let kind = rawBrokers.first(where: \.isNode) else { return }
         for name in ["a64", "e64"] {
             guard let plan = Plans.named(name) else { continue }
             let label = "\(scenario)-\(name)"

@@ -15,11 +15,15 @@ final class Crowd {
             let source = firstSource + UInt32(index / Self.perAddress)
             descriptors.append(try Socket.connect(port: broker.port, source: source))
         }
+        if frames.isWebSocket {
+            for fd in descriptors { try Handshake.sendAll(fd, Upgrade.request) }
+            for fd in descriptors { try Upgrade.check(try Handshake.head(fd)) }
+        }
         for (index, fd) in descriptors.enumerated() {
-            try Handshake.sendAll(fd, frames.connect(client: "crowd-\(index)"))
+            try Handshake.send(fd, frames.connect(client: "crowd-\(index)"), frames)
         }
         for fd in descriptors {
-            _ = try Welcome(try Handshake.packet(fd), frames.version)
+            _ = try Welcome(try Handshake.packet(fd, frames), frames.version)
         }
     }
 
@@ -30,10 +34,10 @@ final class Crowd {
     /// One subscription each.
     func subscribe(_ filter: (Int) -> String) throws {
         for (index, fd) in descriptors.enumerated() {
-            try Handshake.sendAll(fd, frames.subscribe([filter(index)], qos: 0))
+            try Handshake.send(fd, frames.subscribe([filter(index)], qos: 0), frames)
         }
         for fd in descriptors {
-            let answer = try Handshake.packet(fd)
+            let answer = try Handshake.packet(fd, frames)
             guard answer == frames.granted else { throw Failure("subscription refused: \(answer)") }
         }
     }
@@ -45,10 +49,12 @@ final class Crowd {
         for (index, fd) in descriptors.enumerated() {
             let payload = Stamp.payload(sequence: index, source: 0, size: 64, filler: &filler)
             sent.append(frames.publish(topic(index), payload: payload))
-            try Handshake.sendAll(fd, sent[index])
+            try Handshake.send(fd, sent[index], frames)
         }
         for (index, fd) in descriptors.enumerated() {
-            guard try Handshake.packet(fd) == sent[index] else { throw Failure("client \(index) got a wrong event") }
+            guard try Handshake.packet(fd, frames) == sent[index] else {
+                throw Failure("client \(index) got a wrong event")
+            }
         }
         Glibc.usleep(20_000)
         for (index, fd) in descriptors.enumerated() {

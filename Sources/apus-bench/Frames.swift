@@ -9,8 +9,18 @@ enum ProtocolVersion: UInt8 {
 /// MQTT packets of one version, as far as a load generator needs them. Version 5 without properties.
 struct Frames {
     let version: ProtocolVersion
+    /// Whether packets travel in frames of WebSocket. What is encoded here are the packets; see ``wrapped(_:)``.
+    let isWebSocket: Bool
 
-    init(_ version: ProtocolVersion) { self.version = version }
+    init(_ version: ProtocolVersion, overWebSocket isWebSocket: Bool = false) {
+        self.version = version
+        self.isWebSocket = isWebSocket
+    }
+
+    /// Packets as they travel.
+    func wrapped(_ packets: [UInt8]) -> [UInt8] {
+        isWebSocket ? FrameWriter.header(packets.count) + packets : packets
+    }
 
     /// An empty section of properties, where the version has one.
     private var noProperties: [UInt8] { version == .v5 ? [0] : [] }

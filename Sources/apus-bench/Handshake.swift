@@ -11,8 +11,13 @@ enum Handshake {
     /// The same, with what the broker said.
     static func connect(_ broker: Broker, client: String) throws -> (descriptor: Int32, welcome: Welcome) {
         let fd = try Socket.connect(port: broker.port)
-        try sendAll(fd, broker.frames.connect(client: client))
-        return (fd, try Welcome(try packet(fd), broker.frames.version))
+        let frames = broker.frames
+        if frames.isWebSocket {
+            try sendAll(fd, Upgrade.request)
+            try Upgrade.check(try head(fd))
+        }
+        try send(fd, frames.connect(client: client), frames)
+        return (fd, try Welcome(try packet(fd, frames), frames.version))
     }
 
     /// Subscribes and checks every return code.
@@ -20,8 +25,8 @@ enum Handshake {
         var start = 0
         while start < filters.count {
             let part = Array(filters[start..<min(start + 500, filters.count)])
-            try sendAll(fd, frames.subscribe(part, qos: qos))
-            let answer = try packet(fd)
+            try send(fd, frames.subscribe(part, qos: qos), frames)
+            let answer = try packet(fd, frames)
             let codes = answer.suffix(part.count)
             guard answer.first == 0x90, answer.count >= part.count + 4, codes.allSatisfy({ $0 == UInt8(qos) }) else {
                 throw Failure("subscription refused, the first filter was \(part.first ?? "")")
@@ -57,6 +62,31 @@ enum Handshake {
         }
     }
 
+    /// Sends packets the way the clients of a broker do.
+    static func send(_ fd: Int32, _ packets: [UInt8], _ frames: Frames) throws {
+        try sendAll(fd, frames.wrapped(packets))
+    }
+
+    /// The next whole packet. Over WebSocket it must be alone in its frame, as it is when nothing else was asked for.
+    static func packet(_ fd: Int32, _ frames: Frames) throws -> [UInt8] {
+        guard frames.isWebSocket else { return try packet(fd) }
+        let header = try bytes(fd, 2)
+        guard header[0] == FrameReader.binary, header[1] < 127 else { throw Failure("a strange frame: \(header)") }
+        var length = Int(header[1])
+        if length == 126 { length = try bytes(fd, 2).reduce(0) { $0 << 8 | Int($1) } }
+        return try bytes(fd, length)
+    }
+
+    /// The head of an answer of HTTP, with the empty line. Nothing behind it is taken out of the socket.
+    static func head(_ fd: Int32) throws -> String {
+        var head: [UInt8] = []
+        while !head.suffix(4).elementsEqual([13, 10, 13, 10]) {
+            guard head.count < 16_384 else { throw Failure("the answer's head does not end") }
+            head += try bytes(fd, 1)
+        }
+        return String(decoding: head, as: UTF8.self)
+    }
+
     /// The next whole packet.
     static func packet(_ fd: Int32) throws -> [UInt8] {
         var packet = try bytes(fd, 2)
@@ -71,7 +101,7 @@ enum Handshake {
         return length == 0 ? packet : packet + (try bytes(fd, length))
     }
 
-    private static func bytes(_ fd: Int32, _ count: Int) throws -> [UInt8] {
+    static func bytes(_ fd: Int32, _ count: Int) throws -> [UInt8] {
         var all = [UInt8](repeating: 0, count: count)
         var filled = 0
         while filled < count {

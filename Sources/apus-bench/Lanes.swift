@@ -1,7 +1,7 @@
 /// Scenarios a64x2 and d64x2: publisher and subscriber on different lanes.
 extension Campaign {
     func twoLanes(_ scenario: String) {
-        guard let plan = Plans.named(scenario), let kind = options.brokers.first(where: \.isNode) else { return }
+        guard let plan = Plans.named(scenario), let kind = rawBrokers.first(where: \.isNode) else { return }
         attempt(scenario, kind) {
             var entries: [(label: String, entry: Entry)] = []
             defer { for (_, entry) in entries { entry.stop() } }

@@ -97,7 +97,10 @@ extension Session {
         let block = senders[index].block
         let frame = block.bytes + senders[index].sent % block.frames * block.frameSize
         UnsafeMutableRawPointer(frame + block.payloadOffset + 8).storeBytes(of: now(), as: UInt64.self)
-        let count = Glibc.send(senders[index].fd, frame, block.frameSize, Int32(MSG_NOSIGNAL))
+        let count =
+            isWebSocket
+            ? senders[index].writer.send(senders[index].fd, frame, block.frameSize)
+            : Glibc.send(senders[index].fd, frame, block.frameSize, Int32(MSG_NOSIGNAL))
         guard count == block.frameSize else { throw Failure("the broker does not keep up with the fixed rate") }
         senders[index].sent += 1
         senders[index].target += 1
@@ -111,9 +114,11 @@ extension Session {
         let got = recv(receiver.pointee.fd, buffer + carried, Self.readSize, 0)
         guard got > 0 else { throw Failure("the broker closed the connection of subscriber \(index)") }
         let arrival = now()
+        let count = carried + (isWebSocket ? receiver.pointee.reader.unwrap(buffer + carried, got) : got)
+        guard count >= carried else { throw Failure("subscriber \(index) got what is no frame") }
         let block = senders[index].block
         var at = 0
-        while carried + got - at >= block.frameSize {
+        while count - at >= block.frameSize {
             let frame = UnsafeRawPointer(buffer + at)
             let stamp = (frame + block.payloadOffset).loadUnaligned(as: UInt64.self)
             guard frame.loadUnaligned(as: UInt32.self) & block.headerMask == block.header,
@@ -126,8 +131,8 @@ extension Session {
             totalReceived += 1
             at += block.frameSize
         }
-        receiver.pointee.carryCount = carried + got - at
-        memcpy(receiver.pointee.carry, buffer + at, carried + got - at)
+        receiver.pointee.carryCount = count - at
+        memcpy(receiver.pointee.carry, buffer + at, count - at)
     }
 }
 
@@ -190,6 +195,8 @@ extension Campaign {
         ratio(scenario, "p50", "apus", over: "mosquitto", must: 1)
         ratio(scenario, "p50", "apus5", over: "apus", must: 1.05)
         ratio(scenario, "p99", "apus5", over: "apus", must: nil)
+        ratio(scenario, "p50", "apusws", over: "apus", must: nil)
+        ratio(scenario, "p99", "apusws", over: "apus", must: nil)
     }
 
     /// Both ends and the broker above everything else on the machine; silently ordinary without the right to.

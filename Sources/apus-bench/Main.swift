@@ -14,9 +14,11 @@ struct ApusBench: ParsableCommand {
               apus-bench run --scenarios a64,d64,di64     some scenarios
               apus-bench run --brokers relay,mosquitto    without the node
               apus-bench run --brokers apus,apus5         what MQTT 5 costs beside 3.1.1
+              apus-bench run --brokers apus,apusws        what WebSocket costs beside TCP
               apus-bench run --apus .build/release/apus --json figures.json
+              apus-bench http                             the node's HTTP beside nginx
             """,
-        subcommands: [Run.self, RelayCommand.self, Load.self])
+        subcommands: [Run.self, HTTPBench.self, RelayCommand.self, Load.self])
 }
 
 /// Measures.
@@ -34,7 +36,8 @@ struct Run: ParsableCommand {
     @Option(
         help: """
             Comma-separated brokers: relay, apus, mosquitto; apus5 and mosquitto5 are the same programs with clients \
-            of MQTT 5, shown beside those of --mqtt with the ratio.
+            of MQTT 5, apusws is the node with clients over WebSocket; each is shown beside its program with the \
+            clients of --mqtt over TCP, with the ratio.
             """)
     var brokers = "relay,apus,mosquitto"
 
@@ -84,6 +87,7 @@ struct Run: ParsableCommand {
             report: campaign.report, scenarios: campaign.options.scenarios, rounds: campaign.options.pairs)
         for line in table.cpu() { say(line) }
         for line in table.versions() { say(line) }
+        for line in table.webSockets() { say(line) }
         let others = table.figures(campaign.limits)
         if !others.isEmpty { say("") }
         for line in others { say(line) }
@@ -115,13 +119,7 @@ struct Run: ParsableCommand {
             throw ValidationError(
                 "unknown scenario \(name); there are: \(Campaign.scenarioNames.joined(separator: ", "))")
         }
-        let beside = Child.ownPath.split(separator: "/").dropLast().map { "/" + $0 }.joined() + "/apus"
-        // Children start in a directory of their own, so the path must hold there, too.
-        let node =
-            realpath(apus ?? beside, nil).map { path in
-                defer { free(path) }
-                return String(cString: path)
-            } ?? (apus ?? beside)
+        let node = Child.node(apus)
         let version = try ProtocolVersion(argument: mqtt)
         if version == .v5, chosen.contains(where: \.isAlways5) {
             throw ValidationError("apus5 and mosquitto5 are for comparing with 3.1.1; leave --mqtt 5 out")
@@ -185,11 +183,15 @@ struct Load: ParsableCommand {
     @Option(help: "What the clients speak: 3.1.1 or 5.")
     var mqtt = "3.1.1"
 
+    @Flag(help: "Over WebSocket; --port is the node's for HTTP.")
+    var websocket = false
+
     mutating func run() throws {
         guard let plan = Plans.named(scenario) else { throw ValidationError("unknown scenario \(scenario)") }
         let version = try ProtocolVersion(argument: mqtt)
         Child.killAllAtExit()
-        let session = try Session(plan, Broker(attachedTo: port, pid: pid, version: version))
+        let session = try Session(
+            plan, Broker(attachedTo: port, pid: pid, version: version, overWebSocket: websocket))
         for _ in 0..<rounds {
             let window = try session.run(count: count)
             say(

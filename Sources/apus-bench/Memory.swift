@@ -5,7 +5,7 @@ extension Campaign {
     /// RSS per idle connection with one subscription of its own.
     func idle(_ scenario: String) {
         let count = options.quick ? 2_000 : 9_900
-        for kind in options.brokers where kind != .relay {
+        for kind in rawBrokers where kind != .relay {
             attempt(scenario, kind) {
                 let broker = try Broker.start(kind, options.start)
                 defer { broker.stop() }
@@ -28,7 +28,7 @@ extension Campaign {
     func manySubscriptions(_ scenario: String) {
         let clients = 20
         let each = options.quick ? 5_000 : 50_000
-        for kind in options.brokers where kind != .relay {
+        for kind in rawBrokers where kind != .relay {
             attempt(scenario, kind) {
                 let broker = try Broker.start(kind, options.start)
                 defer { broker.stop() }
@@ -58,7 +58,7 @@ extension Campaign {
     /// Two cycles of ten thousand connections, all cut: what stays behind. A question to the node alone.
     func connections(_ scenario: String) {
         let count = options.quick ? 2_000 : 10_000
-        for kind in options.brokers where kind.isNode {
+        for kind in rawBrokers where kind.isNode {
             var after: [Double] = []
             attempt(scenario, kind) {
                 let broker = try Broker.start(kind, options.start)
@@ -89,7 +89,7 @@ extension Campaign {
 
     /// What a node costs that does nothing, and how soon it is there.
     func idleNode(_ scenario: String) {
-        for kind in options.brokers where kind != .relay {
+        for kind in rawBrokers where kind != .relay {
             attempt(scenario, kind) {
                 for round in 0..<(options.quick ? 2 : 5) {
                     let broker = try Broker.start(kind, options.start)

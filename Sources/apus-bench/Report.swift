@@ -73,6 +73,13 @@ enum Text {
         return fixed(value, size >= 100 ? 0 : size >= 10 ? 1 : size >= 1 ? 2 : 3)
     }
 
+    /// Median and extremes of at least one value.
+    static func spread(_ values: [Double]) -> String {
+        let sorted = values.sorted()
+        guard let least = sorted.first, let most = sorted.last else { return "-" }
+        return "\(number(Report.median(sorted: sorted))) (\(number(least))..\(number(most)))"
+    }
+
     static func fixed(_ value: Double, _ digits: Int) -> String {
         guard value.isFinite, abs(value) < 1e15 else { return "-" }
         var scale = 1.0

@@ -149,7 +149,7 @@ final class LookUps: SideTraffic {
 /// Scenario retained: what look-ups in a million retained events cost those who have nothing to do with them.
 extension Campaign {
     func retained(_ scenario: String) {
-        for kind in options.brokers where kind != .relay {
+        for kind in rawBrokers where kind != .relay {
             attempt(scenario, kind) { try retained(scenario, kind) }
         }
     }

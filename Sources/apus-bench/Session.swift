@@ -11,11 +11,17 @@ struct Sender {
     var target = 0
     /// PUBACKs received.
     var acknowledged = 0
+    /// The start of an acknowledgement whose end has not arrived.
+    var carry: UnsafeMutablePointer<UInt8>?
+    var carryCount = 0
     var blocked = false
     var firstSubscriber: Int
     var endSubscriber: Int
     /// Flow `matched`: messages whose deliveries have all been seen, if all arrive in order.
     var confirmed = 0
+    /// Over WebSocket only.
+    var writer = FrameWriter()
+    var reader = FrameReader()
 }
 
 /// One subscriber while it runs.
@@ -33,6 +39,9 @@ struct Receiver {
     var carryCount = 0
     var acks: UnsafeMutablePointer<UInt8>?
     var ackCount = 0
+    /// Over WebSocket only.
+    var writer = FrameWriter()
+    var reader = FrameReader()
 }
 
 /// Something that goes on beside the measured traffic, on a connection of its own.
@@ -74,6 +83,8 @@ final class Session {
     var cumulative: UnsafeMutablePointer<Int>?
     /// The relay mixes streams of bytes, so in flow `pooled` only bytes can be counted.
     let bytesOnly: Bool
+    /// Whether packets travel in frames.
+    let isWebSocket: Bool
     let buffer: UnsafeMutablePointer<UInt8>
     var totalReceived = 0
     var unsentAcks = false
@@ -84,6 +95,8 @@ final class Session {
 
     static let readSize = 256 * 1024
     static let ackRoom = 64 * 1024
+    /// The longest acknowledgement: a byte for its length, and what that can say.
+    static let longestAck = 2 + 255
     static let sideToken = Int.max >> 1
 
     init(_ plan: Plan, _ broker: Broker) throws {
@@ -99,6 +112,7 @@ final class Session {
         bySource = .allocate(capacity: senderCount)
         bySource.initialize(repeating: 0, count: senderCount)
         bytesOnly = broker.kind == .relay && plan.flow == .pooled
+        isWebSocket = broker.frames.isWebSocket
         var blocks: [Block] = []
         for (index, publisher) in plan.publishers.enumerated() {
             blocks.append(
@@ -106,7 +120,7 @@ final class Session {
                     broker.frames, topics: publisher.topics, payload: plan.payload, source: index, qos: plan.qos))
         }
         guard let first = blocks.first else { throw Failure("a plan needs a publisher") }
-        buffer = .allocate(capacity: Self.readSize + first.frameSize)
+        buffer = .allocate(capacity: Self.readSize + max(first.frameSize, Self.longestAck))
         if plan.flow == .matched { cumulative = Self.cumulative(plan) }
         if plan.alternate {
             for index in 0..<receiverCount {
@@ -129,6 +143,7 @@ final class Session {
         for index in 0..<senderCount {
             close(senders[index].fd)
             senders[index].block.bytes.deallocate()
+            senders[index].carry?.deallocate()
         }
         receivers.deallocate()
         senders.deallocate()
@@ -168,8 +183,10 @@ final class Session {
             if plan.qos > 0 { window = min(window, welcome.receiveMaximum) }
         }
         let range = plan.publishers[index].subscribers
-        (senders + index).initialize(
-            to: Sender(fd: fd, block: block, firstSubscriber: range.lowerBound, endSubscriber: range.upperBound))
+        var sender = Sender(
+            fd: fd, block: block, firstSubscriber: range.lowerBound, endSubscriber: range.upperBound)
+        if plan.qos > 0 { sender.carry = .allocate(capacity: Self.longestAck) }
+        (senders + index).initialize(to: sender)
         try poll.add(fd, Poll.input, token: receiverCount + index)
     }
 

@@ -47,12 +47,17 @@ extension Session {
     private func send(_ sender: UnsafeMutablePointer<Sender>, _ token: Int, _ count: Int) {
         let size = sender.pointee.block.frameSize
         let frames = sender.pointee.block.frames
+        // Whole messages in a frame, as many as it holds.
+        let most = isWebSocket ? FrameWriter.largest / size : Int.max
         var allowed = count
         while allowed > 0 {
             let position = sender.pointee.sent % frames
-            let bytes = min(allowed, frames - position) * size - sender.pointee.offset
+            let bytes = min(allowed, frames - position, most) * size - sender.pointee.offset
             let start = sender.pointee.block.bytes + position * size + sender.pointee.offset
-            let sent = Glibc.send(sender.pointee.fd, start, bytes, Int32(MSG_NOSIGNAL))
+            let sent =
+                isWebSocket
+                ? sender.pointee.writer.send(sender.pointee.fd, start, bytes)
+                : Glibc.send(sender.pointee.fd, start, bytes, Int32(MSG_NOSIGNAL))
             if sent < 0 && errno != EAGAIN && errno != EINTR {
                 problem = "send to the broker: \(String(cString: strerror(errno)))"
                 return
@@ -78,7 +83,8 @@ extension Session {
         if carried > 0 { memcpy(buffer, receiver.pointee.carry, carried) }
         let got = recv(receiver.pointee.fd, buffer + carried, Self.readSize, 0)
         guard got > 0 else { return closed(got, "subscriber", index) }
-        let count = carried + got
+        let count = carried + (isWebSocket ? receiver.pointee.reader.unwrap(buffer + carried, got) : got)
+        guard count >= carried else { return notAFrame("subscriber", index) }
         let before = receiver.pointee.received
         let used: Int
         if bytesOnly {
@@ -204,27 +210,31 @@ extension Session {
     /// PUBACKs to a publisher: they come in the order of the publishes, each once.
     func acknowledge(_ index: Int) {
         let sender = senders + index
-        // A packet cut in two stays in the kernel: only whole acknowledgements are taken out.
-        let got = recv(sender.pointee.fd, buffer, Self.readSize, Int32(MSG_PEEK))
+        let carried = sender.pointee.carryCount
+        if carried > 0, let carry = sender.pointee.carry { memcpy(buffer, carry, carried) }
+        let got = recv(sender.pointee.fd, buffer + carried, Self.readSize, 0)
         guard got > 0 else { return closed(got, "publisher", index) }
-        guard plan.qos > 0 else {
+        guard plan.qos > 0, let carry = sender.pointee.carry else {
             problem = "the broker sent \(got) bytes to publisher \(index)"
             return
         }
+        let count = carried + (isWebSocket ? sender.pointee.reader.unwrap(buffer + carried, got) : got)
+        guard count >= carried else { return notAFrame("publisher", index) }
         var at = 0
-        while got - at >= 2 {
+        while count - at >= 2 {
             let size = 2 + Int(buffer[at + 1])
-            guard got - at >= size else { break }
+            guard count - at >= size else { break }
             let due = sender.pointee.acknowledged % sender.pointee.block.frames + 1
             guard isSuccess(buffer + at, size), Int(buffer[at + 2]) << 8 | Int(buffer[at + 3]) == due else {
-                let bytes = (0..<min(size, got - at)).map { String(buffer[at + $0], radix: 16) }
+                let bytes = (0..<min(size, count - at)).map { String(buffer[at + $0], radix: 16) }
                 problem = "publisher \(index): 0x\(bytes.joined(separator: " ")) where PUBACK of \(due) was due"
                 return
             }
             sender.pointee.acknowledged += 1
             at += size
         }
-        if at > 0 { _ = recv(sender.pointee.fd, buffer, at, 0) }
+        sender.pointee.carryCount = count - at
+        memcpy(carry, buffer + at, count - at)
     }
 
     /// Whether a packet is a PUBACK that says success; in MQTT 5 it may have a reason code and properties.
@@ -243,12 +253,20 @@ extension Session {
     private func flushAcks(_ receiver: UnsafeMutablePointer<Receiver>) {
         guard let acks = receiver.pointee.acks else { return }
         let count = receiver.pointee.ackCount
-        let sent = max(0, Glibc.send(receiver.pointee.fd, acks, count, Int32(MSG_NOSIGNAL)))
+        let sent = max(
+            0,
+            isWebSocket
+                ? receiver.pointee.writer.send(receiver.pointee.fd, acks, count)
+                : Glibc.send(receiver.pointee.fd, acks, count, Int32(MSG_NOSIGNAL)))
         receiver.pointee.ackCount = count - sent
         if sent < count {
             memmove(acks, acks + sent, count - sent)
             unsentAcks = true
         }
+    }
+
+    private func notAFrame(_ role: String, _ index: Int) {
+        problem = "\(role) \(index) got what is no frame of MQTT over WebSocket"
     }
 
     private func closed(_ result: Int, _ role: String, _ index: Int) {

@@ -92,7 +92,7 @@ extension Campaign {
         let seconds = options.quick ? 1.5 : 4.0
         var how = options.start
         how.noDelay = true
-        for kind in options.brokers where kind != .relay {
+        for kind in rawBrokers where kind != .relay {
             attempt(scenario, kind) {
                 let broker = try Broker.start(kind, how)
                 defer { broker.stop() }

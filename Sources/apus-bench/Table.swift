@@ -67,18 +67,38 @@ struct Table {
         return aims.isEmpty ? "ok" : "ok, aim missed"
     }
 
-    /// What MQTT 5 costs beside 3.1.1, round by round: each ratio is of two windows that followed one another.
+    /// What MQTT 5 costs beside 3.1.1.
     func versions() -> [String] {
-        var rows = [["scenario", "program", "3.1.1", "5", "5/3.1.1", "(must)", "verdict"]]
+        let rows = pairs([("apus", "apus5"), ("mosquitto", "mosquitto5")], must: Target.version5Must)
+        guard !rows.isEmpty else { return [] }
+        return ["", "MQTT 5 beside 3.1.1: CPU us per delivered message, median (min..max); the ratio is that of pairs"]
+            + Text.columns([["scenario", "program", "3.1.1", "5", "5/3.1.1", "(must)", "verdict"]] + rows)
+    }
+
+    /// What WebSocket costs beside TCP.
+    func webSockets() -> [String] {
+        let rows = pairs([("apus", "apusws")], must: nil)
+        guard !rows.isEmpty else { return [] }
+        return [
+            "", "WebSocket beside TCP: CPU us per delivered message, median (min..max); the ratio is that of pairs",
+        ]
+            + Text.columns(
+                [["scenario", "program", "TCP", "WebSocket", "WebSocket/TCP"]] + rows.map { Array($0[..<5]) })
+    }
+
+    /// Two kinds of clients of one program, round by round: each ratio is of two windows that followed one another.
+    /// - Parameter must: for the node.
+    private func pairs(_ programs: [(old: String, new: String)], must: Double?) -> [[String]] {
+        var rows: [[String]] = []
         for scenario in scenarios {
-            for (old, new) in [("apus", "apus5"), ("mosquitto", "mosquitto5")] {
+            for (old, new) in programs {
                 let before = report.values(scenario, old, Self.cpuMetric)
                 let after = report.values(scenario, new, Self.cpuMetric)
                 guard !before.isEmpty, before.count == after.count else { continue }
                 let ratios = Swift.zip(after, before).map { $0 / $1 }.sorted()
                 let middle = Report.median(sorted: ratios)
                 let (least, most) = (Text.fixed(ratios[0], 2), Text.fixed(ratios[ratios.count - 1], 2))
-                let must = old == "apus" ? Target.version5Must : nil
+                let must = old == "apus" ? must : nil
                 rows.append([
                     scenario, old, spread(scenario, old), spread(scenario, new),
                     "\(Text.fixed(middle, 3)) (\(least)..\(most))",
@@ -87,9 +107,7 @@ struct Table {
                 ])
             }
         }
-        guard rows.count > 1 else { return [] }
-        return ["", "MQTT 5 beside 3.1.1: CPU us per delivered message, median (min..max); the ratio is that of pairs"]
-            + Text.columns(rows)
+        return rows
     }
 
     private func failed(_ scenario: String) -> Bool {
@@ -97,11 +115,7 @@ struct Table {
     }
 
     private func spread(_ scenario: String, _ broker: String) -> String {
-        let values = report.values(scenario, broker, Self.cpuMetric)
-        guard let median = report.median(scenario, broker, Self.cpuMetric), let low = values.min(),
-            let high = values.max()
-        else { return "-" }
-        return "\(Text.number(median)) (\(Text.number(low))..\(Text.number(high)))"
+        Text.spread(report.values(scenario, broker, Self.cpuMetric))
     }
 
     private static func bounds(_ sign: String, _ must: Double?, _ aim: Double?) -> String {

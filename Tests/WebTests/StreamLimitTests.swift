@@ -203,7 +203,7 @@ struct StreamLimitTests {
         let stand = try StreamStand()
         for number in 0..<300 { stand.publish("r/\(number)", "\(number)", retained: true) }
         let client = stand.client()
-        client.link.isCongested = true
+        client.link.congestsWithAnswer = true
         client.get("/events?filter=r/%2B")
         stand.publish("r/live", "x")
         let reader = client.read()

@@ -90,12 +90,22 @@ final class StandLink: Link {
         cursor = start
     }
 
+    /// Whether the peer stops reading as soon as an answer begins: before that, no request would be taken.
+    var congestsWithAnswer = false
+
+    private func congest() {
+        guard congestsWithAnswer else { return }
+        (congestsWithAnswer, isCongested) = (false, true)
+    }
+
     override func appendSlowly(_ bytes: UnsafeRawPointer, _ count: Int) {
+        congest()
         collect()
         collected += UnsafeRawBufferPointer(start: bytes, count: count)
     }
 
     override func makeRoom(_ count: Int) {
+        congest()
         collect()
         guard end - start < count else { return }
         start = .allocate(byteCount: count, alignment: 1)

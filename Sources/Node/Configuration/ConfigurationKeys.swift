@@ -165,7 +165,8 @@ public enum ConfigurationKeys {
         ConfigurationKey(
             "http.webhooks[].user", .text, "webhook:<name>", "Whose rights it has."),
         ConfigurationKey(
-            "http.webhooks[].parallelism", .integer(1...64), "1", "Requests at once; more than one gives up the order."),
+            "http.webhooks[].parallelism", .integer(1...64), "1",
+            "Requests at once; more than one gives up the order."),
         ConfigurationKey(
             "http.webhooks[].retry_first", .seconds(1...86_400), "3",
             "Seconds until the second attempt; doubled for each further one."),
