@@ -12,7 +12,6 @@ import time
 
 from node import Node, check, main
 
-HTTP = '  - { protocol: http, listen: "127.0.0.1:0" }\n'
 HOST = b"Host: localhost\r\n"
 LARGEST_BODY = 16 << 20
 # The largest answer that is always there.
@@ -23,16 +22,9 @@ class HTTPNode(Node):
     """A node with an HTTP listener."""
 
     def __init__(self):
-        super().__init__(extra=HTTP)
+        super().__init__(http=True)
 
-    def __enter__(self):
-        super().__enter__()
-        listeners = self.records("ready")[0]["listeners"]
-        address = next(each["address"] for each in listeners if each["protocol"] == "http")
-        self.http_port = int(address.rsplit(":", 1)[1])
-        return self
-
-    def http(self, receive_buffer=None):
+    def raw(self, receive_buffer=None):
         """A raw connection."""
         made = socket.socket()
         if receive_buffer:
@@ -87,7 +79,7 @@ class Pacer:
         self.thread.start()
 
     def _run(self):
-        connection, buffer = self.node.http(), bytearray()
+        connection, buffer = self.node.raw(), bytearray()
         request = b"POST /TOPIC/well/behaved HTTP/1.1\r\n" + HOST + b"Content-Length: 2\r\n\r\nhi"
         while not self.stop.is_set():
             start = time.monotonic()
@@ -185,7 +177,7 @@ def refused(node):
     count = 0
     for words, status in bad_requests():
         for pieces in (len(words), 7):
-            connection = node.http()
+            connection = node.raw()
             try:
                 for start in range(0, len(words), max(pieces, len(words) // 50)):
                     connection.sendall(words[start : start + max(pieces, len(words) // 50)])
@@ -199,7 +191,7 @@ def refused(node):
 
 
 def unknown_methods(node):
-    connection, buffer = node.http(), bytearray()
+    connection, buffer = node.raw(), bytearray()
     for method in (b"BREW", b"TRACE", b"PROPFIND", b"get"):
         connection.sendall(method + b" /TOPIC/a HTTP/1.1\r\n" + HOST + b"\r\n")
         answer = read_answer(connection, buffer)
@@ -212,7 +204,7 @@ def body_not_read(node):
     """A body over the limit is refused before it comes, and nothing is kept of what comes."""
     before = node.resident_kilobytes()
     for framing in (f"Content-Length: {1 << 30}\r\n\r\n".encode(), b"Transfer-Encoding: chunked\r\n\r\n40000000\r\n"):
-        connection = node.http()
+        connection = node.raw()
         connection.sendall(b"POST /TOPIC/a HTTP/1.1\r\n" + HOST + framing)
         sent = 0
         try:
@@ -245,7 +237,7 @@ def slow(node, results):
     ]
 
     def run(name, first, again, seconds, status):
-        connection = node.http()
+        connection = node.raw()
         connection.settimeout(0.5)
         start = time.monotonic()
         connection.sendall(first)
@@ -275,7 +267,7 @@ def drips(node):
     """Headers of 32 KiB, byte by byte, as fast as they can be sent."""
 
     def run():
-        connection = node.http()
+        connection = node.raw()
         connection.sendall(b"GET /healthz HTTP/1.1\r\n" + HOST + b"A: ")
         for _ in range(20_000):
             connection.sendall(b"x")
@@ -291,7 +283,7 @@ def drips(node):
 
 def pipelines(node):
     """10,000 requests in one go are all answered; the same for somebody who never reads costs little memory."""
-    connection, buffer = node.http(), bytearray()
+    connection, buffer = node.raw(), bytearray()
     count = 10_000
     words = b"".join(b"POST /TOPIC/pipe HTTP/1.1\r\n" + HOST + b"\r\n" for _ in range(count))
     sender = threading.Thread(target=connection.sendall, args=(words,))
@@ -305,7 +297,7 @@ def pipelines(node):
     before = node.resident_kilobytes()
     deaf = []
     for _ in range(10):
-        connection = node.http(receive_buffer=4_096)
+        connection = node.raw(receive_buffer=4_096)
         connection.settimeout(0.5)
         try:
             connection.sendall((b"GET " + LARGE + b" HTTP/1.1\r\n" + HOST + b"\r\n") * 4_000)
@@ -321,7 +313,7 @@ def pipelines(node):
 
 def half_closes(node):
     """Who has said all is still answered, all of it."""
-    connection = node.http(receive_buffer=4_096)
+    connection = node.raw(receive_buffer=4_096)
     connection.sendall((b"GET " + LARGE + b" HTTP/1.1\r\n" + HOST + b"\r\n") * 299)
     connection.sendall(b"GET " + LARGE + b" HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n")
     connection.shutdown(socket.SHUT_WR)
@@ -337,7 +329,7 @@ def resets(node):
     words = b"POST /TOPIC/a HTTP/1.1\r\n" + HOST + b"Content-Length: 5000\r\n\r\n" + b"x" * 5_000
     words += b"GET /events?filter=%23 HTTP/1.1\r\n" + HOST + b"\r\n"
     for _ in range(500):
-        connection = node.http()
+        connection = node.raw()
         connection.sendall(words[: generator.randrange(len(words) + 1)])
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.close()
@@ -346,7 +338,7 @@ def resets(node):
 def run():
     with HTTPNode() as node:
         for _ in range(20):
-            connection = node.http()
+            connection = node.raw()
             connection.sendall(b"GET / HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n")
             everything(connection)
             connection.close()

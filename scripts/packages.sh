@@ -85,7 +85,7 @@ install() {
 policy=/usr/sbin/policy-rc.d
 policy_is_ours=
 case " $missing " in
-*" mosquitto "* | *" prometheus "*)
+*" mosquitto "* | *" prometheus "* | *" nginx-light "*)
     if [ ! -e $policy ]; then
         policy_is_ours=yes
         trap '$root rm -f $policy' EXIT

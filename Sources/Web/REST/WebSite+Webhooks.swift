@@ -149,7 +149,7 @@ extension WebhookDraft {
         if let twice = JSONScanner.duplicate(in: members) {
             throw Problem(400, "\(JSONEvent.shown(twice)): it is given twice.")
         }
-        for (name, value) in members where value.kind != .null {
+        for (name, value) in members {
             func text() throws(Problem) -> String {
                 guard let text = JSONScanner.string(value, in: bytes) else {
                     throw Problem(400, "\(name): a text is expected.")
