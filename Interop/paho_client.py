@@ -12,11 +12,11 @@ from node import Node, check, main
 
 class Client:
     """A Paho client that remembers what it received: events, acknowledgements by packet identifier, how it ended.
-    `properties` are those of CONNECT (MQTT 5); with `hold` it acknowledges nothing until told to. Paho's thread
-    writes, the test's thread reads: both under `changed`."""
+    `properties` are those of CONNECT (MQTT 5); with `hold` it acknowledges nothing until told to; with `web` it comes
+    over WebSocket. Paho's thread writes, the test's thread reads: both under `changed`."""
 
     def __init__(self, node, name, clean=True, will=None, keep_alive=60, version=mqtt.MQTTv311, properties=None,
-                 hold=False):
+                 hold=False, web=False):
         self.received = []
         self.changed = threading.Condition()
         self.connected = threading.Event()
@@ -30,8 +30,10 @@ class Client:
         five = version == mqtt.MQTTv5
         client = mqtt.Client(
             mqtt.CallbackAPIVersion.VERSION2, client_id=name, clean_session=None if five else clean, protocol=version,
-            reconnect_on_failure=False, manual_ack=hold,
+            reconnect_on_failure=False, manual_ack=hold, transport="websockets" if web else "tcp",
         )
+        if web:
+            client.ws_set_options(path="/mqtt")
         client.max_inflight_messages_set(200)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
@@ -42,7 +44,7 @@ class Client:
         if will:
             client.will_set(*will)
         options = {"clean_start": clean, "properties": properties} if five else {}
-        client.connect("127.0.0.1", node.port, keepalive=keep_alive, **options)
+        client.connect("127.0.0.1", node.http_port if web else node.port, keepalive=keep_alive, **options)
         client.loop_start()
         self.paho = client
         check(self.connected.wait(10), f"{name} was not connected")

@@ -11,7 +11,8 @@ set -eu
 toolchain="binutils libc6-dev libcurl4 libncurses6 libsqlite3-0 libxml2 pkg-config"
 node="libssl-dev libmosquitto-dev libcurl4-openssl-dev"
 bench="mosquitto valgrind nginx-light wrk"
-interop="curl python3 python3-venv mosquitto-clients prometheus chromium chromium-driver fonts-dejavu-core nodejs"
+interop="curl slowhttptest python3 python3-venv mosquitto-clients prometheus chromium chromium-driver fonts-dejavu-core \
+    nodejs"
 
 list_only=
 if [ "${1:-}" = --list ]; then

@@ -33,8 +33,10 @@ public struct Limits: Sendable, Equatable {
     public var maxRetainedBytes = 1 << 30
     /// Seconds from accept to a complete CONNECT; then the connection is closed.
     public var connectTimeoutSeconds = 5
-    /// In which a peer must take the last bytes of a connection that ends, besides a second for each 64 KiB.
+    /// In which a peer must take the last bytes of a connection that ends, besides what ``lastBytesPerSecond`` adds.
     public var lastBytesMilliseconds = 30_000
+    /// Last bytes for which a peer has a second more.
+    public var lastBytesPerSecond = 64 << 10
     /// For how long a peer that has got the last bytes may read them before the connection ends.
     public var lingerMilliseconds = 2_000
     /// Topic aliases a connection may use, in each direction (MQTT 5 §3.3.2.3.4).

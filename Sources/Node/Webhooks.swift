@@ -10,8 +10,7 @@ struct WebhookManager: WebhookManaging {
     let service: WebhookService
 
     func put(
-        _ draft: WebhookDraft, as identity: Identity,
-        answer: @escaping @Sendable (Result<(isNew: Bool, document: WebhookDocument), Problem>) -> Void
+        _ draft: WebhookDraft, as identity: Identity, answer: @escaping @Sendable (WebhookPutAnswer) -> Void
     ) {
         let definition = WebhookDefinition(draft)
         let service = service

@@ -428,16 +428,13 @@ final class Connection: Link {
         if slot >= 0 { lane.closing.append(Unmanaged.passUnretained(self).toOpaque()) }
     }
 
-    /// Bytes a second that a peer must read at least of what waits when the connection ends.
-    private static let lastBytesPerSecond = 64 << 10
-
     override func finish(_ reason: CloseReason) {
         guard closing == nil, finishing == nil else { return }
         finishing = reason
         releaseCarry()
         touch()
         let bytes = pendingBytes + (window.map { cursor - $0 } ?? 0)
-        let milliseconds = lane.limits.lastBytesMilliseconds + bytes * 1_000 / Self.lastBytesPerSecond
+        let milliseconds = lane.limits.lastBytesMilliseconds + bytes * 1_000 / max(lane.limits.lastBytesPerSecond, 1)
         lane.setTimer(self, lane.now + UInt64(milliseconds))
     }
 

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Fuzzes the MQTT codec, whole conversations, what clients of each version do once they are let in, whole HTTP
-# conversations and WebSocket, with libFuzzer and the address sanitizer; and a canary that must fail, so that the machinery
-# itself is tested.
+# conversations, WebSocket, and what HTTP clients send (JSON, CloudEvents, header fields, paths), with libFuzzer and the
+# address sanitizer; and a canary that must fail, so that the machinery itself is tested.
 #
 #   Tests/Fuzz/run.sh [seconds per target, default 20]
 #
@@ -34,17 +34,13 @@ compile() {
     fi
 }
 
-# module NAME [FOLDER…]: Sources/NAME, or folders of it, as an instrumented module
+# module NAME [FILES…]: Sources/NAME, or only these files of it, as an instrumented module
 module() {
     say "compiling $1"
-    local sources
-    local name=$1
-    shift
-    local folders=("${@/#/$root/Sources/$name/}")
-    [ $# -gt 0 ] || folders=("$root/Sources/$name")
-    mapfile -t sources < <(find "${folders[@]}" -name '*.swift' | sort)
-    compile "module-$name" -whole-module-optimization -module-name "$name" -emit-module \
-        -emit-module-path "$work/$name.swiftmodule" -c -o "$work/$name.o" "${sources[@]}"
+    local sources=("${@:2}")
+    [ $# -gt 1 ] || mapfile -t sources < <(find "$root/Sources/$1" -name '*.swift' | sort)
+    compile "module-$1" -whole-module-optimization -module-name "$1" -emit-module \
+        -emit-module-path "$work/$1.swiftmodule" -c -o "$work/$1.o" "${sources[@]}"
 }
 
 # target NAME SOURCES…: an executable with libFuzzer's main
@@ -53,6 +49,13 @@ target() {
     local name=$1
     shift
     compile "build-$name" -whole-module-optimization -module-name "Fuzz_$name" -o "$work/$name" "$@"
+}
+
+# seed_text TARGET NAME NUMBER TEXT: a byte, then the text, in which \n and the like are what printf makes of them
+seed_text() {
+    mkdir -p "$work/corpus-$1"
+    # shellcheck disable=SC2059 # the number is the format
+    { printf "\\x$3"; printf '%b' "$4"; } >"$work/corpus-$1/seed-$2"
 }
 
 # seed TARGET NAME HEX…
@@ -143,6 +146,22 @@ seeds() {
         "$(printf '%0256d' 0)" 8a80 00000000
     seed websocket text 01 01 0181 00000000 ce 8081 00000000 ba 8181 00000000 ff
     seed websocket wrong 82 02 82ff 7fffffffffffffff 00000000 c180 00000000
+    seed_text json text 00 '[1,-2.5e3,"x\\u00e4\\ud83e\\udeb6",{"a":{"b":[]},"c":null},true,false]'
+    seed_text json event 01 '{"topic":"a","payload":"x","qos":1,"retained":true,"content_type":"t","correlation":"c",
+        "reply_to":"r","message_id":"m","ttl":5,"priority":4,"partition_key":"p","properties":[["k","v"]]}'
+    seed_text json bytes 01 '{"topic":"a","payload_base64":"/wA=","correlation_base64":"AA==","properties":{"k":"v"}}'
+    seed_text json cloudevent 02 '{"specversion":"1.0","id":"1","source":"s","type":"t","subject":"x","partitionkey":"p",
+        "datacontenttype":"text/plain","data":"x","flag":true,"number":5,"none":null}'
+    seed_text json cloudbytes 02 '{"specversion":"1.0","id":"1","source":"s","type":"t","data_base64":"aGk="}'
+    seed_text json lines 03 '{"topic":"a"}\r\n\n{"topic":"b","payload":"x"}'
+    seed_text json array 03 '[{"specversion":"1.0","id":"1","source":"s","type":"t","topic":"x","data":{}},{}]'
+    seed_text json fields 04 'Apus-Delivery-Mode: guaranteed\r\nApus-Time-To-Live: 5\r\nApus-Property-a: %C3%A4'
+    seed_text json apus 04 'Content-Type: a/b\r\nApus-Partition-Key: k\r\nApus-Correlation-Id: c\r\nApus-Retain: true'
+    seed_text json solace 04 'Solace-Delivery-Mode: persistent\r\nSolace-User-Property-a: b; type=c\r\nbaggage: a=b'
+    seed_text json ce 04 'ce-specversion: 1.0\r\nce-id: 1\r\nce-source: s\r\nce-type: "a\\"b"\r\nce-x: %20'
+    seed json properties 05 00 03 612f62 04 01 6b 03 0d0a78 02 02 ff00
+    seed_text json path 06 'a/%C3%A4b//%2B?x=%2F'
+    seed_text json base64 07 'Zm9vYg=='
     seed canary start 54
 }
 
@@ -159,8 +178,10 @@ run() {
 
 module Core
 module MQTT
-# Of Web what HTTP and WebSocket themselves are: what is built upon them needs embedded files, and has its own tests.
-module Web HTTP WebSocket
+# Of Web the protocols and the codecs: the rest of the room has its own tests, and needs embedded files.
+web=$root/Sources/Web
+module Web "$web"/{HTTP,WebSocket,JSON}/*.swift \
+    "$web"/REST/{Batch,CloudEvents,EventHeaders,EventHeaders+Writing,FieldText,PropertyList,TopicPath}.swift
 objects=("$work/Core.o" "$work/MQTT.o")
 target codec "$root"/Tests/Fuzz/codec/*.swift "${objects[@]}"
 shared=("$root"/Tests/Fuzz/shared/*.swift "$root"/Tests/MQTTTests/{Harness,Frames}.swift "${objects[@]}")
@@ -170,12 +191,13 @@ target http "$root"/Tests/Fuzz/http/*.swift "$root"/Tests/WebTests/{Harness,Play
     "$work/Core.o" "$work/Web.o" -lcrypto
 target websocket "$root"/Tests/Fuzz/websocket/*.swift "$root"/Tests/WebTests/WebSocketStage.swift \
     "$work/Core.o" "$work/Web.o" -lcrypto
+target json "$root"/Tests/Fuzz/json/*.swift "$work/Core.o" "$work/Web.o" -lcrypto
 target canary "$root"/Tests/Fuzz/canary/*.swift
 seeds
 
 failed=()
 summary=
-for name in codec conversation established http websocket; do
+for name in codec conversation established http websocket json; do
     say "$name for $seconds s"
     if run "$name"; then
         count=$(sed -n 's/^stat::number_of_executed_units: *//p' "$work/run-$name.log")

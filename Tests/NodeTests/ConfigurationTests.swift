@@ -105,7 +105,7 @@ struct ConfigurationTests {
             ("nod: {}", "apus.yaml:1: nod: unknown key; did you mean 'node'? allowed: node, listeners"),
             (
                 "zzzzzz: {}",
-                "apus.yaml:1: zzzzzz: unknown key; allowed: node, listeners, security, admin, mqtt, limits, log"
+                "apus.yaml:1: zzzzzz: unknown key; allowed: node, listeners, security, admin, mqtt, http, limits, log"
             ),
             ("node:\n  nmae: x", "apus.yaml:2: node.nmae: unknown key; did you mean 'name'?"),
             ("node: 5", "apus.yaml:1: node: expected a group of keys, found a single value"),
@@ -291,7 +291,8 @@ struct ConfigurationTests {
     @Test("--mqtt moves the first MQTT listener, or adds one")
     func mqttFlag() throws {
         let flag = ConfigurationFlag.mqtt("127.0.0.1:0")
-        #expect(try load("", flags: [flag]).listeners.map(\.address.description) == ["127.0.0.1:0"])
+        let standard = ["127.0.0.1:0", "127.0.0.1:8080"]
+        #expect(try load("", flags: [flag]).listeners.map(\.address.description) == standard)
         #expect(try load("listeners: []", flags: [flag]).listeners.map(\.address.description) == ["127.0.0.1:0"])
         let two = """
             listeners:
@@ -302,7 +303,10 @@ struct ConfigurationTests {
         #expect(moved.map(\.address.description) == ["127.0.0.1:0", "127.0.0.1:2"])
         #expect(moved.first?.name == "a")
         #expect(problems("", flags: [.mqtt("x")]).first?.hasPrefix("--mqtt: listeners[0].listen: 'x'") == true)
-        #expect(try load("listeners:", flags: [flag]).listeners.map(\.address.description) == ["127.0.0.1:0"])
+        #expect(try load("listeners:", flags: [flag]).listeners.map(\.address.description) == standard)
+        let onlyHTTP = try load("", flags: [.http("127.0.0.1:0")]).listeners
+        #expect(onlyHTTP.map(\.address.description) == ["127.0.0.1:1883", "127.0.0.1:0"])
+        #expect(try load("", flags: [.http("off")]).listeners.map(\.protocolName) == [.mqtt])
     }
 
     @Test("Upper-case variables in values come from the environment, rule variables do not")

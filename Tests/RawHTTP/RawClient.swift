@@ -17,6 +17,7 @@ public final class RawClient {
 
     private let socket: Int32
     private var received: [UInt8] = []
+    private var hasEnded = false
 
     /// Connects to `127.0.0.1:1234` or `unix:/path`.
     public init(_ address: String, seconds: Int = 5) throws {
@@ -107,6 +108,15 @@ public final class RawClient {
         return Array(received[..<count])
     }
 
+    /// Reads what there is, at least a byte; nothing at the end of the connection.
+    public func receiveSome() throws -> [UInt8] {
+        if received.isEmpty {
+            do { try readSome() } catch let failure { if !hasEnded { throw failure } }
+        }
+        defer { received = [] }
+        return received
+    }
+
     private func end(of mark: String) -> Int? {
         received.firstRange(of: Array(mark.utf8)).map(\.upperBound)
     }
@@ -114,6 +124,7 @@ public final class RawClient {
     private func readSome() throws {
         var chunk = [UInt8](repeating: 0, count: 64 << 10)
         let count = recv(socket, &chunk, chunk.count, 0)
+        hasEnded = count == 0 || count < 0 && errno == ECONNRESET
         if count == 0 { throw Failure(what: "the connection ended") }
         guard count > 0 else { throw Failure(what: "recv: \(String(cString: strerror(errno)))") }
         received += chunk[..<count]

@@ -102,6 +102,30 @@ final class Client {
         }
     }
 
+    /// Everything up to the end of the connection; a reset is a failure.
+    /// - Parameter pausing: microseconds between reads, to be a slow reader.
+    func all(pausing: UInt32 = 0) throws -> [UInt8] {
+        while try readSome(pausing) {}
+        defer { received = [] }
+        return received
+    }
+
+    /// So many bytes.
+    func receive(_ count: Int) throws -> [UInt8] {
+        while received.count < count { guard try readSome(0) else { throw Failure(what: "the connection ended") } }
+        defer { received.removeFirst(count) }
+        return Array(received[..<count])
+    }
+
+    private func readSome(_ pause: UInt32) throws -> Bool {
+        if pause > 0 { usleep(pause) }
+        var buffer = [UInt8](repeating: 0, count: 1 << 16)
+        let count = recv(socket, &buffer, buffer.count, 0)
+        guard count >= 0 else { throw Failure(what: "recv: \(String(cString: strerror(errno)))") }
+        received.append(contentsOf: buffer[..<count])
+        return count > 0
+    }
+
     func lines(_ count: Int) throws -> [String?] { try (0..<count).map { _ in try line() } }
 
     /// Subscribes and waits for the answer.

@@ -214,6 +214,12 @@ import Testing
         #expect(data("text/plain", []) == plain)
         #expect(data(nil, Array("[1]".utf8)) == #","data":[1]"#)
         #expect(data(nil, Array("hi".utf8)) == #","data_base64":"aGk=""#)
+        // What would be too deep inside of an event is bytes.
+        func deep(_ count: Int) -> [UInt8] {
+            Array((String(repeating: "[", count: count) + String(repeating: "]", count: count)).utf8)
+        }
+        #expect(data(nil, deep(62))?.hasPrefix(#","data":[["#) == true)
+        #expect(data(nil, deep(63))?.hasPrefix(#","data_base64""#) == true)
         // What cannot be an attribute is left out.
         let others: [Said] = [.user("Big", "x"), .user("data", "x"), .user("a b", "x"), .text(.correlationData, "c")]
         #expect(data(nil, [], others) == "")

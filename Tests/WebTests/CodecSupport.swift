@@ -65,16 +65,22 @@ struct Said: Equatable, CustomStringConvertible {
 
 struct NoHead: Error {}
 
-/// What header fields say, given as lines.
-func eventHeaders(_ lines: [[UInt8]]) throws -> EventHeaders {
+/// A head with these lines of fields.
+func withHead<Answer>(_ lines: [[UInt8]], _ body: (RequestHead) throws -> Answer) throws -> Answer {
     let head = Array("POST /t HTTP/1.1\r\nHost: x\r\n".utf8) + lines.flatMap { $0 + [13, 10] } + [13, 10]
     let storage = RequestHead.Storage()
-    return try withBuffer(head) { bytes in
-        let outcome = try RequestHead.parse(bytes, headerBytes: 32_768, targetBytes: 8_192, storage)
-        guard case .complete(let head) = outcome, head.length == bytes.count else { throw NoHead() }
-        return try EventHeaders(head)
+    // The head borrows the storage without holding it.
+    return try withExtendedLifetime(storage) {
+        try withBuffer(head) { bytes in
+            let outcome = try RequestHead.parse(bytes, headerBytes: 32_768, targetBytes: 8_192, storage)
+            guard case .complete(let head) = outcome, head.length == bytes.count else { throw NoHead() }
+            return try body(head)
+        }
     }
 }
+
+/// What header fields say, given as lines.
+func eventHeaders(_ lines: [[UInt8]]) throws -> EventHeaders { try withHead(lines) { try EventHeaders($0) } }
 
 func eventHeaders(_ lines: String...) throws -> EventHeaders { try eventHeaders(lines.map { Array($0.utf8) }) }
 

@@ -276,7 +276,7 @@ private let host = "Host: h\n\n"
         streaming.endInput()
         #expect(streaming.link.finishing == .clientDisconnected)
         streaming.cut()
-        #expect(site.streamEnds == [.connectionLost])
+        #expect(site.streamEnds == [.clientDisconnected])
         #expect(site.requests == ["GET /later 0:", "GET /stream 0:"])
     }
 

@@ -150,7 +150,7 @@ import Testing
             if input.below(3) == 0 { list.append(Said(identifier: .correlationData, bytes: input.bytes(upTo: 20))) }
             if input.below(3) == 0 { list.append(.user("partitionkey", input.text(upTo: 9))) }
             for _ in 0..<input.below(5) { list.append(.user(input.text(upTo: 6), input.text(upTo: 20))) }
-            if input.below(3) == 0 { list.append(.text(.messageID, input.text(upTo: 20))) }
+            if input.below(3) == 0 { list.append(.text(.messageID, "m" + input.text(upTo: 20))) }
             if input.below(3) == 0 { list.append(Said(identifier: .priority, bytes: [UInt8(input.below(256))])) }
             let qos = UInt8(input.below(3))
             let text = write("t/ä", payload, list, qos: qos, isRetained: qos == 1, expiresAt: 7_000, now: 3_000)

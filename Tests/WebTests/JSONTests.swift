@@ -97,6 +97,20 @@ import Testing
         #expect(failure(Array("[1,".utf8) + bytes + Array("]".utf8)) != nil)
     }
 
+    /// Strings are passed over eight bytes at a time: what is special is seen at every place.
+    @Test func everyByteIsSeenAtEveryPlace() {
+        for byte in UInt8.min...0x7F {
+            for place in 0..<20 {
+                var text = Array("\"abcdefghijklmnopqrst\"".utf8)
+                text[1 + place] = byte
+                let isPlain = byte >= 0x20 && byte != UInt8(ascii: "\"") && byte != UInt8(ascii: "\\")
+                // A backslash before one of these letters is an escape.
+                let isEscape = byte == UInt8(ascii: "\\") && "bfnrt".utf8.contains(text[2 + place])
+                #expect((failure(text) == nil) == (isPlain || isEscape), "\(byte) at \(place)")
+            }
+        }
+    }
+
     @Test func entriesAreBounded() throws {
         let most = "[" + String(repeating: "1,", count: JSONScanner.maxEntries - 1) + "1]"
         #expect(try withBuffer(most) { try JSONScanner.elements(of: $0) }.count == JSONScanner.maxEntries)

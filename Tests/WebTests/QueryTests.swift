@@ -147,7 +147,7 @@ struct QueryTests {
             router = Router(limits: Limits(), hashKey: 4711)
             context = WebContext(
                 routers: ["default": router], authenticator: Nobody(), settings: WebSettings(), nodeName: "",
-                version: "", adapters: [:], random: { 7 }, wallClock: { 0 })
+                version: "", instance: "run", adapters: [:], webhooks: nil, random: { 7 }, wallClock: { 0 })
             state = context.state(of: lane)
             principal = Principal(identity: Identity(), clientID: "", router: router)
             for number in 0..<105_000 {

@@ -19,7 +19,8 @@ private final class RequestSite: HTTPSite {
         self.limits = limits
         context = WebContext(
             routers: ["default": router], authenticator: OpenDoor(), settings: WebSettings(), nodeName: "test",
-            version: "0", adapters: [:], random: { UInt64.random(in: .min ... .max) }, wallClock: { 0 })
+            version: "0", instance: "run", adapters: [:], webhooks: nil, random: { UInt64.random(in: .min ... .max) },
+            wallClock: { 0 })
     }
 
     func take(

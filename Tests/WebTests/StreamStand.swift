@@ -18,8 +18,8 @@ final class StreamSite: HTTPSite {
         let numbers = Atomic<UInt64>(7)
         context = WebContext(
             routers: ["default": router], authenticator: Nobody(), settings: WebSettings(), nodeName: "test",
-            version: "0",
-            adapters: [:],
+            version: "0", instance: "run",
+            adapters: [:], webhooks: nil,
             random: {
                 numbers.wrappingAdd(0x9E37_79B9_7F4A_7C15, ordering: .relaxed).newValue &* 0xBF58_476D_1CE4_E5B9
             },
@@ -29,7 +29,9 @@ final class StreamSite: HTTPSite {
     private struct Nobody: Authenticator {
         func authenticate(
             _ credentials: Credentials, reply: @escaping @Sendable (AuthenticationResult) -> Void
-        ) -> AuthenticationResult? { .refused(.badCredentials) }
+        ) -> AuthenticationResult? {
+            .refused(.badCredentials)
+        }
     }
 
     func take(
@@ -88,12 +90,22 @@ final class StandLink: Link {
         cursor = start
     }
 
+    /// Whether the peer stops reading as soon as an answer begins: before that, no request would be taken.
+    var congestsWithAnswer = false
+
+    private func congest() {
+        guard congestsWithAnswer else { return }
+        (congestsWithAnswer, isCongested) = (false, true)
+    }
+
     override func appendSlowly(_ bytes: UnsafeRawPointer, _ count: Int) {
+        congest()
         collect()
         collected += UnsafeRawBufferPointer(start: bytes, count: count)
     }
 
     override func makeRoom(_ count: Int) {
+        congest()
         collect()
         guard end - start < count else { return }
         start = .allocate(byteCount: count, alignment: 1)
@@ -141,6 +153,12 @@ final class StandClient {
         guard closing == nil else { return }
         closing = reason
         lane.closing.append(self)
+    }
+
+    /// The stream that the connection has become.
+    var stream: EventStream? {
+        guard case .streaming(let stream) = conversation.state else { return nil }
+        return stream as? EventStream
     }
 
     /// Sends a request for a target, with further header lines.

@@ -181,7 +181,7 @@ struct StreamTests {
         first.cut()
         for number in 0..<50 { stand.publish("t", "\(number)") }
         let again = stand.client()
-        again.link.isCongested = true
+        again.link.congestsWithAnswer = true
         again.get("/events?filter=t", "Last-Event-ID: \(start)")
         #expect(again.read().messages.isEmpty)
         stand.publish("t", "50")
@@ -189,7 +189,7 @@ struct StreamTests {
         again.drain()
         #expect(again.received().count > 1_000)
         let slow = stand.client()
-        slow.link.isCongested = true
+        slow.link.congestsWithAnswer = true
         slow.get("/events?filter=t", "Last-Event-ID: \(start)")
         for number in 0..<60 { stand.publish("t", "\(number)") }
         #expect(slow.closing == .slowReader)

@@ -145,6 +145,22 @@ import Testing
         #expect(stage.open(echo: WebSocketLimits()).ask([0x81])?.isEmpty == true)
     }
 
+    /// A frame that is wrong in two ways is refused for the same one, however its bytes come.
+    @Test func refusalsDoNotDependOnReads() {
+        for first in UInt8.min...UInt8.max {
+            for second in [UInt8(0), 1, 126, 127, 128, 254, 255] {
+                let bytes = [first, second, 0, 0, 0, 0, 0, 0, 0, 1]
+                let stage = WebSocketStage()
+                let whole = stage.open(.binary) { EchoConversation(link: $0) }
+                let dripped = stage.open(.binary) { EchoConversation(link: $0) }
+                whole.receive(bytes)
+                for byte in bytes { dripped.receive([byte]) }
+                #expect(whole.link.takeSent() == dripped.link.takeSent(), "\(first) \(second)")
+                #expect(whole.finishing == dripped.finishing)
+            }
+        }
+    }
+
     // MARK: Fragments
 
     @Test func fragmentsBecomeOneMessage() {

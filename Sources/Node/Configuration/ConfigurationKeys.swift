@@ -129,6 +129,19 @@ public enum ConfigurationKeys {
         LimitKey("max_retained_events", \.maxRetainedEvents, .integer(0...1_000_000_000), "Retained events."),
         LimitKey("max_retained", \.maxRetainedBytes, .size(0...(1 << 44)), "Bytes of retained events."),
         LimitKey(
+            "max_channels", \.maxChannels, .integer(1...10_000_000),
+            "Channels of streams over HTTP on a lane: one for each user and set of filters."),
+        LimitKey("max_stream_filters", \.maxStreamFilters, .integer(1...10_000), "Filters of one stream over HTTP."),
+        LimitKey(
+            "max_stream_window_events", \.maxStreamWindowEvents, .integer(0...1_000_000),
+            "Events that a channel keeps for readers that come back."),
+        LimitKey("max_stream_window", \.maxStreamWindowBytes, .size(0...(1 << 32)), "Bytes of these events."),
+        LimitKey(
+            "max_stream_windows", \.maxStreamBytes, .size(0...(1 << 40)), "Bytes of these events on a lane."),
+        LimitKey(
+            "stream_resume", \.streamResumeSeconds, .seconds(0...3_600),
+            "Seconds that a channel without readers goes on collecting."),
+        LimitKey(
             "connect_timeout", \.connectTimeoutSeconds, .seconds(1...3_600),
             "Seconds in which a new connection must log in."),
         LimitKey(
@@ -152,7 +165,8 @@ public enum ConfigurationKeys {
         ConfigurationKey(
             "http.webhooks[].user", .text, "webhook:<name>", "Whose rights it has."),
         ConfigurationKey(
-            "http.webhooks[].parallelism", .integer(1...64), "1", "Requests at once; more than one gives up the order."),
+            "http.webhooks[].parallelism", .integer(1...64), "1",
+            "Requests at once; more than one gives up the order."),
         ConfigurationKey(
             "http.webhooks[].retry_first", .seconds(1...86_400), "3",
             "Seconds until the second attempt; doubled for each further one."),

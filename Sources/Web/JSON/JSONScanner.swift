@@ -52,6 +52,7 @@ struct JSONScanner {
     private var entries: [Value] = []
     private var names: [Range<Int>] = []
     private var collects = false
+    private var depthLimit = maxDepth
 
     /// Begins at the first byte; `bytes` must stay valid while the scanner is used.
     init(_ bytes: UnsafeRawBufferPointer) { self.bytes = bytes }
@@ -59,8 +60,10 @@ struct JSONScanner {
     // MARK: What callers ask for
 
     /// Validates a text of any kind.
-    static func value(of bytes: UnsafeRawBufferPointer) throws(Failure) -> Value {
+    /// - Parameter maxDepth: arrays and objects in each other, at most; less when it is to become a part of another.
+    static func value(of bytes: UnsafeRawBufferPointer, maxDepth: Int = maxDepth) throws(Failure) -> Value {
         var scanner = JSONScanner(bytes)
+        scanner.depthLimit = min(maxDepth, Self.maxDepth)
         try scanner.run()
         return scanner.top
     }
@@ -215,7 +218,7 @@ struct JSONScanner {
     }
 
     private mutating func open(isObject: Bool) throws(Failure) -> Next {
-        guard depth < Self.maxDepth else { throw failure("Arrays and objects are nested at most 64 deep.") }
+        guard depth < depthLimit else { throw failure("Arrays and objects are nested at most \(depthLimit) deep.") }
         if depth == 0 { top.range = offset..<offset }
         depth += 1
         objects = objects << 1 | (isObject ? 1 : 0)

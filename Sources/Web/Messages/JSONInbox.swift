@@ -1,7 +1,7 @@
 import Core
 
-/// What the router delivers to for a client of `apus.v1.json`: direct events go out at once, guaranteed ones in a window
-/// until the client has acknowledged them. It lives as long as its connection. Confined to its lane.
+/// What the router delivers to for a client of `apus.v1.json`: direct events go out at once, guaranteed ones in a
+/// window until the client has acknowledged them. It lives as long as its connection. Confined to its lane.
 final class JSONInbox: Inbox {
     private unowned let conversation: JSONConversation
     private let state: WebLane
@@ -115,7 +115,7 @@ final class JSONInbox: Inbox {
             window[number] = entry
             windowBytes += entry.event.cost
         }
-        let json = WebLane.json(of: entry.event, now: lane.now)
+        let json = WebLane.json(of: entry.event, isRetained: entry.isRetained, now: lane.now)
         entry.identifiers.withUnsafeBufferPointer {
             write(json[...], number: number, $0, to: link, lane)
         }

@@ -212,7 +212,8 @@ enum CloudEvents {
     ) {
         // No type means JSON in this format; whether it is must be seen in either case.
         if type.map({ MediaType.isJSON($0) }) ?? true {
-            if (try? JSONScanner.value(of: payload)) != nil {
+            // One level for the event, one for a batch: what is written can be read.
+            if (try? JSONScanner.value(of: payload, maxDepth: JSONScanner.maxDepth - 2)) != nil {
                 writer.key("data")
                 return writer.raw(payload)
             }

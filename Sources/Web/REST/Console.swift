@@ -10,7 +10,7 @@ enum Console {
     /// One of the page's files.
     static func file(_ name: String) -> HTTPResponse? {
         let script = "text/javascript; charset=utf-8"
-        let document = "text/markdown; charset=utf-8"
+        let document = "text/plain; charset=utf-8"
         return switch name {
         case "console.css": response("text/css; charset=utf-8", PackageResources.console_css)
         case "console.js": response(script, PackageResources.console_js)

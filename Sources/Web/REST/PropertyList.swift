@@ -24,6 +24,7 @@ struct PropertyList {
                 throw Problem(400, "\(field): a topic without wildcards is expected.")
             }
         case .correlationData: break
+        case .messageID where value.isEmpty: throw Problem(400, "\(field): a name has at least one byte.")
         default: try Self.checkText(value, field)
         }
         try makeRoom(value.count, field)

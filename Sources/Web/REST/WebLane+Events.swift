@@ -70,10 +70,13 @@ extension WebLane {
             jsonEnds.removeAll(keepingCapacity: true)
             jsonBytes.removeAll(keepingCapacity: jsonBytes.capacity <= 1 << 20)
         }
+        // To its subscribers it is an event like others: the member is for what a topic has kept.
+        var live = run.pointee
+        live.isRetained = false
         while jsonEnds.count <= index {
             var writer = JSONWriter(jsonBytes)
             jsonBytes = []
-            JSONEvent.write(run.pointee.events[jsonEnds.count], of: run.pointee, now: lane.now, to: &writer)
+            JSONEvent.write(run.pointee.events[jsonEnds.count], of: live, now: lane.now, to: &writer)
             jsonBytes = writer.bytes
             jsonEnds.append(jsonBytes.count)
             jsonWrites &+= 1
@@ -83,9 +86,14 @@ extension WebLane {
     }
 
     /// The same of an owned event.
-    static func json(of event: Event, now: UInt64) -> [UInt8] {
+    /// - Parameter isRetained: whether it comes out of the retained store.
+    static func json(of event: Event, isRetained: Bool, now: UInt64) -> [UInt8] {
         var writer = JSONWriter()
-        JSONEvent.write(event, now: now, to: &writer)
+        writer.beginObject()
+        JSONEvent.writeMembers(
+            topic: event.topic, payload: event.payload, properties: event.properties, qos: event.qos,
+            isRetained: isRetained, expiresAt: event.expiresAt, now: now, to: &writer)
+        writer.endObject()
         writer.bytes.removeFirst()
         return writer.bytes
     }

@@ -54,12 +54,13 @@ extension WebhookDraft {
     public init(name: String) { self.name = name }
 }
 
+/// What became of a draft: whether the webhook is new, and how it is; or why there is none.
+public typealias WebhookPutAnswer = Result<(isNew: Bool, document: WebhookDocument), Problem>
+
 /// Who has the node's webhooks.
 public protocol WebhookManaging: Sendable {
     /// Creates or replaces one; the answer is whether it is new, and the problem if there is one.
-    func put(
-        _ draft: WebhookDraft, as identity: Identity,
-        answer: @escaping @Sendable (Result<(isNew: Bool, document: WebhookDocument), Problem>) -> Void)
+    func put(_ draft: WebhookDraft, as identity: Identity, answer: @escaping @Sendable (WebhookPutAnswer) -> Void)
     /// Removes one.
     func remove(_ name: String, answer: @escaping @Sendable (Problem?) -> Void)
     /// All of them, or the one with a name.

@@ -1,8 +1,8 @@
 import Core
 
-/// What identifies an event of a stream: `<channel>-<number>`, where the channel is the run of the node, two letters for
-/// the lane and eight for the channel's random number. So whoever comes back with it finds the lane and the channel.
-/// Knowing an id gives no right to anything.
+/// What identifies an event of a stream: `<channel>-<number>`, where the channel is the run of the node, two letters
+/// for the lane and eight for the channel's random number. So whoever comes back with it finds the lane and the
+/// channel. Knowing an id gives no right to anything.
 struct EventID: Sendable, Equatable {
     /// The number of the lane.
     var lane: Int

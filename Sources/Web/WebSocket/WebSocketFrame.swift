@@ -131,12 +131,10 @@ struct WebSocketHeader: BitwiseCopyable {
             return .refused(refuse(first: first) ?? .unknownOpcode)
         }
         let isFinal = first & 0x80 != 0
+        guard isFinal || !opcode.isControl else { return .refused(.fragmentedControl) }
         guard second & 0x80 != 0 else { return .refused(.unmasked) }
         let short = second & 0x7F
-        if opcode.isControl {
-            guard isFinal else { return .refused(.fragmentedControl) }
-            guard short <= maxControl else { return .refused(.longControl) }
-        }
+        guard short <= maxControl || !opcode.isControl else { return .refused(.longControl) }
         if short < 126 {
             guard bytes.count >= 6 else { return .incomplete }
             let key = bytes.loadUnaligned(fromByteOffset: 2, as: UInt32.self)
@@ -213,6 +211,15 @@ enum WebSocketMask {
             let word = source.loadUnaligned(fromByteOffset: place, as: UInt64.self) ^ wide.littleEndian
             target.storeBytes(of: word, toByteOffset: place, as: UInt64.self)
             place &+= 8
+        }
+        if place < count, count >= 8 {
+            // The last eight once more, some of them for the second time, instead of up to seven one by one.
+            place = count &- 8
+            let ahead = UInt64(truncatingIfNeeded: place & 3 &* 8)
+            let turned = ahead == 0 ? wide : wide &>> ahead | wide &<< (64 &- ahead)
+            let word = source.loadUnaligned(fromByteOffset: place, as: UInt64.self) ^ turned.littleEndian
+            target.storeBytes(of: word, toByteOffset: place, as: UInt64.self)
+            place = count
         }
         while place < count {
             let mask = UInt8(truncatingIfNeeded: key >> UInt32(truncatingIfNeeded: place & 3 &* 8))
