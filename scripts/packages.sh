@@ -80,10 +80,14 @@ install() {
     $root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing
 }
 
-# The package of the peer broker starts a service on port 1883, which is the node's, and Prometheus another. Only their
-# programs are wanted.
+# The package of the peer broker starts a service on port 1883, which is the node's, and Prometheus and nginx others.
+# Only their programs are wanted.
 policy=/usr/sbin/policy-rc.d
 policy_is_ours=
+services=
+case " $missing " in *" mosquitto "*) services=mosquitto ;; esac
+# An nginx that was there before is somebody's own.
+case " $missing " in *" nginx-light "*) is_installed nginx || services="$services nginx" ;; esac
 case " $missing " in
 *" mosquitto "* | *" prometheus "* | *" nginx-light "*)
     if [ ! -e $policy ]; then
@@ -101,5 +105,5 @@ update() { $root apt-get update -q || true; }
 ls /var/lib/apt/lists/*_Packages* >/dev/null 2>&1 || update
 install || { update; install; }
 if [ -n "$policy_is_ours" ] && [ -d /run/systemd/system ]; then
-    $root systemctl disable -q mosquitto.service || true
+    for service in $services; do $root systemctl disable -q "$service.service" || true; done
 fi

@@ -40,7 +40,8 @@ final class Campaign {
 
     /// Scenarios with a method of their own.
     static let specialNames = [
-        "a64x2", "d64x2", "lat", "churn", "idle", "idle-node", "subs1m", "retained", "slow", "conns", "callgrind",
+        "a64x2", "d64x2", "lat", "churn", "idle", "idle-node", "subs1m", "retained", "slow", "conns", "crowd",
+        "callgrind",
     ]
 
     static var scenarioNames: [String] { Plans.names + specialNames }
@@ -60,6 +61,12 @@ final class Campaign {
     var rawBrokers: [BrokerKind] { options.brokers.filter { !$0.isWebSocket } }
 
     private func runSpecial(_ scenario: String) {
+        if scenario == "crowd" {
+            guard options.brokers.contains(where: \.isNode) else {
+                return progress("\(scenario): skipped, it needs apus")
+            }
+            return crowd(scenario)
+        }
         // Lanes and churn are questions about the node alone.
         let nodeOnly = ["a64x2", "d64x2", "churn"].contains(scenario)
         if nodeOnly && !rawBrokers.contains(where: \.isNode) {

@@ -63,6 +63,12 @@ final class Crowd {
         }
     }
 
+    /// Gives the connections away.
+    func handOver() -> [Int32] {
+        defer { descriptors = [] }
+        return descriptors
+    }
+
     /// Cuts all connections without a word.
     func cut() {
         for fd in descriptors {
