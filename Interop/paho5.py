@@ -349,6 +349,18 @@ def sessions(node):
     sender.disconnect()
 
 
+def settled(members, mortal, total, seconds=20):
+    """Waits until the living members of a group have got everything together; else says what is missing."""
+    deadline = time.monotonic() + seconds
+    while sum(len(member.received) for member in members) < total:
+        if time.monotonic() > deadline:
+            held = {int(message.payload) for message in mortal.received}
+            lost = set(range(total)) - {int(message.payload) for member in members for message in member.received}
+            check(False, f"{len(lost)} events are lost, {len(lost & held)} of {len(held)} that a killed member had, "
+                  f"{'' if mortal.ended.is_set() else 'which has not ended: '}{sorted(lost)[:10]}")
+        time.sleep(0.05)
+
+
 def shared_group(node, expiry=0):
     """Nothing is lost when a member that holds its part is killed, and nothing comes twice to those who acknowledge."""
     total = 3_000
@@ -372,7 +384,7 @@ def shared_group(node, expiry=0):
     check(held.is_set(), "the member that is killed got too little")
     for information in last:
         information.wait_for_publish(20)
-    until(lambda: sum(len(member.received) for member in members) >= total, "events of a killed member are lost")
+    settled(members, mortal, total)
     got = sorted(int(message.payload) for member in members for message in member.wait(0))
     check(got == list(range(total)), f"{len(got)} events, {len(set(got))} of {total} different ones")
     check(all(len(member.received) > total / 4 for member in members), "not divided")
