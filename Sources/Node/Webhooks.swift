@@ -88,7 +88,8 @@ extension WebhookDefinition {
         if let number = draft.parallelism { parallelism = number }
         if let seconds = draft.retryFirstSeconds { retryFirstMilliseconds = milliseconds(seconds) }
         if let seconds = draft.retryMaxSeconds {
-            retryMaxMilliseconds = milliseconds(seconds)
+            // At least the first wait; but nothing is not a wait.
+            retryMaxMilliseconds = seconds > 0 ? max(milliseconds(seconds), retryFirstMilliseconds) : 0
         } else {
             retryMaxMilliseconds = max(retryMaxMilliseconds, retryFirstMilliseconds)
         }

@@ -106,7 +106,7 @@ import Testing
         (#"{"topic":"a","payload_base64":1}"#, "payload_base64"),
         (#"{"topic":"a","payload":"","payload_base64":""}"#, "payload_base64"),
         (#"{"topic":"a","correlation":"","correlation_base64":""}"#, "correlation_base64"),
-        (#"{"topic":"a","qos":3}"#, "qos"), (#"{"topic":"a","qos":"1"}"#, "qos"), (#"{"topic":"a","qos":1.0}"#, "qos"),
+        (#"{"topic":"a","qos":3}"#, "qos"), (#"{"topic":"a","qos":"1"}"#, "qos"), (#"{"topic":"a","qos":1.5}"#, "qos"),
         (#"{"topic":"a","retained":1}"#, "retained"), (#"{"topic":"a","ttl":-1}"#, "ttl"),
         (#"{"topic":"a","ttl":9007199254740993}"#, "ttl"), (#"{"topic":"a","ttl":1e3}"#, "ttl"),
         (#"{"topic":"a","content_type":"\u0000"}"#, "content_type"), (#"{"topic":"a","reply_to":"a/#"}"#, "reply_to"),

@@ -154,12 +154,13 @@ public final class HTTPConversation: Conversation {
         }
     }
 
-    /// Whether an empty line is in what has come since the last look.
+    /// Whether an empty line is in what has come since the last look, or a line feed that ends no line and never will.
     private func hasHeadEnd(_ bytes: UnsafeRawBufferPointer) -> Bool {
-        var place = max(searched, 3)
+        var place = max(searched, 1)
         while place < bytes.count {
-            if bytes[place] == 10, bytes[place - 1] == 13, bytes[place - 2] == 10, bytes[place - 3] == 13 {
-                return true
+            if bytes[place] == 10 {
+                if bytes[place - 1] != 13 { return true }
+                if place >= 3, bytes[place - 2] == 10, bytes[place - 3] == 13 { return true }
             }
             place += 1
         }

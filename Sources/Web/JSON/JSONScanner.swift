@@ -140,6 +140,11 @@ struct JSONScanner {
         var digits = slice(value, of: bytes)
         let isNegative = digits.first == UInt8(ascii: "-")
         if isNegative { digits = UnsafeRawBufferPointer(rebasing: digits[1...]) }
+        // 1.0 is the integer that 1 is (JSON Schema §4.2.3); some writers know no others.
+        if let point = digits.firstIndex(of: UInt8(ascii: ".")) {
+            guard digits[(point + 1)...].allSatisfy({ $0 == UInt8(ascii: "0") }) else { return nil }
+            digits = UnsafeRawBufferPointer(rebasing: digits[..<point])
+        }
         guard (1...16).contains(digits.count) else { return nil }
         var number = 0
         for byte in digits {

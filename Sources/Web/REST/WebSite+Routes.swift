@@ -8,6 +8,8 @@ extension WebSite {
         case console(String)
         case description(isJSON: Bool)
         case topic
+        /// A topic without `/TOPIC/` in front, which can be published to.
+        case plainTopic
         case topics
         case events
         case poll
@@ -18,6 +20,7 @@ extension WebSite {
             switch self {
             case .page, .console, .description, .topics, .poll, .socket: [.get, .head]
             case .topic: [.get, .head, .post, .delete]
+            case .plainTopic: [.post]
             case .events: [.get, .post]
             case .webhooks(nil): [.get, .head]
             case .webhooks: [.get, .head, .put, .delete]
@@ -45,8 +48,7 @@ extension WebSite {
         default: break
         }
         let own = Self.ownSegments.contains { $0.description == segments.first }
-        // Any other path is a topic, which knows one method.
-        if !own, request.path != "*" { return .topic }
+        if !own, request.path != "*" { return .plainTopic }
         throw Problem(404, "There is nothing at \(request.path).")
     }
 
@@ -105,7 +107,7 @@ extension WebSite {
         case .events: return try EventStreams.open(request, principal, state, connection, lane)
         case .poll: return try LongPoll.take(request, principal, state, connection, lane)
         case .webhooks(let name): return try manageWebhooks(name, request, principal, connection, lane)
-        case .socket: break
+        case .socket, .plainTopic: break
         }
         return .answered
     }
