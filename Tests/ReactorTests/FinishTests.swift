@@ -92,6 +92,7 @@ extension Sockets {
             limits.lingerMilliseconds = 200
             let stage = try Stage(limits: limits, adapter: { _ in BlockAdapter() })
             let (deaf, open) = (try Client(stage, receiveBuffer: 4_096), try Client(stage))
+            #expect(eventually { stage.reactor.lanes.connectionCount == 2 })
             let start = apus_monotonic_ns()
             try open.send("F10\n")
             #expect(eventually { stage.reactor.lanes.connectionCount == 1 })
