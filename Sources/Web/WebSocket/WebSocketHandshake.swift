@@ -56,6 +56,8 @@ struct WebSocketHandshake {
         return Problem(426, detail, headers: headers)
     }
 
+    private static let alphabet = Array("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/".utf8)
+
     /// 16 bytes in base64 make 22 characters and two paddings; of the last one's six bits two are used.
     private static func key(_ head: RequestHead) throws(Problem) -> UnsafeRawBufferPointer {
         guard head.count("sec-websocket-key") == 1, let key = head.value("sec-websocket-key") else {
@@ -108,24 +110,6 @@ struct WebSocketHandshake {
         guard EVP_Digest(bytes, bytes.count, &digest, nil, EVP_sha1(), nil) == 1 else {
             throw Problem(500, "SHA-1 is not available.")
         }
-        return base64(digest)
-    }
-
-    private static let alphabet = Array("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/".utf8)
-
-    /// 20 bytes: six groups of three and one of two.
-    private static func base64(_ digest: [UInt8]) -> String {
-        var text: [UInt8] = []
-        for start in stride(from: 0, to: digest.count, by: 3) {
-            let group = digest[start..<min(start + 3, digest.count)]
-            var bits: UInt32 = 0
-            for index in 0..<3 { bits = bits << 8 | (index < group.count ? UInt32(group[start + index]) : 0) }
-            for index in 0..<4 {
-                let isPadding = index > group.count
-                let sextet = Int(bits >> UInt32(18 - index * 6) & 63)
-                text.append(isPadding ? UInt8(ascii: "=") : alphabet[sextet])
-            }
-        }
-        return String(decoding: text, as: UTF8.self)
+        return String(decoding: Base64.encode(digest), as: UTF8.self)
     }
 }
