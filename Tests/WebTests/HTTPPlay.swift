@@ -104,8 +104,9 @@ extension Answer {
         guard let end = bytes.firstRange(of: Array("\r\n\r\n".utf8))?.upperBound else { return nil }
         var head = Array(bytes[..<end])
         guard var answer = takeAll(&head, isHead: [true]).first else { return nil }
-        // A refused request is answered with a body even if it may have been a HEAD.
-        let length = isHead && answer.status < 400 ? 0 : Int(answer.value("Content-Length") ?? "0") ?? 0
+        // Which request was refused is not known here: unless it was a HEAD the answer has a body. Nothing comes behind.
+        let isBare = answer.status >= 400 && bytes.count == end || isHead && answer.status < 400
+        let length = isBare ? 0 : Int(answer.value("Content-Length") ?? "0") ?? 0
         guard bytes.count >= end + length else { return nil }
         answer.body = Array(bytes[end..<end + length])
         bytes.removeFirst(end + length)

@@ -53,7 +53,10 @@ private func scan(_ bytes: UnsafeRawBufferPointer) {
         check(elements, in: bytes)
     case .number:
         guard let number = JSONScanner.integer(value, in: bytes) else { return }
-        precondition(abs(number) <= JSONScanner.maxInteger && slice.text == (slice.text == "-0" ? "-0" : "\(number)"))
+        // Digits, and perhaps a fraction that is none.
+        let parts = slice.text.split(separator: ".", omittingEmptySubsequences: false)
+        precondition(abs(number) <= JSONScanner.maxInteger && (parts[0] == "\(number)" || parts[0] == "-0"))
+        precondition(parts.count == 1 || parts.count == 2 && parts[1].allSatisfy { $0 == "0" })
     case .bool, .null: break
     }
 }
