@@ -42,9 +42,7 @@ extension WebSite {
         case ("webhooks", 1): return .webhooks(nil)
         case ("webhooks", 2) where !segments[1].isEmpty: return .webhooks(segments[1])
         case (let name, 1):
-            if let socket = Socket(rawValue: name), socket != .echo || context.settings.isEchoOn {
-                return .socket(socket)
-            }
+            if let socket = Socket(rawValue: name) { return .socket(socket) }
         default: break
         }
         let own = Self.ownSegments.contains { $0.description == segments.first }

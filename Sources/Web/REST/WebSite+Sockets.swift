@@ -44,6 +44,7 @@ extension WebSite {
             (kind, limits) = (.text, WebSocketLimits(messageBytes: self.limits.bodyBytes))
             make = { JSONConversation(context, link: $0, principal: principal, on: lane) }
         case .echo:
+            guard context.settings.isEchoOn else { throw Problem(404, "http.debug_echo is not on.") }
             handshake = try WebSocketHandshake(head, offered: ["echo"], isSubprotocolOptional: true)
             (kind, limits) = (.any, WebSocketLimits(messageBytes: self.limits.bodyBytes))
             make = { EchoConversation(link: $0) }
