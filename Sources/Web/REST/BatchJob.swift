@@ -82,16 +82,26 @@ final class BatchJob: HTTPWaiter, ReceiptWaiter {
         let outcome = principal.router.publish(made, as: principal, publisher: port?.address ?? .none, on: lane)
         state.traffic.received(1, bytes: made.cost, qos: made.qos)
         if let problem = WebSite.problem(outcome, principal) { throw problem }
-        if port?.expect(outcome, tag: outcomes.count, for: self) == true { pending += 1 }
+        if let port {
+            if port.expect(outcome, tag: outcomes.count, for: self) {
+                pending += 1
+            } else if outcome.refused > 0 {
+                throw Self.refused(Int(outcome.refused))
+            }
+        }
         outcomes.append(.accepted(id: id, matched: Int(outcome.matched)))
     }
 
     func settled(_ tag: Int, refused: Int, on lane: Lane) {
         pending -= 1
         if refused > 0 {
-            outcomes[tag] = .refused(.later(503, "\(refused) sessions could not take the event.", seconds: 1))
+            outcomes[tag] = .refused(Self.refused(refused))
         }
         if pending == 0, outcomes.count == batch.items.count { finish() }
+    }
+
+    private static func refused(_ count: Int) -> Problem {
+        .later(503, "\(count) sessions could not take the event.", seconds: 1)
     }
 
     // MARK: The answer

@@ -5,9 +5,13 @@ import FoundationEssentials
 /// for each request. Confined to the connection's lane.
 final class Visitor {
     /// The value of `Authorization` that this is the answer to; nil for none.
-    private let authorization: [UInt8]?
+    let authorization: [UInt8]?
     private(set) var principal: Principal?
     private(set) var refusal: Problem?
+    /// Whether nobody could look at the password: that says nothing about the next request.
+    private(set) var isBusy = false
+    /// Whether the answer is still to come.
+    var isPending: Bool { principal == nil && refusal == nil }
 
     init(_ authorization: UnsafeRawBufferPointer?) { self.authorization = authorization.map { Array($0) } }
 
@@ -36,6 +40,7 @@ final class Visitor {
         case .refused(.busy):
             var headers = Headers()
             headers.add("Retry-After", "5")
+            isBusy = true
             refusal = Problem(503, "Too many passwords are being checked.", headers: headers)
         case .refused(.badCredentials): refusal = .unauthorized("User unknown, or the password is wrong.")
         case .refused(.anonymousNotAllowed): refusal = .unauthorized("A user and a password are needed.")
@@ -94,9 +99,12 @@ extension WebSite {
             clientID: "", user: user, password: password, isLocal: connection.link.isLocal,
             peer: user == nil ? "" : connection.link.peer)
         let context = context
+        let asked = visitor.authorization
         let reply = connection.link.callback { (conversation: Conversation, result: AuthenticationResult, _: Lane) in
-            guard let connection = conversation as? HTTPConversation else { return }
-            Visitor.of(connection)?.settle(result, context)
+            guard let connection = conversation as? HTTPConversation, let visitor = Visitor.of(connection),
+                visitor.isPending, visitor.authorization == asked
+            else { return }
+            visitor.settle(result, context)
             connection.link.resume()
         }
         guard let result = context.authenticator.authenticate(credentials, reply: reply) else { return .pending }

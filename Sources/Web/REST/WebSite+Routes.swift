@@ -105,7 +105,8 @@ extension WebSite {
         case .events: return try EventStreams.open(request, principal, state, connection, lane)
         case .poll: return try LongPoll.take(request, principal, state, connection, lane)
         case .webhooks(let name): return try manageWebhooks(name, request, principal, connection, lane)
-        case .socket, .plainTopic: break
+        // A publish whose target has another form than a path; sockets have been opened above.
+        case .socket, .plainTopic: throw Self.noTopic
         }
         return .answered
     }

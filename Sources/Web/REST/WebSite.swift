@@ -39,8 +39,14 @@ public final class WebSite: HTTPSite {
         let visitor = Visitor.of(connection)
         let authorization = head.value("authorization")
         if let visitor, visitor.isSame(authorization) {
-            // A browser cannot say who its user is when it opens a WebSocket: that is said inside.
-            if visitor.refusal != nil, Socket.of(head.target)?.knowsItsOwnUsers == true { return .granted }
+            // The same request again, because what came before it has been answered meanwhile.
+            if visitor.isPending { return .pending }
+            if visitor.isBusy { connection.belonging = nil }
+            // A browser cannot say who its user is when it opens a WebSocket: that is said inside. Who says it here
+            // and is not believed is not let in: inside he could be nobody, without a look at the host.
+            if visitor.refusal != nil, authorization == nil, Socket.of(head.target)?.knowsItsOwnUsers == true {
+                return .granted
+            }
             return visitor.refusal.map { .answered($0.response) } ?? visitor.admission(head, connection, context)
         }
         return identify(authorization, head, connection, on: lane)
