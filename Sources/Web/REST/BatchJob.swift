@@ -155,7 +155,7 @@ final class BatchJob: HTTPWaiter, ReceiptWaiter {
     }
 
     func timedOut(on lane: Lane) -> Bool {
-        connection = nil
+        gone(on: lane)
         return false
     }
 }

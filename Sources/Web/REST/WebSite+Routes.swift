@@ -18,7 +18,8 @@ extension WebSite {
 
         var methods: [Method] {
             switch self {
-            case .page, .console, .description, .topics, .poll, .socket: [.get, .head]
+            case .page, .console, .description, .topics, .socket: [.get, .head]
+            case .poll: [.get]
             case .topic: [.get, .head, .post, .delete]
             case .plainTopic: [.post]
             case .events: [.get, .post]

@@ -35,7 +35,11 @@ public final class WebSite: HTTPSite {
 
     /// Finds out who asks, and whether a page of another origin may.
     public func admit(_ head: RequestHead, of connection: HTTPConversation, on lane: Lane) -> Admission {
-        if let origin = head.value("origin"), let answer = judge(origin, head, connection) { return .answered(answer) }
+        if let origin = head.value("origin") {
+            if let answer = judge(origin, head, connection) { return .answered(answer) }
+        } else if isTakenElsewhere(head) {
+            return .answered(Problem(403, "Pages of other origins may not take events from here.").response)
+        }
         let visitor = Visitor.of(connection)
         let authorization = head.value("authorization")
         if let visitor, visitor.isSame(authorization) {
@@ -102,6 +106,13 @@ public final class WebSite: HTTPSite {
         }
         answer.headers.add("Access-Control-Max-Age", "600")
         return answer
+    }
+
+    /// Whether a page of another site makes its visitor's browser ask for events without saying so: it could not read
+    /// them, but take them away from the other members of a group.
+    private func isTakenElsewhere(_ head: RequestHead) -> Bool {
+        guard head.value("sec-fetch-site")?.isSame(as: "cross-site") == true else { return false }
+        return head.target.begins(with: "/events") || head.target.begins(with: "/poll")
     }
 
     private static let exposed = """
