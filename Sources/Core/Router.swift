@@ -141,6 +141,11 @@ public final class Router: @unchecked Sendable {
         return found
     }
 
+    /// The identifier of a port's subscription to a filter; nil when there is none.
+    public func identifier(of port: Port, _ filter: TopicFilter) -> UInt32? {
+        indexLock.withLock { _ in index.identifier(of: port.number, filter) }
+    }
+
     /// How many subscriptions a port has.
     public func subscriptionCount(of port: Port) -> Int {
         indexLock.withLock { _ in Int(index.ports[port.number].count) }

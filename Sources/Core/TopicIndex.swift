@@ -141,6 +141,12 @@ struct TopicIndex: ~Copyable {
         return true
     }
 
+    /// The identifier of a port's subscription; nil when there is none.
+    func identifier(of port: UInt32, _ filter: TopicFilter) -> UInt32? {
+        let record = find(port, filter)
+        return record == 0 ? nil : records[record].identifier
+    }
+
     /// The record of a port's subscription; 0 when there is none.
     func find(_ port: UInt32, _ filter: TopicFilter) -> UInt32 {
         guard let (node, ending) = findPath(filter) else { return 0 }

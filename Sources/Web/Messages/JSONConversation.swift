@@ -53,6 +53,11 @@ final class JSONConversation: Conversation {
             fail(nil, 400, "This is no JSON object: \(error.text).")
             return Progress(consumed: bytes.count, verdict: .close(.malformedPacket))
         }
+        if let twice = JSONScanner.duplicate(in: message.members) {
+            guard turn.isEmpty else { return Progress(consumed: 0, verdict: .routeFirst) }
+            fail(nil, 400, "\(JSONEvent.shown(twice)): it is given twice.")
+            return Progress(consumed: bytes.count, verdict: .waiting)
+        }
         guard let operation = message.text("op").flatMap(Operation.init) else {
             guard turn.isEmpty else { return Progress(consumed: 0, verdict: .routeFirst) }
             fail(message.id, 400, "op is authenticate, subscribe, unsubscribe, publish, ack or ping.")
@@ -210,13 +215,13 @@ final class JSONConversation: Conversation {
         }
     }
 
-    func receiptArrived(token: UInt32, refused: Int) {
+    func receiptArrived(token: UInt32, refused: Int, on lane: Lane) {
         guard var item = unsettled[token] else { return }
         item.pending -= 1
         item.refused += refused
         unsettled[token] = item.pending > 0 ? item : nil
         if item.pending == 0 { settle(item) }
-        if isHeld, !isAuthenticating, unsettled.count < 1_024 {
+        if isHeld, !isAuthenticating, unsettled.count < lane.limits.maxUnsettled {
             isHeld = false
             link.resume()
         }

@@ -27,10 +27,16 @@ final class JSONInbox: Inbox {
         _ filter: TopicFilter, _ options: DeliveryOptions, name: [UInt8]?, wantsRetained: Bool, on lane: Lane
     ) -> Router.SubscribeOutcome {
         let identifier = nextIdentifier
+        let replaced = principal.router.identifier(of: self, filter)
         let outcome = principal.router.subscribe(
             self, Subscription(filter: filter, options: options, identifier: identifier), as: principal, on: lane)
         guard case .granted = outcome else { return outcome }
         nextIdentifier = nextIdentifier == 268_435_455 ? 1 : nextIdentifier + 1
+        if let replaced {
+            // Whoever repeats a subscription again and again must make neither names nor look-ups grow.
+            names[replaced] = nil
+            retained?.remove(filter)
+        }
         if let name { names[identifier] = name }
         if wantsRetained, filter.group == nil {
             let retained = self.retained ?? RetainedDelivery()
@@ -45,9 +51,7 @@ final class JSONInbox: Inbox {
     /// - Returns: whether there was one.
     func unsubscribe(_ filter: TopicFilter) -> Bool {
         retained?.remove(filter)
-        for subscription in principal.router.subscriptions(of: self) where subscription.filter == filter {
-            names[subscription.identifier] = nil
-        }
+        if let identifier = principal.router.identifier(of: self, filter) { names[identifier] = nil }
         return principal.router.unsubscribe(self, filter)
     }
 
@@ -174,12 +178,13 @@ final class JSONInbox: Inbox {
         while let entry = queue.popFirst() { left.append(entry) }
         window = [:]
         router.unregister(self, on: lane)
-        for entry in left where entry.group != 0 && !entry.event.isExpired(at: lane.now) {
+        // The router drops and counts those whose time is over.
+        for entry in left where entry.group != 0 {
             lane.redistributeLater(entry.event, group: entry.group, in: router)
         }
     }
 
     override func receiptArrived(token: UInt32, refused: Int, on lane: Lane) {
-        conversation.receiptArrived(token: token, refused: refused)
+        conversation.receiptArrived(token: token, refused: refused, on: lane)
     }
 }
