@@ -104,7 +104,7 @@ extension Answer {
         guard let end = bytes.firstRange(of: Array("\r\n\r\n".utf8))?.upperBound else { return nil }
         var head = Array(bytes[..<end])
         guard var answer = takeAll(&head, isHead: [true]).first else { return nil }
-        // Which request was refused is not known here: unless it was a HEAD the answer has a body. Nothing comes behind.
+        // Which request was refused is not known here: unless it was a HEAD the answer has a body. Nothing follows.
         let isBare = answer.status >= 400 && bytes.count == end || isHead && answer.status < 400
         let length = isBare ? 0 : Int(answer.value("Content-Length") ?? "0") ?? 0
         guard bytes.count >= end + length else { return nil }

@@ -80,7 +80,9 @@ private let olivia = "Authorization: Basic \(Data("olivia:right".utf8).base64Enc
 private let wrong = "Authorization: Basic \(Data("olivia:wrong".utf8).base64EncodedString())\n"
 
 private func post(_ topic: String, _ fields: String = "", _ body: String = "x") -> String {
-    "POST \(topic) HTTP/1.1\n\(host)\(fields)Content-Length: \(body.utf8.count)\n\n\(body)"
+    // The client sends each line end as two bytes.
+    let length = body.utf8.count + body.utf8.count { $0 == 10 }
+    return "POST \(topic) HTTP/1.1\n\(host)\(fields)Content-Length: \(length)\n\n\(body)"
 }
 
 @Suite struct SiteTests {

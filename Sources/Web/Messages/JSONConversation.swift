@@ -151,7 +151,11 @@ final class JSONConversation: Conversation {
 
     private func filter(_ message: JSONMessage, _ limits: Limits) throws(Problem) -> TopicFilter {
         guard var text = message.text("filter") else { throw Problem(400, "filter is a text.") }
-        if let group = message.text("group") { text = "$share/\(group)/\(text)" }
+        if let group = message.text("group") {
+            guard !group.isEmpty, !group.utf8.contains(where: { "/+#".utf8.contains($0) }), !text.hasPrefix("$share/")
+            else { throw Problem(400, "group is a name without '/', '+' and '#', and filter has no group of its own.") }
+            text = "$share/\(group)/\(text)"
+        }
         do throws(TopicFilter.Failure) {
             return try TopicFilter(Array(text.utf8), grammar: .either, limits: limits)
         } catch { throw Problem(400, "filter is no topic filter: \(error).") }
