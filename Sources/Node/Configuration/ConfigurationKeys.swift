@@ -142,6 +142,15 @@ public enum ConfigurationKeys {
             "stream_resume", \.streamResumeSeconds, .seconds(0...3_600),
             "Seconds that a channel without readers goes on collecting."),
         LimitKey(
+            "max_outstanding_requests", \.maxOutstandingRequests, .integer(1...10_000_000),
+            "Requests over HTTP that wait for a reply at once."),
+        LimitKey(
+            "max_idempotency_keys", \.maxIdempotencyKeys, .integer(1...10_000_000),
+            "Requests with an `Idempotency-Key` that are remembered."),
+        LimitKey(
+            "idempotency", \.idempotencySeconds, .seconds(0...86_400), "Seconds an `Idempotency-Key` is remembered."),
+        LimitKey("max_webhooks", \.maxWebhooks, .integer(0...100_000), "Webhooks, configured and created ones."),
+        LimitKey(
             "connect_timeout", \.connectTimeoutSeconds, .seconds(1...3_600),
             "Seconds in which a new connection must log in."),
         LimitKey(
