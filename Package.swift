@@ -39,6 +39,10 @@ let package = Package(
             name: "CMosquitto", path: "Sources/C/CMosquitto", pkgConfig: "libmosquitto",
             providers: [.apt(["libmosquitto-dev"])]),
 
+        .systemLibrary(
+            name: "CProton", path: "Sources/C/CProton", pkgConfig: "libqpid-proton",
+            providers: [.apt(["libqpid-proton-dev"])]),
+
         // Headers only: the library is loaded when a command needs it.
         .systemLibrary(name: "CCurl", path: "Sources/C/CCurl", providers: [.apt(["libcurl4-openssl-dev"])]),
 
@@ -47,6 +51,7 @@ let package = Package(
             name: "Reactor", dependencies: ["Core", "CLinux", .product(name: "Logging", package: "swift-log")],
             swiftSettings: hot),
         .target(name: "MQTT", dependencies: ["Core"], swiftSettings: hot),
+        .target(name: "AMQP", dependencies: ["Core", "CProton"], swiftSettings: hot),
         .target(
             name: "Web", dependencies: ["Core", "COpenSSL"], resources: [.embedInCode("Console")], swiftSettings: hot),
         .target(
@@ -61,7 +66,7 @@ let package = Package(
         .target(
             name: "Node",
             dependencies: [
-                "Core", "Reactor", "MQTT", "Web", "Webhooks", "Admin", "Security", "CLinux", "Yams",
+                "Core", "Reactor", "MQTT", "AMQP", "Web", "Webhooks", "Admin", "Security", "CLinux", "Yams",
                 .product(name: "Logging", package: "swift-log"),
             ], swiftSettings: strict),
         .executableTarget(
@@ -81,6 +86,7 @@ let package = Package(
             dependencies: ["Reactor", "Core", "CLinux", .product(name: "Logging", package: "swift-log")],
             swiftSettings: strict),
         .testTarget(name: "MQTTTests", dependencies: ["MQTT", "Core"], swiftSettings: strict),
+        .testTarget(name: "AMQPTests", dependencies: ["AMQP", "Core", "MQTT", "CProton"], swiftSettings: strict),
         .target(name: "RawHTTP", path: "Tests/RawHTTP", swiftSettings: strict),
         .testTarget(
             name: "WebTests",

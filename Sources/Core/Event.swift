@@ -61,6 +61,12 @@ public struct EventRun: BitwiseCopyable {
     public var isRetained: Bool
     /// How many of the last bytes at ``properties`` are of no use to MQTT; see ``EventProperties``.
     public var extensionLength: UInt16 = 0
+    /// Whether its publisher waits for receipts, however long they take, and publishes less meanwhile: a full queue may
+    /// hold its receipt (``Lane/hold(_:)``) instead of refusing the event.
+    public var isPatient = false
+    /// How the properties are taken out of what stands at ``properties``, when they are still as they were received;
+    /// nil when they are as ``EventProperties`` reads them. See ``Port/takesPacked``.
+    public var packing: Unmanaged<EventPacking>?
     /// From when on nobody wants it any more, in the lane's milliseconds; 0 for never.
     public var expiresAt: UInt64
     /// Owned copies of the events, made when the first port needs one; lane's scratch.
@@ -106,12 +112,14 @@ public struct EventRun: BitwiseCopyable {
         self.qos = qos
         self.isRetained = isRetained
         self.expiresAt = expiresAt
+        packing = nil
         owned = nil
         hash = 0
         known = nil
     }
 
-    /// Event `index` as an owned one, shared by every port that asks during this turn.
+    /// Event `index` as an owned one, shared by every port that asks during this turn. Not of a packed run: see
+    /// ``Lane/unpacked(_:)``.
     public func event(_ index: Int) -> Event {
         if let known = owned?[index] { return Event(storage: known.takeUnretainedValue()) }
         let view = events[index]

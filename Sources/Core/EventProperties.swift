@@ -21,6 +21,9 @@ public struct EventProperties: Sequence, IteratorProtocol {
         case messageID = 0x61
         /// From 0 to 255, one byte; 4 is what an event has that says nothing (AMQP 1.0 §3.2.1).
         case priority = 0x62
+        /// What else the publisher's protocol has to say, in its own encoding, so that a subscriber of the same protocol
+        /// gets the event as it was published; ``Property/value`` has one byte, the ``WireLayout``. The last property.
+        case foreign = 0x7E
     }
 
     /// One property.
@@ -58,6 +61,13 @@ public struct EventProperties: Sequence, IteratorProtocol {
         case .userProperty:
             guard let name = takeText(), let value = takeText() else { return nil }
             (property.bytes, property.value) = (name, value)
+        case .foreign:
+            guard bytes.count - offset >= 5 else { return nil }
+            property.value = UnsafeRawBufferPointer(rebasing: bytes[offset..<offset + 1])
+            let count = Int(UInt32(bigEndian: bytes.loadUnaligned(fromByteOffset: offset + 1, as: UInt32.self)))
+            guard bytes.count - offset - 5 >= count else { return nil }
+            property.bytes = UnsafeRawBufferPointer(rebasing: bytes[offset + 5..<offset + 5 + count])
+            offset += 5 + count
         }
         return property
     }
@@ -78,14 +88,18 @@ public struct EventProperties: Sequence, IteratorProtocol {
 public struct EventPropertiesWriter {
     private var common: [UInt8] = []
     private var extras: [UInt8] = []
+    private var foreign: [UInt8] = []
+
+    /// The most bytes of ``EventProperties/Identifier/foreign``: with the rest of the extension it is below 65,536.
+    public static let maxForeignBytes = 60_000
 
     /// Nothing yet.
     public init() {}
 
     /// Whether nothing has been added.
-    public var isEmpty: Bool { common.isEmpty && extras.isEmpty }
+    public var isEmpty: Bool { common.isEmpty && extras.isEmpty && foreign.isEmpty }
     /// Bytes so far.
-    public var count: Int { common.count + extras.count }
+    public var count: Int { common.count + extras.count + foreign.count }
 
     /// Adds a property of one byte.
     public mutating func add(_ identifier: EventProperties.Identifier, byte: UInt8) {
@@ -120,9 +134,20 @@ public struct EventPropertiesWriter {
         return true
     }
 
+    /// Adds what another protocol may leave alone, see ``EventProperties/Identifier/foreign``.
+    /// - Returns: false, and nothing is added, when it is longer than ``maxForeignBytes`` or there is one already.
+    @discardableResult
+    public mutating func addForeign(_ layout: WireLayout, _ bytes: some Collection<UInt8>) -> Bool {
+        guard foreign.isEmpty, bytes.count <= Self.maxForeignBytes else { return false }
+        foreign = [EventProperties.Identifier.foreign.rawValue, layout.rawValue]
+        withUnsafeBytes(of: UInt32(bytes.count).bigEndian) { foreign.append(contentsOf: $0) }
+        foreign.append(contentsOf: bytes)
+        return true
+    }
+
     /// The bytes, and how many of the last are the extension.
     public func finish() -> (bytes: [UInt8], extensionLength: UInt16) {
-        (common + extras, UInt16(clamping: extras.count))
+        (common + extras + foreign, UInt16(clamping: extras.count + foreign.count))
     }
 
     private mutating func with(_ identifier: EventProperties.Identifier, _ body: (inout [UInt8]) -> Void) {

@@ -17,7 +17,10 @@ open class Inbox: Port {
     public final internal(set) var dueAt: UInt64 = 0
 
     /// Makes an inbox that nobody is attached to.
-    public init(principal: Principal) { self.principal = principal }
+    public init(principal: Principal, takesPacked: Bool = false) {
+        self.principal = principal
+        super.init(takesPacked: takesPacked)
+    }
 
     /// The attached connection's output, if there is one.
     public final var link: Link? { attachedLink?.takeUnretainedValue() }

@@ -89,6 +89,7 @@ open class Lane {
     private enum Deferred {
         case publish(Event, Principal)
         case redistribute(Event, group: UInt32, Router)
+        case receipt(Receipt, refused: Int)
     }
 
     struct Slot {
@@ -140,7 +141,12 @@ open class Lane {
     final var stagedBlocks: [MailBlock?]
     final var stagedBytes: [Int]
     final var hasStaged = false
-    final var nextToken: UInt32 = 1
+    private final var nextToken: UInt32 = 1
+    /// The token of the receipts for the run being delivered; 0 when none has been wanted yet.
+    final var runToken: UInt32 = 0
+    /// Receipts for the run being delivered that its ports have held.
+    final var held = 0
+    private final let unpackedRun = UnpackedRun()
     final let mailbox: Mailbox
     final let singleEvent: UnsafeMutablePointer<EventView>
     final let singleOwned: UnsafeMutablePointer<Unmanaged<EventStorage>?>
@@ -219,7 +225,56 @@ open class Lane {
         guard slot.pointee.generation == target.pointee.address.generation, let port = slot.pointee.port else {
             return 0
         }
-        return port._withUnsafeGuaranteedRef { $0.deliver(run, target, on: self) }
+        return port._withUnsafeGuaranteedRef { port in
+            if run.pointee.packing == nil || port.takesPacked { return port.deliver(run, target, on: self) }
+            return port.deliver(unpacked(run), target, on: self)
+        }
+    }
+
+    /// A run with its properties as ``EventProperties`` reads them: taken out of their packing for the first who asks,
+    /// and valid during the delivery. A run that is not packed is returned as it is.
+    @inline(never)
+    public final func unpacked(_ run: UnsafePointer<EventRun>) -> UnsafePointer<EventRun> {
+        guard let packing = run.pointee.packing else { return run }
+        return unpackedRun.unpacked(run, packing, serial: runSerial)
+    }
+
+    // MARK: Receipts
+
+    /// Who is told what became of a run, see ``hold(_:)``.
+    public struct Receipt: Sendable, BitwiseCopyable {
+        let publisher: PortAddress
+        let token: UInt32
+    }
+
+    /// The token of the receipts for the run being delivered.
+    final func receiptToken() -> UInt32 {
+        if runToken == 0 {
+            runToken = nextToken
+            nextToken = nextToken == .max ? 1 : nextToken + 1
+        }
+        return runToken
+    }
+
+    /// Called by a port that is being delivered a patient run and has taken it although it is full: the publisher
+    /// waits until ``answer(_:refused:)`` is called with what this returns.
+    /// - Returns: nil when the publisher cannot wait.
+    public final func hold(_ run: UnsafePointer<EventRun>) -> Receipt? {
+        guard run.pointee.isPatient, run.pointee.publisher != .none, run.pointee.qos > 0 else { return nil }
+        // On the way from another lane the token is the publisher's lane's; without one nobody waits.
+        guard runToken != 0 || run.pointee.publisher.lane == number else { return nil }
+        held += 1
+        return Receipt(publisher: run.pointee.publisher, token: receiptToken())
+    }
+
+    /// A port that held a run has room again, or gives it up.
+    public final func answer(_ receipt: Receipt, refused: Int = 0) {
+        if receipt.publisher.lane == number {
+            // Not at once: this may be in the middle of a conversation, and the publisher's is another one.
+            deferred.append(.receipt(receipt, refused: refused))
+        } else {
+            stageReceipt(to: receipt.publisher, token: receipt.token, refused: refused, more: 0)
+        }
     }
 
     // MARK: Costly matching
@@ -327,6 +382,9 @@ open class Lane {
                 case .publish(let event, let principal): principal.router.publish(event, as: principal, on: self)
                 case .redistribute(let event, let group, let router):
                     router.redistribute(event, group: group, on: self)
+                case .receipt(let receipt, let refused):
+                    port(at: receipt.publisher)?
+                        .receiptArrived(token: receipt.token, refused: refused, more: 0, on: self)
                 }
             }
         }

@@ -24,6 +24,10 @@ struct MailRecord: BitwiseCopyable {
     var publisher: PortAddress
     var token: UInt32 = 0
     var refused: UInt32 = 0
+    /// In a receipt: how many further ones will come.
+    var more: UInt32 = 0
+    var isPatient = false
+    var packing: Unmanaged<EventPacking>?
     /// The shared group that this is one member's share of; 0 for none.
     var group: UInt32 = 0
 }
@@ -60,6 +64,8 @@ extension Lane {
         record.qos = run.pointee.qos
         record.isRetained = run.pointee.isRetained
         record.expiresAt = run.pointee.expiresAt
+        record.isPatient = run.pointee.isPatient
+        record.packing = run.pointee.packing
         record.group = group
         record.targetCount = UInt32(count)
         record.identifierCount = UInt32(identifierCount)
@@ -111,10 +117,11 @@ extension Lane {
         }
     }
 
-    private func stageReceipt(to publisher: PortAddress, token: UInt32, refused: Int) {
+    func stageReceipt(to publisher: PortAddress, token: UInt32, refused: Int, more: Int) {
         var record = MailRecord(size: UInt32(Self.headerSize), kind: .receipt, publisher: publisher)
         record.token = token
         record.refused = UInt32(refused)
+        record.more = UInt32(more)
         room(Self.headerSize, for: publisher.lane).storeBytes(of: record, as: MailRecord.self)
     }
 
@@ -187,7 +194,9 @@ extension Lane {
             switch record.kind {
             case .run: deliver(record, base)
             case .receipt:
-                port(at: record.publisher)?.receiptArrived(token: record.token, refused: Int(record.refused), on: self)
+                port(at: record.publisher)?
+                    .receiptArrived(
+                        token: record.token, refused: Int(record.refused), more: Int(record.more), on: self)
             }
             offset += Int(record.size)
         }
@@ -202,6 +211,10 @@ extension Lane {
             publisher: record.publisher, layout: record.layout, qos: record.qos, isRetained: record.isRetained,
             expiresAt: record.expiresAt)
         run.extensionLength = record.extensionLength
+        run.isPatient = record.isPatient
+        run.packing = record.packing
+        runToken = record.token
+        held = 0
         identifiers = UnsafePointer(parts.identifiers)
         group = record.group
         // What is delivered next is nobody's share.
@@ -215,7 +228,9 @@ extension Lane {
             }
             if record.qos > 0 { releaseOwned(Int(record.eventCount)) }
         }
-        if record.token != 0 { stageReceipt(to: record.publisher, token: record.token, refused: refused) }
+        if record.token != 0 {
+            stageReceipt(to: record.publisher, token: record.token, refused: refused, more: held)
+        }
     }
 
     /// Mail is read between turns, so the turn's own scratch is free for the shared copies.

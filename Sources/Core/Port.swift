@@ -7,8 +7,11 @@ open class Port {
     /// The router's number for it; set when it is registered.
     public final internal(set) var number: UInt32 = 0
 
+    /// Whether ``deliver(_:_:on:)`` takes runs whose properties are still packed (``EventRun/packing``).
+    public final let takesPacked: Bool
+
     /// Makes a port that is not registered yet.
-    public init() {}
+    public init(takesPacked: Bool = false) { self.takesPacked = takesPacked }
 
     /// Takes a run of events. Called once for each run, never from within a conversation.
     ///
@@ -22,8 +25,12 @@ open class Port {
     /// The router has removed it from its lane; the last thing it hears.
     open func unregistered(on lane: Lane) {}
 
-    /// An answer to a run that this port published: another lane's ports have taken it.
-    open func receiptArrived(token: UInt32, refused: Int, on lane: Lane) {}
+    /// An answer to a run that this port published: another lane's ports have taken it, or one that held it has room.
+    /// - Parameters:
+    ///   - refused: how many events were refused.
+    ///   - more: how many further answers will come that ``PublishOutcome/pending`` did not count; only to patient
+    ///     runs.
+    open func receiptArrived(token: UInt32, refused: Int, more: Int, on lane: Lane) {}
 
     /// Whether ``work(_:on:)`` is going to be called.
     final var isWorking = false

@@ -241,6 +241,8 @@ public final class Router: @unchecked Sendable {
             return outcome
         }
         outcome.matched = entry.pointee.matched
+        lane.runToken = 0
+        lane.held = 0
         lane.identifiers = UnsafePointer(entry.pointee.identifiers)
         lane.runSerial &+= 1
         let targets = UnsafePointer(entry.pointee.targets)
@@ -249,7 +251,9 @@ public final class Router: @unchecked Sendable {
         outcome.refused = Int32(truncatingIfNeeded: refused)
         if entry.pointee.localCount < entry.pointee.targetCount { stageRemote(run, entry, on: lane, &outcome) }
         if entry.pointee.groupCount > 0 { deliverToGroups(run, entry, on: lane, &outcome) }
-        if run.pointee.isRetained { retain(run, on: lane) }
+        if run.pointee.isRetained { retain(lane.unpacked(run), on: lane) }
+        outcome.token = lane.runToken
+        outcome.pending &+= Int32(truncatingIfNeeded: lane.held)
         return outcome
     }
 
@@ -341,11 +345,8 @@ public final class Router: @unchecked Sendable {
         _ outcome: inout PublishOutcome
     ) {
         let wantsReceipt = run.pointee.qos > 0 && run.pointee.publisher != .none
-        if wantsReceipt, outcome.token == 0 {
-            outcome.token = lane.nextToken
-            lane.nextToken = lane.nextToken == .max ? 1 : lane.nextToken + 1
-        }
-        if lane.stage(run, targets, count, to: remote, token: wantsReceipt ? outcome.token : 0) {
+        let token = wantsReceipt ? lane.receiptToken() : 0
+        if lane.stage(run, targets, count, to: remote, token: token) {
             if wantsReceipt { outcome.pending += 1 }
         } else {
             lane.counters.drop(.mailboxFull, run.pointee.count * count)

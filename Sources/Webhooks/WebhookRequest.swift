@@ -51,6 +51,7 @@ struct WebhookRequest {
             case .messageID: add("Apus-Message-Id", property.bytes, .encoded)
             case .priority: add("Apus-Priority", String(property.bytes.first ?? 4))
             case .userProperty: addUser(property.bytes, property.value)
+            case .foreign: break
             }
         }
         if let contentType, !contentType.isEmpty {

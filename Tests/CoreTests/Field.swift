@@ -150,7 +150,7 @@ final class Recorder: Port {
         return run.pointee.qos > 0 ? refuses : 0
     }
 
-    override func receiptArrived(token: UInt32, refused: Int, on lane: Lane) {
+    override func receiptArrived(token: UInt32, refused: Int, more: Int, on lane: Lane) {
         receipts.append(Receipt(token: token, refused: refused))
     }
 

@@ -332,7 +332,7 @@ final class Session: Inbox {
 
     override func setTrace(_ isOn: Bool, on lane: Lane) { changeTrace(isOn, on: lane) }
 
-    override func receiptArrived(token: UInt32, refused: Int, on lane: Lane) {
+    override func receiptArrived(token: UInt32, refused: Int, more: Int, on lane: Lane) {
         conversation?.receiptArrived(token: token, on: lane)
     }
 }

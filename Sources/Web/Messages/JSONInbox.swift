@@ -184,7 +184,7 @@ final class JSONInbox: Inbox {
         }
     }
 
-    override func receiptArrived(token: UInt32, refused: Int, on lane: Lane) {
+    override func receiptArrived(token: UInt32, refused: Int, more: Int, on lane: Lane) {
         conversation.receiptArrived(token: token, refused: refused, on: lane)
     }
 }

@@ -55,7 +55,7 @@ final class PublisherPort: Port {
         return true
     }
 
-    override func receiptArrived(token: UInt32, refused: Int, on lane: Lane) {
+    override func receiptArrived(token: UInt32, refused: Int, more: Int, on lane: Lane) {
         guard let place = expected.index(forKey: token) else { return }
         expected.values[place].pending -= 1
         expected.values[place].refused += refused
