@@ -40,7 +40,7 @@ let package = Package(
             providers: [.apt(["libmosquitto-dev"])]),
 
         .systemLibrary(
-            name: "CProton", path: "Sources/C/CProton", pkgConfig: "libqpid-proton",
+            name: "CProton", path: "Sources/C/CProton",
             providers: [.apt(["libqpid-proton-dev"])]),
 
         // Headers only: the library is loaded when a command needs it.

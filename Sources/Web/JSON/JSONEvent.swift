@@ -79,7 +79,7 @@ enum JSONEvent {
         var hasPartitionKey = false
         for property in EventProperties(properties) {
             switch property.identifier {
-            case .payloadFormat: break
+            case .payloadFormat, .foreign: break
             case .contentType: write("content_type", property.bytes, to: &writer)
             case .responseTopic: write("reply_to", property.bytes, to: &writer)
             case .messageID: write("message_id", property.bytes, to: &writer)

@@ -24,6 +24,7 @@ extension EventHeaders {
             case .messageID: headers.add("Apus-Message-Id", FieldText.encode(property.bytes, .escaped))
             case .priority: headers.add("Apus-Priority", String(property.bytes.first ?? 4))
             case .userProperty: writer.write(property, to: &headers)
+            case .foreign: break
             }
         }
         if isText, !hasType { headers.add("Content-Type", "text/plain; charset=utf-8") }
