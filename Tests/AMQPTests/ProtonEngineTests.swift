@@ -134,7 +134,7 @@ import Testing
     /// A peer whose handle-max is smaller than the number of its links cannot be answered; Proton would be silent.
     @Test func failsWhenAnAnswerHasNoHandle() throws {
         let stage = EngineStage()
-        stage.tamper = { Search.replace([0x70, 0x7F, 0xFF, 0xFF, 0xFF], last: [0x70, 0, 0, 0, 0], inFrame: 0x11, $0) }
+        stage.tamper = { Search.withHandleMax0($0) }
         let (session, _) = stage.open()
         stage.tamper = nil
         _ = stage.client.sender(session, "a", to: "a")
@@ -222,16 +222,16 @@ enum Search {
 
     static func count(_ wanted: [UInt8], in bytes: [UInt8]) -> Int { positions(wanted, in: bytes).count }
 
-    /// Replaces the last occurrence in the first frame with a performative.
-    static func replace(
-        _ wanted: [UInt8], last replacement: [UInt8], inFrame performative: UInt8, _ bytes: [UInt8]
-    ) -> [UInt8] {
-        guard let range = range(performative, in: bytes),
-            let position = positions(wanted, in: Array(bytes[range])).last
-        else { return bytes }
+    /// Gives the first begin, which has four fields in a list8, the fifth: handle-max 0.
+    static func withHandleMax0(_ bytes: [UInt8]) -> [UInt8] {
+        guard let range = range(0x11, in: bytes) else { return bytes }
+        let at = range.lowerBound
+        precondition(bytes[at + 11] == 0xC0 && bytes[at + 13] == 4)
         var bytes = bytes
-        let at = range.lowerBound + position
-        bytes.replaceSubrange(at..<at + wanted.count, with: replacement)
+        bytes.insert(0x43, at: range.upperBound)
+        bytes[at + 3] += 1
+        bytes[at + 12] += 1
+        bytes[at + 13] += 1
         return bytes
     }
 }
