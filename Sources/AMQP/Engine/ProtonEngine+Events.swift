@@ -8,6 +8,12 @@ extension ProtonEngine {
                 guard let pointer = OpaquePointer(pn_event_context(event)), !isForgotten(pointer),
                     let link = pn_delivery_link(pointer), !isFreed(link: link)
                 else { continue }
+                if pn_link_is_sender(link), pn_delivery_current(pointer) {
+                    // Ours are never current after they have been sent: it is a transfer from a receiver, which Proton
+                    // takes for one that is to be sent.
+                    fail(AMQPError(.notAllowed, "a transfer on a link whose peer is the receiver"))
+                    continue
+                }
                 return .delivery(Delivery(pointer: pointer), Link(pointer: link))
             case PN_LINK_FLOW:
                 guard let link = link(of: event) else { continue }
