@@ -6,7 +6,7 @@ extension ProtonEngine {
             switch pn_event_type(event) {
             case PN_DELIVERY:
                 guard let pointer = OpaquePointer(pn_event_context(event)), !isForgotten(pointer),
-                    let link = pn_delivery_link(pointer), !isFreed(link: link)
+                    let link = pn_delivery_link(pointer), !isFreed(link: link), !isFailing
                 else { continue }
                 if pn_link_is_sender(link), pn_delivery_current(pointer) {
                     // Ours are never current after they have been sent: it is a transfer from a receiver, which Proton

@@ -26,6 +26,8 @@ final class ProtonEngine: AMQPEngine {
     var isDue = false
     /// Whether the transport has given up.
     var hasFailed = false
+    /// Whether ``fail(_:)`` has been called, of which ``nextEvent()`` may not have told yet.
+    var isFailing = false
     /// Whether ``close(_:)`` has been called.
     var isClosing = false
 
@@ -92,6 +94,8 @@ final class ProtonEngine: AMQPEngine {
 
     /// Has the transport close the connection with an error of ours, as it does with its own.
     func fail(_ error: AMQPError) {
+        guard !isFailing, !hasFailed else { return }
+        isFailing = true
         isDue = true
         Self.set(error, on: pn_transport_condition(transport))
         pn_transport_close_tail(transport)
