@@ -1,5 +1,6 @@
 import CProton
 
+/// Deliveries, in and out.
 extension ProtonEngine {
     // MARK: In
 

@@ -1,5 +1,6 @@
 import CProton
 
+/// What Proton tells, and what of it is passed on.
 extension ProtonEngine {
     func nextEvent() -> EngineEvent? {
         while let event = pn_connection_driver_next_event(driver) {

@@ -7,8 +7,12 @@ import Core
 /// freed or settled meanwhile. So that nobody is told about such an object, links and sessions are marked before they
 /// are freed, and deliveries when they are settled; ``nextEvent()`` passes over them.
 ///
-/// What this library cannot do: say the greatest handle of a session (it announces its own; the frame guard keeps
-/// ours), offer capabilities of a link, and read or write a source's default outcome.
+/// What this library (0.37) cannot do: say the greatest handle of a session (it announces none; the frame guard keeps
+/// ours), offer capabilities of a link, read or write a source's default outcome, and answer a flow that asks for an
+/// echo; drain is answered when ``drained(_:)`` is called. Texts with a NUL end there.
+///
+/// Debian builds it with its assertions: a peer that breaks one ends the process. So the frame guard has to refuse a
+/// transfer that begins a delivery without a delivery-id, which is one of them, before it gets here.
 final class ProtonEngine: AMQPEngine {
     /// A `pn_session_t`.
     struct Session: Hashable { let pointer: OpaquePointer }
