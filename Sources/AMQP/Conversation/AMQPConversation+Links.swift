@@ -35,7 +35,10 @@ extension AMQPConversation {
         }
         var topic: [UInt8]?
         var isClaims = false
-        switch try Address.target(remote.target, context.settings, lane.limits) {
+        let address = try Address(
+            remote.target.address, capabilities: remote.target.capabilities, role: .target, context.settings,
+            limits: lane.limits)
+        switch address {
         case .topic(let found): topic = found
         case .anonymous: break
         case .claims: isClaims = true
@@ -229,7 +232,10 @@ struct SourceWish {
             filter = try? TopicFilter(name, grammar: .mqtt, limits: limits)
             return
         }
-        switch try Address.source(source, group: try Self.group(source, key), context.settings, limits) {
+        let address = try Address(
+            source.address, capabilities: source.capabilities, role: .source, group: try Self.group(source, key),
+            context.settings, limits: limits)
+        switch address {
         case .filter(let found): filter = found
         case .topic, .anonymous: throw AMQPError(.invalidField, "a source needs an address")
         case .claims: isClaims = true
@@ -255,23 +261,13 @@ struct SourceWish {
 
     /// The group of a shared subscription: the link's name up to `|`, which numbers the members, and the container's
     /// unless the group is global (as Qpid JMS has it).
-    private static func group(_ source: Terminus, _ key: LinkKey) throws(AMQPError) -> [UInt8]? {
+    private static func group(_ source: Terminus, _ key: LinkKey) throws(AMQPError) -> String? {
         guard source.capabilities.contains("shared") else { return nil }
-        let name = key.name.utf8.prefix { $0 != UInt8(ascii: "|") }
+        let name = key.name.prefix { $0 != "|" }
         guard !name.isEmpty else {
             throw AMQPError(.invalidField, "a shared subscription is named by its link's name, up to `|`")
         }
-        let isGlobal = source.capabilities.contains("global")
-        var group: [UInt8] = []
-        for byte in isGlobal ? Array(name) : Array(key.container.utf8) + [UInt8(ascii: "|")] + Array(name) {
-            // What a group's name must not have.
-            if "/+#%".utf8.contains(byte) || byte == 0 {
-                group += Array("%".utf8) + Array(String(byte, radix: 16, uppercase: true).utf8)
-            } else {
-                group.append(byte)
-            }
-        }
-        return group
+        return source.capabilities.contains("global") ? String(name) : "\(key.container)|\(name)"
     }
 
     private static func keepSeconds(_ source: Terminus, _ limits: Limits) -> Int {

@@ -98,7 +98,7 @@ extension AMQPConversation {
             engine.settle(delivery, isSettled ? nil : .accepted)
             return incoming.used(1, engine)
         }
-        let topic = try topic(of: message, incoming, lane)
+        let topic = try topic(of: message, incoming, turn, lane)
         let event = turn.events + turn.eventCount
         if isSettled {
             engine.settle(delivery, nil)
@@ -172,16 +172,29 @@ extension AMQPConversation {
 
     /// Where a message goes: the link's topic, or its own `to` (§3.2.4).
     private func topic(
-        of message: IncomingMessage, _ incoming: IncomingLink, _ lane: Lane
+        of message: IncomingMessage, _ incoming: IncomingLink, _ turn: Turn, _ lane: Lane
     ) throws(AMQPError) -> UnsafeRawBufferPointer {
         if let topic = incoming.topic { return UnsafeRawBufferPointer(topic) }
         guard let to = message.to, let topic = Address.topic(ofTo: to, context.settings) else {
-            throw AMQPError(.preconditionFailed, "a message on a link without an address needs a topic in its `to`")
+            return try unusualTopic(message, turn, lane)
         }
         guard Topic.isValid(topic, limits: lane.limits) else {
             throw AMQPError(.invalidField, "`to` is no topic: levels of text between slashes, without wildcards")
         }
         return topic
+    }
+
+    /// The topic that an address of another form names, such as RabbitMQ's paths.
+    private func unusualTopic(
+        _ message: IncomingMessage, _ turn: Turn, _ lane: Lane
+    ) throws(AMQPError) -> UnsafeRawBufferPointer {
+        let text = message.to.map { String(decoding: $0, as: UTF8.self) }
+        guard case .topic(let topic) = try Address(text, role: .message, context.settings, limits: lane.limits) else {
+            throw AMQPError(.notFound, "'\(text ?? "")' is no topic")
+        }
+        let place = turn.makeScratch(topic.count)
+        topic.withUnsafeBytes { if let base = $0.baseAddress { place.copyMemory(from: base, byteCount: $0.count) } }
+        return UnsafeRawBufferPointer(start: place, count: topic.count)
     }
 
     // MARK: Outcomes

@@ -42,7 +42,7 @@ final class Subscriber: Inbox {
         self.keepSeconds = keepSeconds
         self.source = source
         self.state = state
-        needsTopic = filter.levels.contains { $0.kind != .literal }
+        needsTopic = filter.hasWildcards
         super.init(principal: principal, takesPacked: true)
     }
 
