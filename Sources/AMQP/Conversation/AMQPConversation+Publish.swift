@@ -199,7 +199,8 @@ extension AMQPConversation {
 
     // MARK: Outcomes
 
-    override func routed(_ turn: Turn, on lane: Lane) {
+    /// The turn has been routed: its deliveries are settled, and their credit is given back.
+    func settle(_ turn: Turn, on lane: Lane) {
         defer {
             turnDeliveries.removeAll(keepingCapacity: true)
             turnLinks.removeAll(keepingCapacity: true)

@@ -169,6 +169,8 @@ final class AMQPConversation: Conversation {
         return .waiting
     }
 
+    override func routed(_ turn: Turn, on lane: Lane) { settle(turn, on: lane) }
+
     // MARK: Events
 
     /// Sees what the engine has to say.
