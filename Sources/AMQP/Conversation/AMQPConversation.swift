@@ -159,8 +159,9 @@ final class AMQPConversation: Conversation {
 
     /// Closes the connection with an error; the client is told if it can be.
     func fail(_ error: AMQPError, _ reason: CloseReason, on lane: Lane) -> Verdict {
-        if let engine, !engine.isClosed {
-            engine.close(error)
+        if let engine {
+            // An engine that has given up itself has the close frame ready.
+            if !engine.isClosed { engine.close(error) }
             engine.produce(into: link)
         }
         state = .ended
