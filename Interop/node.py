@@ -24,17 +24,14 @@ def check(condition, what):
 
 
 class Node:
-    """A node on free ports, ended with the block. With `http` it has a listener for HTTP, too, at `http_port`, and with
-    `amqp` one for AMQP at `amqp_port`."""
+    """A node on free ports, ended with the block. With `http` it has a listener for HTTP, too, at `http_port`."""
 
-    def __init__(self, lanes=2, extra="", http=False, amqp=False):
+    def __init__(self, lanes=2, extra="", http=False):
         self.lanes = lanes
         self.extra = extra
         self.http = http
-        self.amqp = amqp
         self.port = 0
         self.http_port = 0
-        self.amqp_port = 0
 
     def __enter__(self):
         self.directory = tempfile.TemporaryDirectory()
@@ -45,11 +42,10 @@ class Node:
         """Starts the process; after a kill, on the ports it had."""
         base = pathlib.Path(self.directory.name)
         config = base / "node.yaml"
-        more = f'  - {{ protocol: http, listen: "127.0.0.1:{self.http_port}" }}\n' if self.http else ""
-        more += f'  - {{ protocol: amqp, listen: "127.0.0.1:{self.amqp_port}" }}\n' if self.amqp else ""
+        http = f'  - {{ protocol: http, listen: "127.0.0.1:{self.http_port}" }}\n' if self.http else ""
         config.write_text(
             f"node: {{ name: interop, data: {base}/data, lanes: {self.lanes} }}\n"
-            f'listeners:\n  - {{ protocol: mqtt, listen: "127.0.0.1:{self.port}" }}\n' + more + self.extra
+            f'listeners:\n  - {{ protocol: mqtt, listen: "127.0.0.1:{self.port}" }}\n' + http + self.extra
         )
         self.log = base / "node.log"
         self.process = subprocess.Popen(
@@ -59,9 +55,8 @@ class Node:
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline and self.process.poll() is None:
             for record in self.records("ready"):
-                ports = {one["protocol"]: int(one["address"].rsplit(":", 1)[1]) for one in record["listeners"][::-1]}
-                self.port = ports["mqtt"]
-                self.http_port, self.amqp_port = ports.get("http", 0), ports.get("amqp", 0)
+                ports = [int(listener["address"].rsplit(":", 1)[1]) for listener in record["listeners"]]
+                self.port, self.http_port = ports[0], ports[1] if self.http else 0
                 return
             time.sleep(0.05)
         raise Failure("the node did not start: " + self.log.read_text())
