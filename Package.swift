@@ -107,7 +107,7 @@ let package = Package(
         .testTarget(name: "SecurityTests", dependencies: ["Security", "Core"], swiftSettings: strict),
         .testTarget(
             name: "NodeTests",
-            dependencies: ["Node", "Core", "Security", .product(name: "Logging", package: "swift-log")],
+            dependencies: ["Node", "AMQP", "Core", "Security", .product(name: "Logging", package: "swift-log")],
             swiftSettings: strict),
         .testTarget(name: "Tidy", swiftSettings: strict),
     ]

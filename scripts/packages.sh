@@ -9,10 +9,10 @@ set -eu
 # Swift for Linux comes without a linker, without libc's headers, and without libraries that its own tools load.
 # libstdc++-*-dev (below) brings the compiler's start files, too.
 toolchain="binutils libc6-dev libcurl4 libncurses6 libsqlite3-0 libxml2 pkg-config"
-node="libssl-dev libmosquitto-dev libcurl4-openssl-dev"
+node="libssl-dev libmosquitto-dev libcurl4-openssl-dev libqpid-proton-dev"
 bench="mosquitto valgrind nginx-light wrk"
 interop="curl slowhttptest python3 python3-venv mosquitto-clients prometheus chromium chromium-driver fonts-dejavu-core \
-    nodejs"
+    nodejs python3-qpid-proton"
 
 list_only=
 if [ "${1:-}" = --list ]; then
@@ -39,7 +39,19 @@ if ! command -v dpkg-query >/dev/null; then
 fi
 
 is_installed() {
-    [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ] || is_provided "$1"
+}
+
+# Some names are no packages: libqpid-proton-dev is what libqpid-proton11-dev provides, and with another release
+# another one. apt-get knows what to install by such a name, but the package database has no entry of it.
+is_provided() {
+    case $1 in
+    libqpid-proton-dev)
+        dpkg-query -W -f '${db:Status-Status}, ${Provides}\n' 'libqpid-proton*-dev' 2>/dev/null |
+            grep -Eq "^installed,(.*,)? $1( \\(|,|\$)"
+        ;;
+    *) return 1 ;;
+    esac
 }
 
 # The C++ headers' package has the compiler's version in its name; any version will do.
