@@ -10,9 +10,9 @@ struct RunCommand: ParsableCommand {
         abstract: "Run a node.",
         discussion: """
             Without a file the node speaks MQTT on 127.0.0.1:1883, HTTP on 127.0.0.1:8080 and AMQP on \
-            127.0.0.1:5672, is managed on 127.0.0.1:8222 and keeps its data in ./apus-data. A flag wins over the environment (APUS_NODE_NAME, …), \
-            that over the file. The log goes to standard error; one line says 'ready' with the addresses when \
-            clients can connect.
+            127.0.0.1:5672, is managed on 127.0.0.1:8222 and keeps its data in ./apus-data. A flag wins over the \
+            environment (APUS_NODE_NAME, …), that over the file. The log goes to standard error; one line says \
+            'ready' with the addresses when clients can connect.
 
             SIGTERM and SIGINT drain and end the node, SIGHUP reads configuration and users again, SIGUSR1 logs \
             the counters, SIGUSR2 switches debug logging on and off.

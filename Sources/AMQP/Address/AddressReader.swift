@@ -64,9 +64,8 @@ struct AddressReader {
         }
         guard !hasOptions else { throw wrong("cannot be sent to: $share and $local are for receivers") }
         guard isValid else {
-            throw wrong(
-                "is no topic: it has up to \(limits.maxTopicBytes) bytes, \(limits.maxTopicLevels) levels, UTF-8 without NUL"
-            )
+            let bounds = "up to \(limits.maxTopicBytes) bytes and \(limits.maxTopicLevels) levels"
+            throw wrong("is no topic: it has \(bounds) of UTF-8 without NUL")
         }
         return name
     }

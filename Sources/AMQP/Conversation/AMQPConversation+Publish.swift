@@ -118,7 +118,7 @@ extension AMQPConversation {
             expiresAt: message.ttlMilliseconds.map { lane.now &+ $0 } ?? 0)
         run.isPatient = !isSettled
         if message.isPlain {
-            run.packing = AMQPPacking.unmanaged
+            run.packing = Unmanaged.passUnretained(AMQPPacking.shared)
             event.pointee = EventView(payload: message.payloadStart, payloadLength: message.payload.count)
         } else {
             unpack(message, &run, event, turn)

@@ -49,6 +49,12 @@ extension ProtonEngine {
             isDue = true
             let error = Self.error(pn_transport_condition(transport))
             return .failed(error ?? AMQPError(.internalError, "the transport has failed"))
+        case PN_TRANSPORT_TAIL_CLOSED:
+            // Of some frames that it cannot read the transport says nothing, but takes no more.
+            if !hasFailed, pn_connection_state(connection) & PN_REMOTE_CLOSED == 0 {
+                fail(AMQPError(.framingError, "malformed frame"))
+            }
+            return nil
         default:
             return nil
         }

@@ -107,11 +107,10 @@ final class ProtonEngine: AMQPEngine {
     }
 
     /// Has the transport close the connection with an error of ours, as it does with its own.
-    private func fail(_ error: AMQPError) {
-        let condition = pn_transport_condition(transport)
-        pn_condition_set_name(condition, error.condition.rawValue)
-        pn_condition_set_description(condition, error.text)
-        pn_connection_driver_read_close(driver)
+    func fail(_ error: AMQPError) {
+        isDue = true
+        Self.set(error, on: pn_transport_condition(transport))
+        pn_transport_close_tail(transport)
     }
 
     // MARK: Time

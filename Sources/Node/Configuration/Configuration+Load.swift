@@ -80,7 +80,7 @@ extension Configuration {
 }
 
 extension Setting {
-    /// A node without `listeners` speaks MQTT, HTTP and AMQP on loopback; environment and flags may move these listeners.
+    /// A node without `listeners` speaks MQTT, HTTP and AMQP on loopback; environment and flags may move these.
     fileprivate mutating func addStandardListeners() {
         guard case .map(var entries, let place) = self else { return }
         switch self["listeners"] {
