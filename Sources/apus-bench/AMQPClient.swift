@@ -50,6 +50,10 @@ final class AMQPClient {
         if got > 0 {
             proton.took(got)
         } else if got == 0 {
+            // Why is said before.
+            while let event = proton.next() {
+                if let complaint = AMQPConnection.complaint(event) { throw Failure(complaint) }
+            }
             throw Failure("the broker closed an AMQP connection")
         } else if errno != EAGAIN && errno != EINTR {
             throw Failure.system("recv from the broker")
@@ -204,7 +208,8 @@ final class AMQPReceiver: TrafficReceiver {
         }
         guard size > 0, block.isEnd(of: message, size, number: next) else {
             let number = size > 0 ? block.number(message, size) : .max
-            let what = number == .max ? "\(size) bytes of something else" : "number \(number)"
+            let isAnother = number != .max && Int(number) != next
+            let what = isAnother ? "number \(number)" : "other bytes (\(size))"
             throw Failure(
                 "lost, doubled, reordered or foreign message: after \(received) messages came \(what), number "
                     + "\(next) was due (numbers go round at \(block.count))")
