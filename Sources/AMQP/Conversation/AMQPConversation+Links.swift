@@ -75,6 +75,7 @@ extension AMQPConversation {
         var wish = try SourceWish(remote.source, key, context, lane.limits)
         if wish.isClaims {
             let outgoing = OutgoingLink(handle, engine, self, .settled)
+            outgoing.claims = ClaimsOutbox(target: remote.target.address ?? "")
             outgoingLinks[handle] = outgoing
             return answer(handle, remote, wish.granted, .settled, engine)
         }

@@ -94,7 +94,7 @@ extension AMQPConversation {
     ) throws(AMQPError) {
         let message = try IncomingMessage(bytes)
         if incoming.isClaims {
-            answerClaim(message, bytes, on: lane)
+            answerClaim(message, on: lane)
             engine.settle(delivery, isSettled ? nil : .accepted)
             return incoming.used(1, engine)
         }
