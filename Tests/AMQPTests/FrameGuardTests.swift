@@ -108,7 +108,10 @@ import Testing
         ("open on channel 1", false, [(ScanFrames.frame(.open, [.string("c")], channel: 1), .close(.framingError))]),
         (
             "SASL late", false,
-            [(open, .pass), (ScanFrames.frame([0, 0x53, 0x44, 0x45], type: 1), .close(.framingError))]
+            [
+                (open, .pass), (ScanFrames.frame([0, 0x53, 0x44, 0x45], type: 1), .close(.framingError)),
+                (ScanFrames.frame([], type: 1), .discard), (close, .pass),
+            ]
         ),
         (
             "frames after close", false,

@@ -93,13 +93,13 @@ struct FrameGuard {
     private mutating func admitOther(_ frame: Frame) -> Verdict {
         coolDown()
         if stage == .closed { return .discard }
-        guard frame.type == 0 else { return close(.framingError, "a SASL frame after the header of AMQP") }
-        guard let performative = frame.performative else { return stage == .closing ? .discard : .pass }
         if stage == .closing {
-            guard performative == .close else { return .discard }
+            guard frame.performative == .close else { return .discard }
             stage = .closed
             return .pass
         }
+        guard frame.type == 0 else { return close(.framingError, "a SASL frame after the header of AMQP") }
+        guard let performative = frame.performative else { return .pass }
         switch performative {
         case .open: return open(frame)
         case .close:
