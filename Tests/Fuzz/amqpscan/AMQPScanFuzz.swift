@@ -91,7 +91,9 @@ private struct Play {
     private mutating func judge(_ frame: Frame) {
         let (channel, handle) = (frame.channel, frame.fields.handle)
         switch guardian.admit(frame) {
-        case .discard: precondition(isClosed || ended.contains(channel))
+        case .discard:
+            let isIdle = frame.performative == .disposition && frame.fields.said.isDisjoint(with: [.settled, .state])
+            precondition(isClosed || ended.contains(channel) || isIdle)
         case .close(let error):
             precondition(!isClosed && !error.text.isEmpty)
             isClosed = true
