@@ -77,7 +77,7 @@ let package = Package(
             ], swiftSettings: strict),
         .executableTarget(
             name: "apus-bench",
-            dependencies: ["CLinux", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+            dependencies: ["CLinux", "CProton", .product(name: "ArgumentParser", package: "swift-argument-parser")],
             swiftSettings: hot),
 
         .testTarget(name: "CoreTests", dependencies: ["Core"], swiftSettings: strict),

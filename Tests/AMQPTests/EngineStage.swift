@@ -24,8 +24,6 @@ final class EngineStage {
     let output = KeptOutput()
     /// What the engine has told and no test has looked at yet.
     var events: [EngineEvent] = []
-    /// Is shown what the client sends, and may change it.
-    var tamper: (([UInt8]) -> [UInt8])?
     /// What the engine sent last.
     var produced: [UInt8] = []
 
@@ -43,8 +41,7 @@ final class EngineStage {
     /// Moves bytes until both are silent.
     func pump() {
         while true {
-            var sent = client.bytes()
-            if let tamper { sent = tamper(sent) }
+            let sent = client.bytes()
             feed(sent)
             let answer = produce()
             if sent.isEmpty, answer.isEmpty { return }

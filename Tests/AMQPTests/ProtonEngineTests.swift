@@ -131,23 +131,6 @@ import Testing
         #expect(stage.client.count(PN_CONNECTION_REMOTE_CLOSE) == 1)
     }
 
-    /// A peer whose handle-max is smaller than the number of its links cannot be answered; Proton would be silent.
-    @Test func failsWhenAnAnswerHasNoHandle() throws {
-        let stage = EngineStage()
-        stage.tamper = { Search.withHandleMax0($0) }
-        let (session, _) = stage.open()
-        stage.tamper = nil
-        _ = stage.client.sender(session, "a", to: "a")
-        _ = stage.answerAttach()
-        _ = stage.client.sender(session, "b", to: "b")
-        stage.pump()
-        let link = try #require(stage.takeAttached())
-        stage.engine.refuse(link, AMQPError(.notFound, "b"))
-        stage.pump()
-        #expect(try #require(stage.takeFailure()).condition == .resourceLimitExceeded)
-        #expect(stage.client.count(PN_CONNECTION_REMOTE_CLOSE) == 1)
-    }
-
     // MARK: Time
 
     @Test func givesASilentPeerUp() throws {
@@ -221,17 +204,4 @@ enum Search {
     }
 
     static func count(_ wanted: [UInt8], in bytes: [UInt8]) -> Int { positions(wanted, in: bytes).count }
-
-    /// Gives the first begin, which has four fields in a list8, the fifth: handle-max 0.
-    static func withHandleMax0(_ bytes: [UInt8]) -> [UInt8] {
-        guard let range = range(0x11, in: bytes) else { return bytes }
-        let at = range.lowerBound
-        precondition(bytes[at + 11] == 0xC0 && bytes[at + 13] == 4)
-        var bytes = bytes
-        bytes.insert(0x43, at: range.upperBound)
-        bytes[at + 3] += 1
-        bytes[at + 12] += 1
-        bytes[at + 13] += 1
-        return bytes
-    }
 }

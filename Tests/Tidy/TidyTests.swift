@@ -24,7 +24,7 @@ import Testing
             "Synchronization",
         ],
         "apus-bench": [
-            "ArgumentParser", "CLinux", "Glibc", "Foundation", "FoundationEssentials", "Synchronization",
+            "ArgumentParser", "CLinux", "CProton", "Glibc", "Foundation", "FoundationEssentials", "Synchronization",
         ],
     ]
 

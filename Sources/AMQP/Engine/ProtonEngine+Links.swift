@@ -28,7 +28,6 @@ extension ProtonEngine {
 
     func attach(_ link: Link, _ answer: LocalAttach) {
         isDue = true
-        answersDue += 1
         Self.set(answer.source, on: pn_link_source(link.pointer))
         Self.set(answer.target, on: pn_link_target(link.pointer))
         // The outcomes that the peer knows are those that it may say or hear: the four of the specification.
@@ -43,7 +42,6 @@ extension ProtonEngine {
 
     func refuse(_ link: Link, _ error: AMQPError) {
         isDue = true
-        answersDue += 1
         // Our own terminus is the null one, the peer's is repeated.
         if pn_link_is_receiver(link.pointer) {
             pn_terminus_copy(pn_link_source(link.pointer), pn_link_remote_source(link.pointer))

@@ -24,8 +24,6 @@ final class ProtonEngine: AMQPEngine {
 
     /// Whether something may be due since the last ``produce(into:)``.
     var isDue = false
-    /// Open, begin and attach frames that are due. When they do not come, see ``produce(into:)``.
-    var answersDue = 0
     /// Whether the transport has given up.
     var hasFailed = false
     /// Whether ``close(_:)`` has been called.
@@ -85,20 +83,6 @@ final class ProtonEngine: AMQPEngine {
     func produce(into output: Output) {
         guard isDue else { return }
         isDue = false
-        let framesBefore = answersDue > 0 ? pn_transport_get_frames_output(transport) : 0
-        produceAll(into: output)
-        guard answersDue > 0 else { return }
-        // Proton stops without a word, for good, when the peer allows no channel or handle for an answer.
-        let isStuck = pn_transport_get_frames_output(transport) &- framesBefore < UInt64(answersDue)
-        answersDue = 0
-        if isStuck, !hasFailed {
-            fail(AMQPError(.resourceLimitExceeded, "no channel or handle is left for an answer"))
-            produceAll(into: output)
-        }
-    }
-
-    /// Moves the transport's bytes to the output.
-    private func produceAll(into output: Output) {
         var due = pn_connection_driver_write_buffer(driver)
         while due.size > 0, let start = due.start {
             output.append(start, due.size)
@@ -137,7 +121,6 @@ final class ProtonEngine: AMQPEngine {
 
     func open(_ properties: [(name: String, value: String)], offering capabilities: [String]) {
         isDue = true
-        answersDue += 1
         if !properties.isEmpty { Self.put(properties, into: pn_connection_properties(connection)) }
         if !capabilities.isEmpty {
             Self.put(symbols: capabilities, into: pn_connection_offered_capabilities(connection))
@@ -160,7 +143,6 @@ final class ProtonEngine: AMQPEngine {
 
     func begin(_ session: Session) {
         isDue = true
-        answersDue += 1
         pn_session_open(session.pointer)
     }
 

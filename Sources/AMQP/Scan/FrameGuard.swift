@@ -42,8 +42,19 @@ struct FrameGuard {
         /// Links that the peer can take, by its handle-max.
         var maxLinks: Int
         var links = KeyedSlots<Link>()
-        var lastLink = 0
         /// The next delivery-id; nil before the first.
+        var nextDelivery: UInt32?
+    }
+
+    /// The link that the last transfer was for, and what a transfer changes, taken out of the session: whatever is no
+    /// transfer for this link finds it put back.
+    fileprivate struct Hot {
+        var isValid = false
+        var channel: UInt16 = 0
+        var handle: UInt32 = 0
+        var session = 0
+        var place = 0
+        var link = Link(nameHash: 0, isOutgoing: false)
         var nextDelivery: UInt32?
     }
 
@@ -53,6 +64,7 @@ struct FrameGuard {
     private var usableChannelMax: Int
     private var stage = Stage.start
     private var sessions = KeyedSlots<Session>()
+    private var hot = Hot()
     /// Where the session was that the last frame was for.
     private var lastSession = 0
     /// Begins that passed and whose event has not come, oldest first.
@@ -69,14 +81,17 @@ struct FrameGuard {
     /// Whether a frame may go to the engine, which is told of it then.
     @inline(__always)
     mutating func admit(_ frame: Frame) -> Verdict {
-        if frame.performative == .transfer, stage == .open, sessions.has(UInt32(frame.channel), at: lastSession) {
-            return transfer(frame.fields, frame.channel, lastSession)
+        if frame.performative == .transfer, hot.isValid, hot.channel == frame.channel,
+            hot.handle == frame.fields.handle, hot.take(frame.fields) == nil
+        {
+            return .pass
         }
         return admitOther(frame)
     }
 
     @inline(never)
     private mutating func admitOther(_ frame: Frame) -> Verdict {
+        coolDown()
         if stage == .closed { return .discard }
         guard frame.type == 0 else { return close(.framingError, "a SASL frame after the header of AMQP") }
         guard let performative = frame.performative else { return stage == .closing ? .discard : .pass }
@@ -148,12 +163,14 @@ struct FrameGuard {
 
     /// This end has ended a session: frames on its channel are discarded until the peer's end, which passes.
     mutating func endedByUs(channel: UInt16) {
+        coolDown()
         guard let place = sessionPlace(channel) else { return }
         markEnded(place)
     }
 
     /// This end has closed the connection: whatever comes but the peer's close is discarded.
     mutating func closedByUs() {
+        coolDown()
         if stage != .closed { stage = .closing }
     }
 
@@ -266,21 +283,26 @@ struct FrameGuard {
         return .pass
     }
 
-    /// The hot path.
-    @inline(__always)
+    /// A transfer for another link than the last one was for, or one that is wrong.
     private mutating func transfer(_ fields: Frame.Fields, _ channel: UInt16, _ place: Int) -> Verdict {
-        if sessions.values[place].isEnded { return .discard }
-        var index = sessions.values[place].lastLink
-        if !sessions.values[place].links.has(fields.handle, at: index) {
-            guard let found = sessions.values[place].links.place(of: fields.handle) else {
-                return end(
-                    channel, place, .unattachedHandle, "transfer: no link is attached to handle \(fields.handle)")
-            }
-            index = found
-            sessions.values[place].lastLink = found
+        guard let index = sessions.values[place].links.place(of: fields.handle) else {
+            return end(channel, place, .unattachedHandle, "transfer: no link is attached to handle \(fields.handle)")
         }
-        guard let wrong = sessions.values[place].take(fields, index) else { return .pass }
+        hot = Hot(
+            isValid: true, channel: channel, handle: fields.handle, session: place, place: index,
+            link: sessions.values[place].links.values[index], nextDelivery: sessions.values[place].nextDelivery)
+        guard let wrong = hot.take(fields) else { return .pass }
+        coolDown()
         return end(channel, place, wrong, fields, index)
+    }
+
+    /// Puts back what the last transfers have changed.
+    @inline(__always)
+    private mutating func coolDown() {
+        guard hot.isValid else { return }
+        hot.isValid = false
+        sessions.values[hot.session].nextDelivery = hot.nextDelivery
+        sessions.values[hot.session].links.values[hot.place] = hot.link
     }
 
     // MARK: Verdicts
@@ -327,28 +349,26 @@ struct FrameGuard {
     fileprivate enum WrongTransfer { case fromReceiver, noID, sequence, otherID, unsettled }
 }
 
-extension FrameGuard.Session {
-    /// Counts a transfer (§2.6.12, §2.7.5, §2.6.14).
-    /// - Returns: nil when it is right.
+extension FrameGuard.Hot {
+    /// Counts a transfer (§2.6.12, §2.6.14, §2.7.5).
+    /// - Returns: nil when it is right; otherwise nothing has changed.
     @inline(__always)
-    mutating func take(_ fields: Frame.Fields, _ index: Int) -> FrameGuard.WrongTransfer? {
+    mutating func take(_ fields: Frame.Fields) -> FrameGuard.WrongTransfer? {
         let said = fields.said
-        if links.values[index].isPartial {
-            guard !said.contains(.id) || fields.id == links.values[index].partialID else { return .otherID }
-            if said.contains(.settledSaid), !said.contains(.settled), links.values[index].isPartialSettled {
-                return .unsettled
-            }
+        if link.isPartial {
+            guard !said.contains(.id) || fields.id == link.partialID else { return .otherID }
+            if said.contains(.settledSaid), !said.contains(.settled), link.isPartialSettled { return .unsettled }
         } else {
-            guard !links.values[index].isOutgoing else { return .fromReceiver }
+            guard !link.isOutgoing else { return .fromReceiver }
             guard said.contains(.id) else { return .noID }
             guard nextDelivery == nil || nextDelivery == fields.id else { return .sequence }
             nextDelivery = fields.id &+ 1
-            links.values[index].deliveryCount &+= 1
-            links.values[index].isPartialSettled = false
-            links.values[index].partialID = fields.id
+            link.deliveryCount &+= 1
+            link.isPartialSettled = false
+            link.partialID = fields.id
         }
-        if said.contains(.settled) { links.values[index].isPartialSettled = true }
-        links.values[index].isPartial = said.contains(.more) && !said.contains(.aborted)
+        if said.contains(.settled) { link.isPartialSettled = true }
+        link.isPartial = said.contains(.more) && !said.contains(.aborted)
         return nil
     }
 }

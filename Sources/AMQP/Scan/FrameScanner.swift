@@ -23,13 +23,16 @@ struct FrameScanner {
         let length = Int(UInt32(bigEndian: base.loadUnaligned(as: UInt32.self)))
         guard length >= 8, length <= maxFrameBytes else { return Self.wrongLength(length, most: maxFrameBytes) }
         guard bytes.count >= length else { return .incomplete }
-        if let transfer = TransferFrame.read(base, length) { return .frame(transfer) }
+        if let transfer = QuickFrame.transfer(base, length) { return .frame(transfer) }
         return scanOther(UnsafeRawBufferPointer(start: base, count: length))
     }
 
     /// Any frame, whole.
     @inline(never)
     private func scanOther(_ bytes: UnsafeRawBufferPointer) -> FrameScan {
+        if let base = bytes.baseAddress, let disposition = QuickFrame.disposition(base, bytes.count) {
+            return .frame(disposition)
+        }
         let start = Int(bytes[4]) * 4
         guard start >= 8, start <= bytes.count else {
             return .failure(
@@ -65,44 +68,60 @@ struct FrameScanner {
     }
 }
 
-/// The hot path: a transfer as clients write it. Whatever is not exactly that is left to the general way, which finds
-/// out what is wrong.
-enum TransferFrame {
+/// The hot path: transfers and dispositions as clients write them. Whatever is not exactly that is left to the general
+/// way, which finds out what is wrong.
+enum QuickFrame {
     /// - Parameters:
     ///   - base: where the frame begins.
     ///   - length: its bytes, all there; at least 8.
     /// - Returns: nil when the general way has to look.
     @inline(__always)
-    static func read(_ base: UnsafeRawPointer, _ length: Int) -> Frame? {
-        // Data offset 2, type 0; descriptor 0x14 as a small ulong.
+    static func transfer(_ base: UnsafeRawPointer, _ length: Int) -> Frame? {
+        guard var reader = reader(base, length, descriptor: 0x14), reader.left <= 11 else { return nil }
+        var frame = frame(base, length, .transfer, reader)
+        return reader.transfer(&frame.fields) ? frame : nil
+    }
+
+    @inline(__always)
+    static func disposition(_ base: UnsafeRawPointer, _ length: Int) -> Frame? {
+        guard var reader = reader(base, length, descriptor: 0x15), reader.left <= 6, reader.end == length else {
+            return nil
+        }
+        var frame = frame(base, length, .disposition, reader)
+        return reader.disposition(&frame.fields) ? frame : nil
+    }
+
+    @inline(__always)
+    private static func frame(
+        _ base: UnsafeRawPointer, _ length: Int, _ performative: Frame.Performative, _ reader: FieldReader
+    ) -> Frame {
+        Frame(
+            length: length, type: 0,
+            channel: UInt16(bigEndian: base.loadUnaligned(fromByteOffset: 6, as: UInt16.self)),
+            performative: performative, body: UnsafeRawBufferPointer(start: base + 8, count: length &- 8),
+            performativeLength: reader.end &- 8)
+    }
+
+    /// The list's fields: of a frame of AMQP with a data offset of 2 and a small ulong as its descriptor.
+    @inline(__always)
+    private static func reader(_ base: UnsafeRawPointer, _ length: Int, descriptor: UInt32) -> FieldReader? {
         guard length >= 16, base.load(fromByteOffset: 4, as: UInt8.self) == 2,
             base.load(fromByteOffset: 5, as: UInt8.self) == 0,
             base.loadUnaligned(fromByteOffset: 8, as: UInt32.self) & UInt32(bigEndian: 0xFFFF_FF00)
-                == UInt32(bigEndian: 0x0053_1400)
+                == UInt32(bigEndian: 0x0053_0000 | descriptor << 8)
         else { return nil }
         let code = base.load(fromByteOffset: 11, as: UInt8.self)
-        var reader: FieldReader
         if code == 0xC0 {
             let end = 13 + Int(base.load(fromByteOffset: 12, as: UInt8.self))
             guard end <= length, end >= 14 else { return nil }
-            reader = FieldReader(
+            return FieldReader(
                 base: base, place: 14, end: end, left: Int(base.load(fromByteOffset: 13, as: UInt8.self)))
-        } else if code == 0xD0, length >= 20 {
-            let size = Int(UInt32(bigEndian: base.loadUnaligned(fromByteOffset: 12, as: UInt32.self)))
-            let count = Int(UInt32(bigEndian: base.loadUnaligned(fromByteOffset: 16, as: UInt32.self)))
-            guard size >= 4, size <= length - 16 else { return nil }
-            reader = FieldReader(base: base, place: 20, end: 16 + size, left: count)
-        } else {
-            return nil
         }
-        guard reader.left <= 11 else { return nil }
-        var frame = Frame(
-            length: length, type: 0,
-            channel: UInt16(bigEndian: base.loadUnaligned(fromByteOffset: 6, as: UInt16.self)),
-            performative: .transfer, body: UnsafeRawBufferPointer(start: base + 8, count: length &- 8))
-        guard reader.transfer(&frame.fields) else { return nil }
-        frame.performativeLength = reader.end &- 8
-        return frame
+        guard code == 0xD0, length >= 20 else { return nil }
+        let size = Int(UInt32(bigEndian: base.loadUnaligned(fromByteOffset: 12, as: UInt32.self)))
+        let count = Int(UInt32(bigEndian: base.loadUnaligned(fromByteOffset: 16, as: UInt32.self)))
+        guard size >= 4, size <= length - 16 else { return nil }
+        return FieldReader(base: base, place: 20, end: 16 + size, left: count)
     }
 
     /// Reads fields one by one; what it does not know makes it give up.
@@ -129,6 +148,36 @@ enum TransferFrame {
                 boolean(.aborted, &fields.said), boolean([], &fields.said)
             else { return false }
             return left == 0 && place == end
+        }
+
+        /// All fields of a disposition (§2.7.6) with an outcome that has no fields, or none. False to give up.
+        @inline(__always)
+        mutating func disposition(_ fields: inout Frame.Fields) -> Bool {
+            // The role is mandatory: null is left to the general way.
+            guard left >= 2, place < end, base.load(fromByteOffset: place, as: UInt8.self) != 0x40,
+                boolean(.receiver, &fields.said), let first = uint(), let first, let last = uint()
+            else { return false }
+            fields.id = first
+            fields.limit = last ?? first
+            fields.said.formUnion(last == nil ? .id : [.id, .limit])
+            guard boolean(.settled, &fields.said), outcome(), boolean([], &fields.said) else { return false }
+            return left == 0 && place == end
+        }
+
+        /// Accepted or released without fields, or null.
+        @inline(__always)
+        private mutating func outcome() -> Bool {
+            guard let code = code() else { return false }
+            if code == 0x40 { return true }
+            guard code == 0, end &- place >= 3, base.load(fromByteOffset: place, as: UInt8.self) == 0x53 else {
+                return false
+            }
+            let descriptor = base.load(fromByteOffset: place &+ 1, as: UInt8.self)
+            guard descriptor == 0x24 || descriptor == 0x26,
+                base.load(fromByteOffset: place &+ 2, as: UInt8.self) == 0x45
+            else { return false }
+            place &+= 3
+            return true
         }
 
         /// A field's constructor; null when there are no further fields. Nothing to give up.
