@@ -81,7 +81,7 @@ extension AMQPConversation {
         }
         let subscriber = try subscriber(for: &wish, key, principal, state, lane)
         let mode = remote.senderSettles
-        let outgoing = OutgoingLink(handle, engine, self, mode)
+        let outgoing = OutgoingLink(handle, engine, self, mode, maxMessageBytes: remote.maxMessageBytes)
         outgoingLinks[handle] = outgoing
         answer(handle, remote, wish.granted, mode, engine)
         subscriber.begin(outgoing, principal: principal, on: lane)
@@ -105,7 +105,8 @@ extension AMQPConversation {
         guard let principal, let known = state.subscribers[key], isOwner(principal, of: known) else {
             throw AMQPError(.notFound, "there is no subscription '\(key.name)' of container '\(key.container)'")
         }
-        let outgoing = OutgoingLink(handle, engine, self, remote.senderSettles)
+        let outgoing = OutgoingLink(
+            handle, engine, self, remote.senderSettles, maxMessageBytes: remote.maxMessageBytes)
         outgoingLinks[handle] = outgoing
         answer(handle, remote, known.source, remote.senderSettles, engine)
         known.begin(outgoing, principal: principal, on: lane)
