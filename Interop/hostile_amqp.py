@@ -247,7 +247,6 @@ def bad_bodies(make, conditions):
         ("a map that claims 4 GB", oversized(0xD1, 0xFFFFFFFF, 2)), ("a map of 2^31 pairs", oversized(0xD1, 4, 1 << 32 - 1)),
         ("a text that claims 4 GB", wire.mapped((symbol("k"), oversized(0xB1, 0xFFFFFFFF)))),
         ("a text behind its map", b"\xd1" + struct.pack(">II", 9, 2) + b"\xa3\x01k\xa1\x50"),
-        ("a text that is not UTF-8", wire.mapped((symbol("k"), b"\xa1\x02\xff\xfe"))),
         ("an unknown constructor", wire.mapped((symbol("k"), b"\x3f"))),
         ("4,294,967,295 values of no width", wire.mapped((symbol("k"), b"\xf0\0\0\0\x05\xff\xff\xff\xff\x40"))),
         ("16,000,000 empty lists", wire.mapped((symbol("k"), b"\xf0\0\0\0\x05\x00\xff\xff\xff\x45"))),
@@ -281,7 +280,7 @@ def in_connection():
     yield "bytes behind begin", frame(described(BEGIN, listed(None, uint(0), uint(1), uint(1))) + b"more"), (DECODE, FRAMING)
     yield "begin without windows", performative(BEGIN, None, uint(0)), (DECODE, INVALID)
     yield "begin with a text for a window", performative(BEGIN, None, uint(0), string("1"), uint(1)), (DECODE, INVALID)
-    yield "a frame beyond the limit", struct.pack(">IBBH", 65_537, 2, 0, 0) + bytes(65_529), (FRAMING,)
+    yield "a frame beyond the limit", struct.pack(">IBBH", 65_537, 2, 0, 0), (FRAMING,)
     yield "4 GB", b"\xff\xff\xff\xff\x02\0\0\0", (FRAMING,)
     yield from bad_bodies(
         lambda value: performative(BEGIN, None, uint(0), uint(9), uint(9), None, None, None, value), (DECODE, INVALID))
@@ -351,7 +350,7 @@ def in_links():
     pieces = b"".join(transfer_frame(0, 0, piece, more=True) for _ in range(LARGEST // 60_000 + 2))
     for settled in (False, True):
         yield f"a message beyond the limit, settled: {settled}", sending, (
-            pieces.replace(b"", b"") if not settled else b"".join(
+            pieces if not settled else b"".join(
                 transfer_frame(0, 0, piece, more=True, settled=True) for _ in range(LARGEST // 60_000 + 2))
         ), link_ended, ("amqp:link:message-size-exceeded",)
     yield "a message without a topic", lambda node: anonymous(node), transfer_frame(0, 0, message), rejected_alone, (
