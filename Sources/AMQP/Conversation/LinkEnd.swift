@@ -70,6 +70,8 @@ final class OutgoingLink: LinkEnd {
     unowned let conversation: AMQPConversation
     /// The subscription; nil once it has been taken over by another link, and on the link from `$cbs`.
     private(set) var subscriber: Subscriber?
+    /// What it sends instead of a subscription's events, on the link from `$cbs`.
+    var claims: ClaimsOutbox?
     /// Deliveries that the client has not settled.
     private(set) var unsettledCount = 0
     /// Deliveries that may still be sent.
@@ -157,10 +159,20 @@ final class OutgoingLink: LinkEnd {
         guard let engine = conversation.engine else { return }
         credit = max(engine.credit(handle), 0)
         subscriber?.pump(on: lane)
+        pumpClaims()
         guard engine.isDraining(handle), credit > 0, subscriber?.hasNothingToSend ?? true else { return }
         engine.drained(handle)
         credit = 0
         conversation.touch()
+    }
+
+    /// Sends answers of `$cbs`.
+    func pumpClaims() {
+        guard let claims, let engine = conversation.engine else { return }
+        while credit > 0, let answer = claims.next() {
+            answer.withUnsafeBytes { send(MessageParts(first: $0), isSettled: true, context: 0, engine) }
+            conversation.touch()
+        }
     }
 
     /// The link is gone for its subscription.

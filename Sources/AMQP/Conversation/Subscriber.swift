@@ -180,8 +180,8 @@ final class Subscriber: Inbox {
         return refused
     }
 
-    /// Takes a run although the queue is full: its publisher waits, and has no credit for more than it has sent. What it
-    /// has sent has a bound, too.
+    /// Takes a run although the queue is full: its publisher waits, and has no credit for more than it has sent. What
+    /// it has sent has a bound, too.
     private func hold(_ run: UnsafePointer<EventRun>, on lane: Lane) -> Bool {
         guard waiting.bytes < 2 * lane.limits.maxQueuedBytes, let receipt = lane.hold(run) else { return false }
         heldReceipts.append(receipt)
