@@ -251,7 +251,8 @@ final class AMQPConversation: Conversation {
     // MARK: Time and the end
 
     private func scheduleTick(_ engine: Engine, _ lane: Lane) {
-        guard tickAt <= lane.now, let next = engine.tick(now: lane.now) else { return }
+        // What the peer's open asks for must be known: until then the time to connect is what counts.
+        guard case .established = state, tickAt <= lane.now, let next = engine.tick(now: lane.now) else { return }
         tickAt = next
         link.tick(at: next)
     }
@@ -283,7 +284,9 @@ final class AMQPConversation: Conversation {
         // An engine that has given up has its close frame ready.
         if !engine.isClosed {
             switch state {
-            case .awaitingOpen, .moving: open(engine)
+            case .awaitingOpen, .moving:
+                open(engine)
+                engine.produce(into: link)
             default: break
             }
             engine.close(error)
