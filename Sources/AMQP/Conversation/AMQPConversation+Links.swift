@@ -15,9 +15,17 @@ extension AMQPConversation {
             }
         } catch {
             lane.counters.subscriptionsRefused &+= engine.isIncoming(handle) ? 0 : 1
-            engine.refuse(handle, error)
+            refuse(handle, error, engine)
         }
         touch()
+    }
+
+    /// The link is forgotten at once: a client that tries again may use its name before it has answered the detach.
+    private func refuse(_ handle: Engine.Link, _ error: AMQPError, _ engine: Engine) {
+        engine.refuse(handle, error)
+        engine.produce(into: link)
+        guardian.refused(engine.name(handle), isOutgoing: !engine.isIncoming(handle), in: engine.session(of: handle))
+        engine.free(handle)
     }
 
     /// A link that the client publishes on.
