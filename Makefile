@@ -24,9 +24,10 @@ run: node ## build the node and run it in the foreground (ARGS='--mqtt 127.0.0.1
 test: .packages-build ## build everything in debug and run all tests (TEST='--filter CoreTests')
 	swift test $(TEST)
 
-bench: .packages-build .packages-bench node ## measure beside mosquitto and the bare kernel (BENCH=--quick)
+bench: .packages-build .packages-bench node ## measure beside mosquitto, the bare kernel and Proton (BENCH=--quick)
 	swift build -c release --product apus-bench
 	.build/release/apus-bench run $(BENCH)
+	.build/release/apus-bench amqp $(filter --quick,$(BENCH))
 
 interop: .packages-build .packages-interop node ## third-party clients against a real node
 	Interop/run.sh

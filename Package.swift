@@ -77,7 +77,7 @@ let package = Package(
             ], swiftSettings: strict),
         .executableTarget(
             name: "apus-bench",
-            dependencies: ["CLinux", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+            dependencies: ["CLinux", "CProton", .product(name: "ArgumentParser", package: "swift-argument-parser")],
             swiftSettings: hot),
 
         .testTarget(name: "CoreTests", dependencies: ["Core"], swiftSettings: strict),
@@ -107,7 +107,7 @@ let package = Package(
         .testTarget(name: "SecurityTests", dependencies: ["Security", "Core"], swiftSettings: strict),
         .testTarget(
             name: "NodeTests",
-            dependencies: ["Node", "Core", "Security", .product(name: "Logging", package: "swift-log")],
+            dependencies: ["Node", "AMQP", "Core", "Security", .product(name: "Logging", package: "swift-log")],
             swiftSettings: strict),
         .testTarget(name: "Tidy", swiftSettings: strict),
     ]

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Runs the snippets of the tutorials against a node and compares what they print with what the text says.
 
-    Interop/docs_snippets.py [FILE…]      docs/rest.md and docs/websocket.md if none is named
+    Interop/docs_snippets.py [FILE…]      docs/rest.md, docs/websocket.md and docs/amqp.md if none is named
 
-APUS_HTTP and APUS_MQTT (ADDRESS:PORT) name the listeners of a running node; without them one is started. In the
-snippets the addresses are the defaults, 127.0.0.1:8080 and 127.0.0.1:1883, and replaced before they run.
+APUS_HTTP, APUS_MQTT and APUS_AMQP (ADDRESS:PORT) name the listeners of a running node; without them one is started. In
+the snippets the addresses are the defaults, ports 8080, 1883 and 5672 of 127.0.0.1, and replaced before they run.
 
 What the words after a fence's language mean:
 
@@ -151,9 +151,9 @@ def free_port():
 
 
 class Runner:
-    def __init__(self, http, mqtt, scratch):
+    def __init__(self, http, mqtt, amqp, scratch):
         self.http = http
-        self.addresses = {"8080": http, "1883": mqtt, "9000": f"127.0.0.1:{free_port()}"}
+        self.addresses = {"8080": http, "1883": mqtt, "5672": amqp, "9000": f"127.0.0.1:{free_port()}"}
         self.scratch = pathlib.Path(scratch)
         self.browser = None
         self.node_program = shutil.which("node") or shutil.which("nodejs")
@@ -233,10 +233,10 @@ class Runner:
             self.browser.quit()
 
 
-def run(paths, http, mqtt):
+def run(paths, http, mqtt, amqp):
     failures = []
     with tempfile.TemporaryDirectory() as scratch:
-        runner = Runner(http, mqtt, scratch)
+        runner = Runner(http, mqtt, amqp, scratch)
         try:
             for path in paths:
                 for blocks in sections(path):
@@ -253,12 +253,14 @@ def run(paths, http, mqtt):
 
 
 def test():
-    names = sys.argv[1:] or [ROOT / "docs/rest.md", ROOT / "docs/websocket.md"]
+    names = sys.argv[1:] or [ROOT / "docs" / name for name in ("rest.md", "websocket.md", "amqp.md")]
     paths = [pathlib.Path(name) for name in names]
     if "APUS_HTTP" in os.environ:
-        return run(paths, os.environ["APUS_HTTP"], os.environ.get("APUS_MQTT", "127.0.0.1:1883"))
-    with Node(http=True) as node:
-        return run(paths, f"127.0.0.1:{node.http_port}", f"127.0.0.1:{node.port}")
+        mqtt, amqp = os.environ.get("APUS_MQTT", "127.0.0.1:1883"), os.environ.get("APUS_AMQP", "127.0.0.1:5672")
+        return run(paths, os.environ["APUS_HTTP"], mqtt, amqp)
+    with Node(http=True, amqp=True) as node:
+        ports = node.http_port, node.port, node.amqp_port
+        return run(paths, *(f"127.0.0.1:{port}" for port in ports))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 APUS = os.environ.get("APUS", str(ROOT / ".build/release/apus"))
@@ -24,14 +25,27 @@ def check(condition, what):
 
 
 class Node:
-    """A node on free ports, ended with the block. With `http` it has a listener for HTTP, too, at `http_port`."""
+    """A node on free ports, ended with the block. With `http` it has a listener for HTTP, too, at `http_port`, with
+    `amqp` one for AMQP at `amqp_port`. It is managed at `admin`."""
 
-    def __init__(self, lanes=2, extra="", http=False):
+    def __init__(self, lanes=2, extra="", http=False, amqp=False):
         self.lanes = lanes
         self.extra = extra
-        self.http = http
-        self.port = 0
-        self.http_port = 0
+        self.protocols = ["mqtt"] + ["http"] * http + ["amqp"] * amqp
+        self.ports = dict.fromkeys(("mqtt", "http", "amqp"), 0)
+        self.admin = None
+
+    @property
+    def port(self):
+        return self.ports["mqtt"]
+
+    @property
+    def http_port(self):
+        return self.ports["http"]
+
+    @property
+    def amqp_port(self):
+        return self.ports["amqp"]
 
     def __enter__(self):
         self.directory = tempfile.TemporaryDirectory()
@@ -42,10 +56,11 @@ class Node:
         """Starts the process; after a kill, on the ports it had."""
         base = pathlib.Path(self.directory.name)
         config = base / "node.yaml"
-        http = f'  - {{ protocol: http, listen: "127.0.0.1:{self.http_port}" }}\n' if self.http else ""
+        listeners = "".join(
+            f'  - {{ protocol: {name}, listen: "127.0.0.1:{self.ports[name]}" }}\n' for name in self.protocols)
         config.write_text(
-            f"node: {{ name: interop, data: {base}/data, lanes: {self.lanes} }}\n"
-            f'listeners:\n  - {{ protocol: mqtt, listen: "127.0.0.1:{self.port}" }}\n' + http + self.extra
+            f"node: {{ name: interop, data: {base}/data, lanes: {self.lanes} }}\nlisteners:\n" + listeners
+            + self.extra.replace("DIRECTORY", str(base))
         )
         self.log = base / "node.log"
         self.process = subprocess.Popen(
@@ -55,8 +70,9 @@ class Node:
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline and self.process.poll() is None:
             for record in self.records("ready"):
-                ports = [int(listener["address"].rsplit(":", 1)[1]) for listener in record["listeners"]]
-                self.port, self.http_port = ports[0], ports[1] if self.http else 0
+                for listener in record["listeners"]:
+                    self.ports[listener["protocol"]] = int(listener["address"].rsplit(":", 1)[1])
+                self.admin = record["admin"]
                 return
             time.sleep(0.05)
         raise Failure("the node did not start: " + self.log.read_text())
@@ -100,6 +116,15 @@ class Node:
                 return {key: int(value) for key, value in records[-1].items() if str(value).isdigit()}
             time.sleep(0.05)
         raise Failure("no counters")
+
+    def metrics(self):
+        """The metrics as Prometheus reads them, by name and labels."""
+        with urllib.request.urlopen(f"http://{self.admin}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        return {name: float(value) for name, _, value in (x.rpartition(" ") for x in lines if not x.startswith("#"))}
+
+    def descriptors(self):
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
     def resident_kilobytes(self):
         for line in pathlib.Path(f"/proc/{self.process.pid}/status").read_text().splitlines():

@@ -9,10 +9,10 @@ set -eu
 # Swift for Linux comes without a linker, without libc's headers, and without libraries that its own tools load.
 # libstdc++-*-dev (below) brings the compiler's start files, too.
 toolchain="binutils libc6-dev libcurl4 libncurses6 libsqlite3-0 libxml2 pkg-config"
-node="libssl-dev libmosquitto-dev libcurl4-openssl-dev"
-bench="mosquitto valgrind nginx-light wrk"
+node="libssl-dev libmosquitto-dev libcurl4-openssl-dev libqpid-proton-dev"
+bench="mosquitto valgrind nginx-light wrk rabbitmq-server"
 interop="curl slowhttptest python3 python3-venv mosquitto-clients prometheus chromium chromium-driver fonts-dejavu-core \
-    nodejs"
+    nodejs python3-qpid-proton"
 
 list_only=
 if [ "${1:-}" = --list ]; then
@@ -39,7 +39,19 @@ if ! command -v dpkg-query >/dev/null; then
 fi
 
 is_installed() {
-    [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ] || is_provided "$1"
+}
+
+# Some names are no packages: libqpid-proton-dev is what libqpid-proton11-dev provides, and with another release
+# another one. apt-get knows what to install by such a name, but the package database has no entry of it.
+is_provided() {
+    case $1 in
+    libqpid-proton-dev)
+        dpkg-query -W -f '${db:Status-Status}, ${Provides}\n' 'libqpid-proton*-dev' 2>/dev/null |
+            grep -Eq "^installed,(.*,)? $1( \\(|,|\$)"
+        ;;
+    *) return 1 ;;
+    esac
 }
 
 # The C++ headers' package has the compiler's version in its name; any version will do.
@@ -80,16 +92,19 @@ install() {
     $root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing
 }
 
-# The package of the peer broker starts a service on port 1883, which is the node's, and Prometheus and nginx others.
-# Only their programs are wanted.
+# The package of the peer broker starts a service on port 1883, which is the node's, and Prometheus, nginx, RabbitMQ and
+# Erlang (epmd) others. Only their programs are wanted.
 policy=/usr/sbin/policy-rc.d
 policy_is_ours=
 services=
 case " $missing " in *" mosquitto "*) services=mosquitto ;; esac
 # An nginx that was there before is somebody's own.
 case " $missing " in *" nginx-light "*) is_installed nginx || services="$services nginx" ;; esac
+case " $missing " in *" rabbitmq-server "*) services="$services rabbitmq-server" ;; esac
+# Erlang comes with RabbitMQ, or was somebody's own.
+case " $missing " in *" rabbitmq-server "*) is_installed erlang-base || services="$services epmd" ;; esac
 case " $missing " in
-*" mosquitto "* | *" prometheus "* | *" nginx-light "*)
+*" mosquitto "* | *" prometheus "* | *" nginx-light "* | *" rabbitmq-server "*)
     if [ ! -e $policy ]; then
         policy_is_ours=yes
         trap '$root rm -f $policy' EXIT
@@ -106,4 +121,5 @@ ls /var/lib/apt/lists/*_Packages* >/dev/null 2>&1 || update
 install || { update; install; }
 if [ -n "$policy_is_ours" ] && [ -d /run/systemd/system ]; then
     for service in $services; do $root systemctl disable -q "$service.service" || true; done
+    case " $services " in *" epmd "*) $root systemctl disable -q epmd.socket || true ;; esac
 fi

@@ -26,6 +26,10 @@ public enum DropReason: Int, CaseIterable, Sendable {
     case lateReply
     /// A webhook's target said that it will not take it, or never answered.
     case webhookRejected
+    /// Its receiver rejected it (AMQP 1.0 §3.4.2), or can never take it (§3.4.5).
+    case rejected
+    /// Its receiver released it and it could not be given back (AMQP 1.0 §3.4.4).
+    case released
 }
 
 /// Why a connection ended.
@@ -104,6 +108,8 @@ public struct Counters: Sendable, Equatable {
     public var cacheMisses: UInt64 = 0
     /// Subscriptions refused by the access rules or a limit.
     public var subscriptionsRefused: UInt64 = 0
+    /// Frames that were answered with an error for their link or session instead of being taken (AMQP 1.0).
+    public var framesRefused: UInt64 = 0
     /// Events dropped, by reason.
     public var dropped = [UInt64](repeating: 0, count: DropReason.allCases.count)
     /// Connections closed, by reason.
@@ -136,6 +142,7 @@ public struct Counters: Sendable, Equatable {
         descriptorsExhausted &+= other.descriptorsExhausted
         cacheMisses &+= other.cacheMisses
         subscriptionsRefused &+= other.subscriptionsRefused
+        framesRefused &+= other.framesRefused
         for index in dropped.indices { dropped[index] &+= other.dropped[index] }
         for index in closed.indices { closed[index] &+= other.closed[index] }
     }

@@ -42,7 +42,9 @@ final class UnpackedRun {
             capacity = properties.count * 2
             bytes = .allocate(byteCount: capacity, alignment: 16)
         }
-        properties.withUnsafeBytes { if let base = $0.baseAddress { bytes.copyMemory(from: base, byteCount: $0.count) } }
+        properties.withUnsafeBytes {
+            if let base = $0.baseAddress { bytes.copyMemory(from: base, byteCount: $0.count) }
+        }
         run.initialize(to: packed.pointee)
         run.pointee.packing = nil
         run.pointee.layout = .none

@@ -48,6 +48,18 @@ open class Inbox: Port {
         return true
     }
 
+    /// Lets a guaranteed event wait beyond the limits, because its publisher is held meanwhile (``Lane/hold(_:)``).
+    public final func waitBeyondLimits(_ entry: EventQueue.Entry, on lane: Lane) {
+        waiting.append(entry)
+        lane.queuedEvents += 1
+        lane.queuedBytes += entry.event.cost
+    }
+
+    /// Whether no further event may wait.
+    public final func isFull(_ limits: Limits) -> Bool {
+        waiting.count >= limits.maxQueuedEvents || waiting.bytes >= limits.maxQueuedBytes
+    }
+
     private final func popWaiting(on lane: Lane) -> EventQueue.Entry? {
         guard let entry = waiting.popFirst() else { return nil }
         lane.queuedEvents -= 1
@@ -69,7 +81,8 @@ open class Inbox: Port {
     /// Switches the log of its connections' packets on or off.
     open func setTrace(_ isOn: Bool, on lane: Lane) {}
 
-    private final func hasRoom(for event: Event, _ limits: Limits) -> Bool {
+    /// Whether one more event may wait.
+    public final func hasRoom(for event: Event, _ limits: Limits) -> Bool {
         waiting.count < limits.maxQueuedEvents && waiting.bytes + event.cost <= limits.maxQueuedBytes
     }
 

@@ -70,6 +70,17 @@ public struct Limits: Sendable, Equatable {
     public var streamResumeSeconds = 60
     /// Webhooks of a node, configured and created ones together; the next one is refused.
     public var maxWebhooks = 1_000
+    /// One frame of AMQP as received, header included, and what a client is told (max-frame-size); a larger one closes
+    /// its connection before it is read. A message may be spread over many, see ``maxPacketBytes``.
+    public var maxAMQPFrameBytes = 64 << 10
+    /// Sessions of one connection of AMQP (channel-max is one less).
+    public var maxAMQPSessions = 256
+    /// Links of one session of AMQP (handle-max is one less).
+    public var maxAMQPLinks = 1_024
+    /// Deliveries that a publisher may have under way on a link of AMQP: its credit. They count until they are settled.
+    public var amqpCredit = 1_000
+    /// Deliveries sent on a link of AMQP that its receiver has not settled; further ones wait in the queue.
+    public var maxUnsettledDeliveries = 10_000
 
     /// The defaults.
     public init() {}

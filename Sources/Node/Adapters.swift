@@ -1,3 +1,4 @@
+import AMQP
 import Core
 import Glibc
 import Logging
@@ -15,13 +16,17 @@ enum Adapters {
         let random: @Sendable () -> UInt64 = { UInt64.random(in: .min ... .max) }
         let mqtt = MQTTAdapter(
             routers: routers, authenticator: authenticator, random: random, trace: trace(configuration.mqtt))
+        let amqp = AMQPAdapter(
+            routers: routers, authenticator: authenticator, settings: configuration.amqp,
+            nodeName: configuration.name, version: Node.version, random: random, wallClock: { milliseconds() })
         let site = WebSite(
             configuration.http, routers: routers, authenticator: authenticator, nodeName: configuration.name,
             version: Node.version, instance: webhooks.service.instanceID,
-            adapters: ["mqtt": mqtt, "mqttv3.1": mqtt], webhooks: webhooks, limits: configuration.limits,
+            adapters: ["mqtt": mqtt, "mqttv3.1": mqtt, "amqp": amqp, "AMQPWSB10": amqp], webhooks: webhooks,
+            limits: configuration.limits,
             random: random,
             wallClock: { milliseconds() })
-        return [.mqtt: mqtt, .http: HTTPAdapter(site: site, wallClock: { Int(milliseconds() / 1_000) })]
+        return [.mqtt: mqtt, .amqp: amqp, .http: HTTPAdapter(site: site, wallClock: { Int(milliseconds() / 1_000) })]
     }
 
     /// Milliseconds since 1970.

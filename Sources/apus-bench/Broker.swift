@@ -32,6 +32,8 @@ struct BrokerOptions {
     var noDelay = false
     /// What the clients speak.
     var version = ProtocolVersion.v3
+    /// Whether a node listens for AMQP, too.
+    var hasAMQP = false
 }
 
 /// A broker running as a child process, and what the kernel says about it.
@@ -42,6 +44,8 @@ final class Broker {
     let port: UInt16
     /// Where a node takes MQTT over TCP, whatever its clients do.
     private(set) var plainPort: UInt16 = 0
+    /// Where a node takes AMQP, if it was told to.
+    private(set) var amqpPort: UInt16 = 0
     /// From the start of the process until it accepted connections.
     let readyMilliseconds: Double
     /// Packets as its clients send them.
@@ -79,10 +83,7 @@ final class Broker {
 
     /// For a failure: whether the process has ended, and the end of what it printed.
     func lastWords() -> String {
-        pause(milliseconds: 50)
-        let tail = process.output().split(separator: "\n").suffix(5).joined(separator: "\n    ")
-        let state = process.isRunning ? "" : "; the broker has ended"
-        return tail.isEmpty ? state : "\(state); its last words:\n    \(tail)"
+        process.lastWords()
     }
 
     private static func startRelay(_ options: BrokerOptions) throws -> Broker {
@@ -122,13 +123,15 @@ final class Broker {
     private static func startApus(_ kind: BrokerKind, _ options: BrokerOptions) throws -> Broker {
         let name = kind.isWebSocket ? "http" : "mqtt"
         let web = kind.isWebSocket ? #", { protocol: http, listen: "127.0.0.1:0" }"# : ""
+        let amqp = options.hasAMQP ? #", { protocol: amqp, listen: "127.0.0.1:0" }"# : ""
         let configuration = """
             node: { name: bench, lanes: \(options.lanes) }
-            listeners: [ { protocol: mqtt, listen: "127.0.0.1:0" }\(web) ]
+            listeners: [ { protocol: mqtt, listen: "127.0.0.1:0" }\(web)\(amqp) ]
             admin: { listen: off }
 
             """
-        let file = try Scratch.write(configuration, name: "apus-\(name)-\(options.lanes).yaml")
+        let file = try Scratch.write(
+            configuration, name: "apus-\(name)\(amqp.isEmpty ? "" : "-amqp")-\(options.lanes).yaml")
         let begin = now()
         let command = [options.apus, "run", "--config", file, "--log-format", "json"]
         let child = try Child.spawn(options.wrapper + command)
@@ -139,6 +142,7 @@ final class Broker {
                     kind: kind, process: child, port: port, readyMilliseconds: Double(now() - begin) / 1e6,
                     version: options.version)
                 broker.plainPort = readyPort(of: "mqtt", in: child.output()) ?? 0
+                broker.amqpPort = readyPort(of: "amqp", in: child.output()) ?? 0
                 return broker
             }
             guard child.isRunning else { break }

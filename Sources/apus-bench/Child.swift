@@ -121,6 +121,16 @@ final class Child {
         Scratch.read(log) ?? ""
     }
 
+    /// For a failure of a broker: whether it has ended, and the end of what it printed.
+    func lastWords() -> String {
+        // Of somebody else's process nothing is known.
+        guard !command.isEmpty else { return "" }
+        pause(milliseconds: 50)
+        let tail = output().split(separator: "\n").suffix(5).joined(separator: "\n    ")
+        let state = isRunning ? "" : "; the broker has ended"
+        return tail.isEmpty ? state : "\(state); its last words:\n    \(tail)"
+    }
+
     var isRunning: Bool {
         if ended { return false }
         var status: Int32 = 0

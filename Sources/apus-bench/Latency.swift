@@ -26,9 +26,7 @@ final class Ticker {
     init(nanoseconds: Int) throws {
         fd = timerfd_create(CLOCK_MONOTONIC, Int32(TFD_NONBLOCK) | Int32(TFD_CLOEXEC))
         guard fd >= 0 else { throw Failure.system("timerfd_create") }
-        let interval = timespec(tv_sec: 0, tv_nsec: nanoseconds)
-        var setting = itimerspec(it_interval: interval, it_value: interval)
-        timerfd_settime(fd, 0, &setting, nil)
+        guard apus_timer_every(fd, UInt32(nanoseconds)) == 0 else { throw Failure.system("timerfd_settime") }
     }
 
     /// How often it has fired since the last call.

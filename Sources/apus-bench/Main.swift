@@ -17,8 +17,9 @@ struct ApusBench: ParsableCommand {
               apus-bench run --brokers apus,apusws        what WebSocket costs beside TCP
               apus-bench run --apus .build/release/apus --json figures.json
               apus-bench http                             the node's HTTP beside nginx
+              apus-bench amqp                             the node's AMQP beside its engine alone
             """,
-        subcommands: [Run.self, HTTPBench.self, RelayCommand.self, Load.self])
+        subcommands: [Run.self, HTTPBench.self, AMQPBench.self, RelayCommand.self, Load.self])
 }
 
 /// Measures.

@@ -317,8 +317,6 @@ extension Session {
     }
 
     static func ownTime() -> UInt64 {
-        var time = timespec()
-        clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time)
-        return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
+        apus_clock_ns(CLOCK_PROCESS_CPUTIME_ID)
     }
 }

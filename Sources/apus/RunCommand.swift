@@ -9,10 +9,10 @@ struct RunCommand: ParsableCommand {
         commandName: "run",
         abstract: "Run a node.",
         discussion: """
-            Without a file the node speaks MQTT on 127.0.0.1:1883 and HTTP on 127.0.0.1:8080, is managed on \
-            127.0.0.1:8222 and keeps its data in ./apus-data. A flag wins over the environment (APUS_NODE_NAME, …), \
-            that over the file. The log goes to standard error; one line says 'ready' with the addresses when \
-            clients can connect.
+            Without a file the node speaks MQTT on 127.0.0.1:1883, HTTP on 127.0.0.1:8080 and AMQP on \
+            127.0.0.1:5672, is managed on 127.0.0.1:8222 and keeps its data in ./apus-data. A flag wins over the \
+            environment (APUS_NODE_NAME, …), that over the file. The log goes to standard error; one line says \
+            'ready' with the addresses when clients can connect.
 
             SIGTERM and SIGINT drain and end the node, SIGHUP reads configuration and users again, SIGUSR1 logs \
             the counters, SIGUSR2 switches debug logging on and off.
@@ -46,6 +46,9 @@ struct RunCommand: ParsableCommand {
             valueName: "address"))
     var http: String?
 
+    @Option(help: ArgumentHelp("Where the first AMQP 1.0 listener listens; or off.", valueName: "address"))
+    var amqp: String?
+
     @Option(
         help: ArgumentHelp(
             "Where the management interface listens: 127.0.0.1:8222, unix:/path, or off.", valueName: "address"))
@@ -63,7 +66,7 @@ struct RunCommand: ParsableCommand {
     func run() throws {
         let flags: [ConfigurationFlag?] = [
             name.map { .name($0) }, data.map { .data($0) }, mqtt.map { .mqtt($0) },
-            http.map { .http($0) }, admin.map { .admin($0) },
+            http.map { .http($0) }, amqp.map { .amqp($0) }, admin.map { .admin($0) },
             lanes.map { .lanes($0) },
             logLevel.map { .logLevel($0) }, logFormat.map { .logFormat($0) },
         ]

@@ -24,8 +24,8 @@ final class Field {
         Principal(identity: Identity(user: user, groups: groups), clientID: clientID, router: router)
     }
 
-    func recorder(on lane: Int = 0) -> Recorder {
-        let port = Recorder()
+    func recorder(on lane: Int = 0, takesPacked: Bool = false) -> Recorder {
+        let port = Recorder(takesPacked: takesPacked)
         router.register(port, on: all[lane])
         return port
     }
@@ -50,7 +50,7 @@ final class Field {
     func publish(
         _ topic: String, _ payloads: [String] = [""], as principal: Principal? = nil, on lane: Int = 0, qos: UInt8 = 0,
         isRetained: Bool = false, layout: WireLayout = .none, properties: String = "",
-        publisher: PortAddress = .none
+        publisher: PortAddress = .none, isPatient: Bool = false, packing: EventPacking? = nil
     ) -> PublishOutcome {
         let lane = all[lane]
         let turn = lane.turn
@@ -80,6 +80,8 @@ final class Field {
             topic: name.start, topicLength: name.count, events: turn.events, count: payloads.count, wire: wire,
             wireLength: layout == .none ? 0 : end - wire, properties: extra.start, propertiesLength: extra.count,
             publisher: publisher, layout: layout, qos: qos, isRetained: isRetained)
+        turn.runs[0].isPatient = isPatient
+        turn.runs[0].packing = packing.map { Unmanaged.passUnretained($0) }
         turn.runCount = 1
         turn.principal = principal ?? self.principal()
         router.route(turn, on: lane)
@@ -112,6 +114,7 @@ final class Recorder: Port {
     struct Receipt: Equatable {
         var token: UInt32
         var refused: Int
+        var more = 0
     }
 
     var deliveries: [Delivery] = []
@@ -120,6 +123,9 @@ final class Recorder: Port {
     var receipts: [Receipt] = []
     /// Guaranteed events that it refuses of each run.
     var refuses = 0
+    /// Whether it holds the receipts of patient runs.
+    var holds = false
+    var held: [Lane.Receipt] = []
     /// Whether it keeps every event.
     var keeps = false
 
@@ -141,6 +147,7 @@ final class Recorder: Port {
                     identifiers: identifiers, qos: run.pointee.qos, isRetained: run.pointee.isRetained))
             if keeps { owned.append(run.pointee.event(index)) }
         }
+        if holds, let receipt = lane.hold(run) { held.append(receipt) }
         let isWired = run.pointee.layout != .none
         runs.append(
             (
@@ -151,7 +158,7 @@ final class Recorder: Port {
     }
 
     override func receiptArrived(token: UInt32, refused: Int, more: Int, on lane: Lane) {
-        receipts.append(Receipt(token: token, refused: refused))
+        receipts.append(Receipt(token: token, refused: refused, more: more))
     }
 
     func takeAll() -> [Delivery] {

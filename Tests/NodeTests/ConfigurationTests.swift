@@ -1,3 +1,4 @@
+import AMQP
 import Core
 import Foundation
 import Logging
@@ -39,7 +40,10 @@ struct ConfigurationTests {
         let configuration = try load(yaml)
         #expect(!configuration.name.isEmpty)
         #expect(configuration == Configuration(name: configuration.name))
-        #expect(configuration.listeners.map(\.address.description) == ["127.0.0.1:1883", "127.0.0.1:8080"])
+        #expect(
+            configuration.listeners.map(\.address.description) == [
+                "127.0.0.1:1883", "127.0.0.1:8080", "127.0.0.1:5672",
+            ])
         #expect(configuration.data == "./apus-data")
         #expect(configuration.security.anonymous == .loopback)
         #expect(configuration.mqtt.sysIntervalSeconds == 10 && !configuration.mqtt.tracesPayload)
@@ -105,7 +109,7 @@ struct ConfigurationTests {
             ("nod: {}", "apus.yaml:1: nod: unknown key; did you mean 'node'? allowed: node, listeners"),
             (
                 "zzzzzz: {}",
-                "apus.yaml:1: zzzzzz: unknown key; allowed: node, listeners, security, admin, mqtt, http, limits, log"
+                "apus.yaml:1: zzzzzz: unknown key; allowed: node, listeners, security, admin, mqtt, amqp, http, limits,"
             ),
             ("node:\n  nmae: x", "apus.yaml:2: node.nmae: unknown key; did you mean 'name'?"),
             ("node: 5", "apus.yaml:1: node: expected a group of keys, found a single value"),
@@ -291,7 +295,7 @@ struct ConfigurationTests {
     @Test("--mqtt moves the first MQTT listener, or adds one")
     func mqttFlag() throws {
         let flag = ConfigurationFlag.mqtt("127.0.0.1:0")
-        let standard = ["127.0.0.1:0", "127.0.0.1:8080"]
+        let standard = ["127.0.0.1:0", "127.0.0.1:8080", "127.0.0.1:5672"]
         #expect(try load("", flags: [flag]).listeners.map(\.address.description) == standard)
         #expect(try load("listeners: []", flags: [flag]).listeners.map(\.address.description) == ["127.0.0.1:0"])
         let two = """
@@ -305,8 +309,12 @@ struct ConfigurationTests {
         #expect(problems("", flags: [.mqtt("x")]).first?.hasPrefix("--mqtt: listeners[0].listen: 'x'") == true)
         #expect(try load("listeners:", flags: [flag]).listeners.map(\.address.description) == standard)
         let onlyHTTP = try load("", flags: [.http("127.0.0.1:0")]).listeners
-        #expect(onlyHTTP.map(\.address.description) == ["127.0.0.1:1883", "127.0.0.1:0"])
-        #expect(try load("", flags: [.http("off")]).listeners.map(\.protocolName) == [.mqtt])
+        #expect(onlyHTTP.map(\.address.description) == ["127.0.0.1:1883", "127.0.0.1:0", "127.0.0.1:5672"])
+        #expect(try load("", flags: [.http("off")]).listeners.map(\.protocolName) == [.mqtt, .amqp])
+        let onlyAMQP = try load("", flags: [.amqp("[::1]:5673"), .http("off")]).listeners
+        #expect(onlyAMQP.map(\.address.description) == ["127.0.0.1:1883", "[::1]:5673"])
+        #expect(try load("", flags: [.amqp("off")]).listeners.map(\.protocolName) == [.mqtt, .http])
+        #expect(try load(two, flags: [.amqp("127.0.0.1:0")]).listeners.map(\.protocolName) == [.mqtt, .mqtt, .amqp])
     }
 
     @Test("Upper-case variables in values come from the environment, rule variables do not")
@@ -328,11 +336,65 @@ struct ConfigurationTests {
             """
             node: { name: b, drain_seconds: 1 }
             security: { anonymous: never }
+            amqp: { unprefixed_address: queue, require_sasl: true, remote_plain: false, idle_timeout: 0 }
             limits: { max_sessions: 5 }
             log: { level: debug, format: json }
             """)
-        #expect(new.keysNeedingRestart(since: old) == ["node.name", "limits.max_sessions", "log.format"])
+        #expect(
+            new.keysNeedingRestart(since: old) == [
+                "node.name", "amqp.unprefixed_address", "amqp.require_sasl", "amqp.remote_plain", "amqp.idle_timeout",
+                "limits.max_sessions", "log.format",
+            ])
         #expect(old.keysNeedingRestart(since: old).isEmpty)
+    }
+
+    @Test("AMQP: what addresses are, who may come without SASL, time-outs and limits")
+    func amqp() throws {
+        #expect(try load("").amqp == AMQPSettings())
+        let set = try load(
+            """
+            amqp: { unprefixed_address: queue, require_sasl: true, remote_plain: false, idle_timeout: 5 }
+            limits:
+              max_amqp_frame: 512
+              max_amqp_sessions: 1
+              max_amqp_links: 2
+              amqp_credit: 3
+              max_unsettled_deliveries: 4
+            """)
+        #expect(set.amqp.unprefixedAddress == .queue)
+        #expect(!set.amqp.allowsNoSASL && !set.amqp.allowsRemotePlain)
+        #expect(set.amqp.idleMilliseconds == 5_000)
+        let limits = set.limits
+        #expect(limits.maxAMQPFrameBytes == 512 && limits.maxAMQPSessions == 1 && limits.maxAMQPLinks == 2)
+        #expect(limits.amqpCredit == 3 && limits.maxUnsettledDeliveries == 4)
+        let variables = ["APUS_AMQP_UNPREFIXED_ADDRESS": "queue", "APUS_LIMITS_AMQP_CREDIT": "9"]
+        let varied = try load("", environment: variables)
+        #expect(varied.amqp.unprefixedAddress == .queue && varied.limits.amqpCredit == 9)
+    }
+
+    @Test(
+        "Mistakes about AMQP are named",
+        arguments: [
+            (
+                "amqp: { unprefixed_address: queu }",
+                "apus.yaml:1: amqp.unprefixed_address: 'queu' is not allowed; did you mean 'queue'? expected topic |"
+            ),
+            (
+                "amqp:\n  require_sasl: maybe",
+                "apus.yaml:2: amqp.require_sasl: 'maybe' is not allowed; expected false | true"
+            ),
+            (
+                "amqp: { idle_timeout: -1 }",
+                "apus.yaml:1: amqp.idle_timeout: '-1' is not allowed; expected whole seconds"
+            ),
+            ("amqp: { idle: 5 }", "apus.yaml:1: amqp.idle: unknown key; allowed: unprefixed_address, require_sasl"),
+            ("amqp: 5672", "apus.yaml:1: amqp: expected a group of keys"),
+            ("limits: { max_amqp_frame: 511 }", "apus.yaml:1: limits.max_amqp_frame: '511' is not allowed"),
+            ("limits: { amqp_credit: 0 }", "apus.yaml:1: limits.amqp_credit: '0' is not allowed"),
+        ])
+    func amqpMistake(yaml: String, expected: String) {
+        let found = problems(yaml)
+        #expect(found.count == 1 && found[0].hasPrefix(expected), "\(found)")
     }
 
     @Test("The management interface: on loopback, elsewhere, off")

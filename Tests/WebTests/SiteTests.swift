@@ -40,6 +40,12 @@ private final class SlowDoor: Authenticator {
     }
 }
 
+/// A protocol called `amqp` that takes everything and says nothing.
+private struct Silent: Adapter {
+    let name = "amqp"
+    func makeConversation(link: Link, on lane: Lane) -> Conversation { Conversation() }
+}
+
 /// The site of a node over real sockets.
 private final class SiteStage {
     let door: SlowDoor
@@ -49,7 +55,7 @@ private final class SiteStage {
 
     init(
         isAnonymousAllowed: Bool = true, rules: AccessRules = .none, lanes: Int = 1,
-        settings: WebSettings = WebSettings()
+        settings: WebSettings = WebSettings(), adapters: [String: any Adapter] = [:]
     ) throws {
         let logger = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
         door = SlowDoor(isAnonymousAllowed: isAnonymousAllowed)
@@ -57,7 +63,7 @@ private final class SiteStage {
         reactor = try Reactor(lanes: lanes, limits: Limits(), logger: logger)
         let site = WebSite(
             settings, routers: ["default": router], authenticator: door, nodeName: "stage", version: "1",
-            instance: "run", adapters: [:], limits: Limits(), random: { UInt64.random(in: .min ... .max) },
+            instance: "run", adapters: adapters, limits: Limits(), random: { UInt64.random(in: .min ... .max) },
             wallClock: { 0 })
         let listener = try Listener(
             try SocketAddress("127.0.0.1:0"), adapter: HTTPAdapter(site: site, wallClock: { 0 }))
@@ -135,6 +141,27 @@ private func post(_ topic: String, _ fields: String = "", _ body: String = "x") 
         let client = try stage.client()
         try client.send("GET /ws HTTP/1.1\n\(host)\(upgrade)")
         #expect(try client.answer(hasBody: false).status == 101)
+    }
+
+    @Test(arguments: [
+        ("/amqp", "amqp", "amqp"), ("/amqp", "binary, AMQPWSB10, amqp", "AMQPWSB10"),
+        ("/$servicebus/websocket", "AMQPWSB10", "AMQPWSB10"), ("/$servicebus/websocket?a=b", "amqp", "amqp"),
+    ]) func whereClientsLookForAMQP(path: String, offered: String, chosen: String) throws {
+        let stage = try SiteStage(adapters: ["amqp": Silent(), "AMQPWSB10": Silent()])
+        let upgrade =
+            "Connection: Upgrade\nUpgrade: websocket\nSec-WebSocket-Version: 13\n"
+            + "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\nSec-WebSocket-Protocol: "
+        let stranger = try stage.client()
+        try stranger.send("GET \(path) HTTP/1.1\n\(host)\(upgrade)mqtt\n\n")
+        #expect(try stranger.answer().status == 400)
+        let client = try stage.client()
+        try client.send("GET \(path) HTTP/1.1\n\(host)\(upgrade)\(offered)\n\n")
+        let answer = try client.answer(hasBody: false)
+        #expect(answer.status == 101 && answer.headers["sec-websocket-protocol"] == chosen)
+        let without = try SiteStage()
+        let other = try without.client()
+        try other.send("GET \(path) HTTP/1.1\n\(host)\(upgrade)\(offered)\n\n")
+        #expect(try other.answer().status == 404)
     }
 
     @Test(arguments: [

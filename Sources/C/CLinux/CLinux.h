@@ -37,11 +37,20 @@ extern int pthread_setname_np(pthread_t thread, const char *name);
 /// Names a thread, for top and the debugger; at most 15 bytes are kept.
 static inline void apus_name_thread(pthread_t thread, const char *name) { pthread_setname_np(thread, name); }
 
-/// Monotonic time in nanoseconds.
-static inline uint64_t apus_monotonic_ns(void) {
+/// A clock in nanoseconds.
+static inline uint64_t apus_clock_ns(clockid_t clock) {
     struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
+    clock_gettime(clock, &now);
     return (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
+}
+
+/// Monotonic time in nanoseconds.
+static inline uint64_t apus_monotonic_ns(void) { return apus_clock_ns(CLOCK_MONOTONIC); }
+
+/// Lets a timer fire every so many nanoseconds, less than a second.
+static inline int apus_timer_every(int timer, uint32_t nanoseconds) {
+    struct itimerspec setting = {{0, nanoseconds}, {0, nanoseconds}};
+    return timerfd_settime(timer, 0, &setting, NULL);
 }
 
 #endif

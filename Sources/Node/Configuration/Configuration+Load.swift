@@ -1,4 +1,5 @@
 /// From file, environment and flags to a configuration.
+import AMQP
 import Core
 import Foundation
 import Glibc
@@ -54,6 +55,10 @@ extension Configuration {
         if admin.users != running.admin.users { keys.append("admin.users") }
         if mqtt.sysIntervalSeconds != running.mqtt.sysIntervalSeconds { keys.append("mqtt.sys_interval") }
         if mqtt.tracesPayload != running.mqtt.tracesPayload { keys.append("mqtt.trace_payload") }
+        if amqp.unprefixedAddress != running.amqp.unprefixedAddress { keys.append("amqp.unprefixed_address") }
+        if amqp.allowsNoSASL != running.amqp.allowsNoSASL { keys.append("amqp.require_sasl") }
+        if amqp.allowsRemotePlain != running.amqp.allowsRemotePlain { keys.append("amqp.remote_plain") }
+        if amqp.idleMilliseconds != running.amqp.idleMilliseconds { keys.append("amqp.idle_timeout") }
         if http.corsOrigins != running.http.corsOrigins { keys.append("http.cors_origins") }
         if http.isEchoOn != running.http.isEchoOn { keys.append("http.debug_echo") }
         if webhooks != running.webhooks { keys.append("http.webhooks") }
@@ -75,7 +80,7 @@ extension Configuration {
 }
 
 extension Setting {
-    /// A node without `listeners` speaks MQTT and HTTP on loopback; environment and flags may move these listeners.
+    /// A node without `listeners` speaks MQTT, HTTP and AMQP on loopback; environment and flags may move these.
     fileprivate mutating func addStandardListeners() {
         guard case .map(var entries, let place) = self else { return }
         switch self["listeners"] {
@@ -83,7 +88,10 @@ extension Setting {
         case .nothing?: entries.removeAll { $0.name == "listeners" }
         case .text?, .list?, .map?: return
         }
-        let standard = [(ListenerSettings.ProtocolName.mqtt, ListenAddress.standard), (.http, .standardHTTP)]
+        let standard = [
+            (ListenerSettings.ProtocolName.mqtt, ListenAddress.standard), (.http, .standardHTTP),
+            (.amqp, .standardAMQP),
+        ]
         let listeners = standard.map { name, address in
             Setting.map(
                 [

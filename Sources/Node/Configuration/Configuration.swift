@@ -1,5 +1,6 @@
 /// What a node is told to be. Made by ``Configuration/load(file:environment:flags:)`` from a file, the environment and
 /// flags; every value in it has been checked. `docs/configuration.md` is the reference of the keys.
+public import AMQP
 public import Core
 public import Logging
 public import Security
@@ -20,6 +21,7 @@ public struct Configuration: Sendable, Equatable {
     public var listeners = [
         ListenerSettings(protocolName: .mqtt, address: .standard),
         ListenerSettings(protocolName: .http, address: .standardHTTP),
+        ListenerSettings(protocolName: .amqp, address: .standardAMQP),
     ]
     /// `security`.
     public var security = SecuritySettings()
@@ -27,6 +29,8 @@ public struct Configuration: Sendable, Equatable {
     public var admin = AdminSettings()
     /// `mqtt`.
     public var mqtt = MQTTSettings()
+    /// `amqp`.
+    public var amqp = AMQPSettings()
     /// `http`.
     public var http = WebSettings()
     /// `http.webhooks`.
@@ -43,7 +47,7 @@ public struct Configuration: Sendable, Equatable {
 /// One entry of `listeners`.
 public struct ListenerSettings: Sendable, Equatable {
     /// The protocols a listener can speak; the raw value is the word in the configuration and in the `ready` record.
-    public enum ProtocolName: String, Sendable, CaseIterable { case mqtt, http }
+    public enum ProtocolName: String, Sendable, CaseIterable { case mqtt, http, amqp }
 
     /// `protocol`.
     public var protocolName: ProtocolName

@@ -1,5 +1,6 @@
 /// The table of all keys. Validation, environment variables, suggestions and the test of `docs/configuration.md` read
 /// it, so a key that is not here does not exist.
+import AMQP
 import Core
 import Security
 
@@ -151,6 +152,17 @@ public enum ConfigurationKeys {
             "idempotency", \.idempotencySeconds, .seconds(0...86_400), "Seconds an `Idempotency-Key` is remembered."),
         LimitKey("max_webhooks", \.maxWebhooks, .integer(0...100_000), "Webhooks, configured and created ones."),
         LimitKey(
+            "max_amqp_frame", \.maxAMQPFrameBytes, .size(512...(1 << 20)),
+            "The largest frame of AMQP taken; messages may be spread over many."),
+        LimitKey("max_amqp_sessions", \.maxAMQPSessions, .integer(1...32_768), "Sessions of a connection of AMQP."),
+        LimitKey("max_amqp_links", \.maxAMQPLinks, .integer(1...65_536), "Links of a session of AMQP."),
+        LimitKey(
+            "amqp_credit", \.amqpCredit, .integer(1...32_768),
+            "Deliveries that a publisher may have under way on a link of AMQP."),
+        LimitKey(
+            "max_unsettled_deliveries", \.maxUnsettledDeliveries, .integer(1...1_000_000),
+            "Deliveries sent on a link of AMQP and not yet settled."),
+        LimitKey(
             "connect_timeout", \.connectTimeoutSeconds, .seconds(1...3_600),
             "Seconds in which a new connection must log in."),
         LimitKey(
@@ -236,6 +248,20 @@ public enum ConfigurationKeys {
             ConfigurationKey(
                 "mqtt.trace_payload", .choice(["no", "yes"]), "no",
                 "Whether the packet log of a traced client shows payloads."),
+        ]
+        + [
+            ConfigurationKey(
+                "amqp.unprefixed_address", .choice(AMQPSettings.Unprefixed.allCases.map(\.rawValue)), "topic",
+                "What an address of AMQP is that does not say it, as `topic://` and `queue://` do."),
+            ConfigurationKey(
+                "amqp.require_sasl", .choice(["false", "true"]), "false",
+                "Whether clients that skip SASL, and so say no user name, are refused."),
+            ConfigurationKey(
+                "amqp.remote_plain", .choice(["false", "true"]), "true",
+                "Whether clients of other machines are offered PLAIN, whose passwords can be read on the way."),
+            ConfigurationKey(
+                "amqp.idle_timeout", .seconds(0...86_400), "60",
+                "Seconds of silence after which a client of AMQP is given up; 0 is never."),
         ]
         + [
             ConfigurationKey(

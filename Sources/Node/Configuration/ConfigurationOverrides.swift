@@ -28,6 +28,8 @@ public struct ConfigurationFlag: Sendable, Equatable {
     public static func mqtt(_ value: String) -> Self { .init(flag: "--mqtt", target: .listener(.mqtt), value: value) }
     /// `--http`: where the first HTTP listener listens, or `off`.
     public static func http(_ value: String) -> Self { .init(flag: "--http", target: .listener(.http), value: value) }
+    /// `--amqp`: where the first AMQP listener listens, or `off`.
+    public static func amqp(_ value: String) -> Self { .init(flag: "--amqp", target: .listener(.amqp), value: value) }
     /// `--admin`: where the management interface listens, or `off`.
     public static func admin(_ value: String) -> Self {
         .init(flag: "--admin", target: .key(["admin", "listen"]), value: value)

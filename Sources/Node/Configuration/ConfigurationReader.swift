@@ -1,5 +1,6 @@
 /// Checks a tree of settings and makes a configuration of it. All problems are collected, so that a person mends a file
 /// once and not ten times.
+import AMQP
 import Core
 import Logging
 import Security
@@ -28,6 +29,7 @@ struct ConfigurationReader {
         configuration.security = security(root["security"])
         configuration.admin = admin(root["admin"], configuration.security)
         configuration.mqtt = mqtt(root["mqtt"])
+        configuration.amqp = amqp(root["amqp"])
         configuration.http = http(root["http"])
         configuration.limits = limits(root["limits"])
         configuration.webhooks = webhooks(root["http"], configuration.limits)
@@ -36,6 +38,9 @@ struct ConfigurationReader {
     }
 
     // MARK: Sections
+
+    /// A switch.
+    private enum Answer: String, CaseIterable { case no = "false", yes = "true" }
 
     private mutating func listeners(_ setting: Setting?) -> [ListenerSettings] {
         var listeners: [ListenerSettings] = []
@@ -160,8 +165,27 @@ struct ConfigurationReader {
         return mqtt
     }
 
+    private mutating func amqp(_ setting: Setting?) -> AMQPSettings {
+        var amqp = AMQPSettings()
+        let fields = group(setting, at: ["amqp"], called: "amqp")
+        if let kind = choice(
+            fields["unprefixed_address"], "amqp.unprefixed_address", of: AMQPSettings.Unprefixed.self)
+        {
+            amqp.unprefixedAddress = kind
+        }
+        if let answer = choice(fields["require_sasl"], "amqp.require_sasl", of: Answer.self) {
+            amqp.allowsNoSASL = answer == .no
+        }
+        if let answer = choice(fields["remote_plain"], "amqp.remote_plain", of: Answer.self) {
+            amqp.allowsRemotePlain = answer == .yes
+        }
+        if let seconds = number(fields["idle_timeout"], "amqp.idle_timeout", key(["amqp", "idle_timeout"])) {
+            amqp.idleMilliseconds = seconds * 1_000
+        }
+        return amqp
+    }
+
     private mutating func http(_ setting: Setting?) -> WebSettings {
-        enum Answer: String, CaseIterable { case no = "false", yes = "true" }
         var http = WebSettings()
         let fields = group(setting, at: ["http"], called: "http")
         http.corsOrigins = texts(fields["cors_origins"], "http.cors_origins") ?? []

@@ -17,6 +17,9 @@ public enum ListenAddress: Sendable, Hashable, CustomStringConvertible {
     /// Where a node without configuration speaks HTTP.
     public static let standardHTTP = ListenAddress.ipv4(host: "127.0.0.1", port: 8080)
 
+    /// Where a node without configuration speaks AMQP.
+    public static let standardAMQP = ListenAddress.ipv4(host: "127.0.0.1", port: 5672)
+
     /// Where a node without configuration is managed.
     public static let standardAdmin = ListenAddress.ipv4(host: "127.0.0.1", port: 8222)
 

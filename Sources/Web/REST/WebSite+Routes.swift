@@ -40,6 +40,7 @@ extension WebSite {
         case ("topics", 1): return .topics
         case ("events", 1): return .events
         case ("poll", 1): return .poll
+        case ("$servicebus", 2) where segments[1] == "websocket": return .socket(.amqp)
         case ("webhooks", 1): return .webhooks(nil)
         case ("webhooks", 2) where !segments[1].isEmpty: return .webhooks(segments[1])
         case (let name, 1):

@@ -6,6 +6,9 @@ extension WebSite {
     enum Socket: String {
         case mqtt, amqp, ws, echo
 
+        /// Where clients of Azure's services open theirs for AMQP; they cannot be told another path.
+        static let azurePath: StaticString = "/$servicebus/websocket"
+
         /// The paths as they begin a target.
         static func of(_ target: UnsafeRawBufferPointer) -> Socket? {
             guard target.count >= 3, target.count <= 256, target[0] == UInt8(ascii: "/") else { return nil }
@@ -13,6 +16,7 @@ extension WebSite {
             switch end {
             case 3 where target[1] == UInt8(ascii: "w") && target[2] == UInt8(ascii: "s"): return .ws
             case 5: return Socket(rawValue: UnsafeRawBufferPointer(rebasing: target[1..<5]).text)
+            case azurePath.utf8CodeUnitCount where target.begins(with: azurePath): return .amqp
             default: return nil
             }
         }

@@ -1,0 +1,323 @@
+import Core
+
+/// One AMQP connection: the state machine between its bytes and the router. Sans-IO; confined to its lane.
+///
+/// This file has the states, the framing and the engine's events; `+Open` leads to an open connection, `+Links` answers
+/// sessions and links, `+Publish` takes deliveries, `+Claims` is the node at `$cbs`.
+final class AMQPConversation: Conversation {
+    enum State {
+        /// Nothing but a protocol header is allowed.
+        case awaitingHeader
+        /// The header of SASL has been answered; sasl-init is to come.
+        case awaitingInit
+        /// Credentials are being checked.
+        case authenticating(isSASL: Bool)
+        /// SASL is over; the header of AMQP is to come.
+        case awaitingSecondHeader
+        /// The engine works; open is to come.
+        case awaitingOpen
+        /// The connection is on its way to its container's lane.
+        case moving
+        case established
+        /// close has been sent, or the connection is gone.
+        case ended
+    }
+
+    let context: AMQPContext
+    /// The connection outlives the conversation it carries.
+    unowned(unsafe) let link: Link
+    var state = State.awaitingHeader
+    /// Made when the header of AMQP has come.
+    var engine: Engine?
+    var identity: Identity?
+    /// Set while established.
+    var principal: Principal?
+    /// What the router knows of the connection: the publisher of its events.
+    var port: ConnectionPort?
+    let connectDeadline: UInt64
+    let sasl: SASLServer
+    let scanner: FrameScanner
+    var guardian: FrameGuard
+    /// What was judged of the frame behind those that the engine has been given.
+    private var judged: FrameGuard.Verdict?
+    /// An event that waits until the turn has been routed.
+    private var heldEvent: EngineEvent?
+    /// The deliveries of the turn's guaranteed events, by their place in it.
+    var turnDeliveries: [Engine.Delivery?] = []
+    /// Links of the turn's runs.
+    var turnLinks: [IncomingLink] = []
+    /// Guaranteed runs whose receipts have not all come, by token.
+    var unsettled: [UInt32: UnsettledRun] = [:]
+    /// The links that are attached, in both directions.
+    var incomingLinks: [Engine.Link: IncomingLink] = [:]
+    var outgoingLinks: [Engine.Link: OutgoingLink] = [:]
+    /// Bytes of messages that have not arrived completely.
+    var partialBytes = 0
+    private var tickAt: UInt64 = 0
+    /// Links that go on when there is room.
+    private var blocked: [OutgoingLink] = []
+
+    /// Bytes of frames that the engine is given before its events are looked at.
+    private static let batchBytes = 1 << 16
+    /// Bytes of messages that the engine may hold before they are produced in the middle of a pass.
+    static let engineBytes = 1 << 16
+
+    init(context: AMQPContext, link: Link, on lane: Lane) {
+        self.context = context
+        self.link = link
+        connectDeadline = lane.now + UInt64(lane.limits.connectTimeoutSeconds) * 1_000
+        sasl = SASLServer(mechanisms: AMQPConversation.mechanisms(context.settings, isLocal: link.isLocal))
+        scanner = FrameScanner(maxFrameBytes: lane.limits.maxAMQPFrameBytes)
+        guardian = FrameGuard(
+            channelMax: lane.limits.maxAMQPSessions - 1, handleMax: lane.limits.maxAMQPLinks - 1)
+        super.init()
+        link.tick(at: connectDeadline)
+    }
+
+    override var label: String { principal?.clientID ?? engine?.remoteOpen.containerID ?? "" }
+
+    // MARK: Bytes in
+
+    override func receive(_ bytes: UnsafeRawBufferPointer, _ turn: Turn, on lane: Lane) -> Progress {
+        var offset = 0
+        while true {
+            let rest = UnsafeRawBufferPointer(rebasing: bytes[offset...])
+            let step: Step
+            switch state {
+            case .awaitingHeader, .awaitingSecondHeader: step = takeHeader(rest, on: lane)
+            case .awaitingInit: step = takeSASL(rest, on: lane)
+            case .authenticating, .moving: return Progress(consumed: offset, verdict: .paused)
+            case .awaitingOpen, .established: step = takeFrames(rest, turn, lane)
+            case .ended: return Progress(consumed: bytes.count, verdict: .waiting)
+            }
+            offset += step.consumed
+            if let verdict = step.verdict { return Progress(consumed: offset, verdict: verdict) }
+        }
+    }
+
+    /// What became of some bytes; without a verdict the next ones are looked at.
+    struct Step {
+        var consumed: Int
+        var verdict: Verdict?
+    }
+
+    /// Judges frames, gives the engine those that it may have, and sees what came of them.
+    private func takeFrames(_ bytes: UnsafeRawBufferPointer, _ turn: Turn, _ lane: Lane) -> Step {
+        guard let engine else { return Step(consumed: 0, verdict: .close(.protocolError)) }
+        turn.principal = principal
+        if let verdict = takeEvents(engine, turn, lane) { return Step(consumed: 0, verdict: verdict) }
+        if let judged {
+            self.judged = nil
+            if let verdict = act(on: judged, engine, lane) { return Step(consumed: 0, verdict: verdict) }
+        }
+        var end = 0
+        var skipped = 0
+        var isIncomplete = false
+        scan: while end < Self.batchBytes, judged == nil {
+            switch scanner.scan(UnsafeRawBufferPointer(rebasing: bytes[end...])) {
+            case .incomplete:
+                isIncomplete = true
+                break scan
+            case .failure(let error): judged = .close(error)
+            case .frame(let frame):
+                lane.counters.packetsIn &+= frame.performative == .transfer ? 0 : 1
+                let verdict = guardian.admit(frame)
+                guard case .pass = verdict else {
+                    judged = verdict
+                    skipped = frame.length
+                    break
+                }
+                end += frame.length
+                // What comes after open is for the container's lane.
+                if frame.performative == .open { break scan }
+            }
+        }
+        if end > 0 {
+            engine.take(UnsafeRawBufferPointer(rebasing: bytes[..<end]))
+            touch()
+        }
+        let isDone = end + skipped == 0 && isIncomplete
+        return Step(consumed: end + skipped, verdict: isDone ? finish(turn) : nil)
+    }
+
+    /// All bytes have been taken that are complete.
+    private func finish(_ turn: Turn) -> Verdict { .waiting }
+
+    /// What a frame deserves that the engine was not given.
+    private func act(on verdict: FrameGuard.Verdict, _ engine: Engine, _ lane: Lane) -> Verdict? {
+        switch verdict {
+        case .pass, .discard: return nil
+        case .end(let channel, let error):
+            lane.counters.framesRefused &+= 1
+            guard let session = guardian.session(on: channel) else { return fail(error, .protocolError, on: lane) }
+            endSession(session, error, on: lane)
+            guardian.endedByUs(channel: channel)
+            return nil
+        case .close(let error): return fail(error, .malformedPacket, on: lane)
+        }
+    }
+
+    /// Closes the connection with an error; the client is told if it can be.
+    func fail(_ error: AMQPError, _ reason: CloseReason, on lane: Lane) -> Verdict {
+        closeEngine(error)
+        state = .ended
+        leave(on: lane)
+        link.finish(reason)
+        return .waiting
+    }
+
+    override func routed(_ turn: Turn, on lane: Lane) { settle(turn, on: lane) }
+
+    // MARK: Events
+
+    /// Sees what the engine has to say.
+    /// - Returns: a verdict when the turn must be routed, or the connection pauses or ends.
+    private func takeEvents(_ engine: Engine, _ turn: Turn, _ lane: Lane) -> Verdict? {
+        while true {
+            guard let event = heldEvent ?? engine.nextEvent() else { return nil }
+            heldEvent = nil
+            switch event {
+            case .delivery(let delivery, let handle):
+                guard let context = engine.context(handle) else { continue }
+                let end = Unmanaged<LinkEnd>.fromOpaque(context).takeUnretainedValue()
+                if let incoming = end as? IncomingLink {
+                    if takeDelivery(delivery, incoming, engine, turn, lane) { continue }
+                    heldEvent = event
+                    return .routeFirst
+                }
+                (end as? OutgoingLink)?.settled(delivery, on: lane)
+            case .flow(let handle): outgoingLinks[handle]?.flow(on: lane)
+            default:
+                // The turn may refer to what now changes.
+                guard turn.isEmpty else {
+                    heldEvent = event
+                    return .routeFirst
+                }
+                if let verdict = handle(event, engine, lane) { return verdict }
+            }
+        }
+    }
+
+    private func handle(_ event: EngineEvent, _ engine: Engine, _ lane: Lane) -> Verdict? {
+        switch event {
+        case .opened: return opened(engine, on: lane)
+        case .closed:
+            engine.close(nil)
+            engine.produce(into: link)
+            state = .ended
+            leave(on: lane)
+            link.finish(.clientDisconnected)
+            return .waiting
+        case .begun(let session):
+            guardian.begun(session)
+            engine.begin(session)
+        case .ended(let session, _): sessionEnded(session, engine, on: lane)
+        case .attached(let handle): attached(handle, engine, on: lane)
+        case .detached(let handle, let isClosing, _): detached(handle, isClosing: isClosing, engine, on: lane)
+        case .failed(let error):
+            let isSilent = error.condition == .resourceLimitExceeded
+            return fail(error, isSilent ? .keepAliveTimeout : .protocolError, on: lane)
+        case .delivery, .flow: break
+        }
+        return nil
+    }
+
+    // MARK: Bytes out
+
+    /// The engine has something to say: it is asked at the end of the pass.
+    func touch() { _ = link.reserve(1) }
+
+    override func produce(on lane: Lane) {
+        guard let engine else { return }
+        if case .ended = state { return }
+        engine.produce(into: link)
+        while !blocked.isEmpty, !link.isCongested {
+            let turn = blocked
+            blocked = []
+            for outgoing in turn { outgoing.unblocked(on: lane) }
+            engine.produce(into: link)
+        }
+        scheduleTick(engine, lane)
+    }
+
+    override func outputDrained(on lane: Lane) { touch() }
+
+    /// A link has something to send and credit for it, but neither the engine nor the connection has room.
+    func wait(_ outgoing: OutgoingLink) {
+        blocked.append(outgoing)
+        touch()
+    }
+
+    // MARK: Time and the end
+
+    private func scheduleTick(_ engine: Engine, _ lane: Lane) {
+        // What the peer's open asks for must be known: until then the time to connect is what counts.
+        guard case .established = state, tickAt <= lane.now, let next = engine.tick(now: lane.now) else { return }
+        tickAt = next
+        link.tick(at: next)
+    }
+
+    override func tick(on lane: Lane) -> Result<UInt64?, CloseReason> {
+        guard case .established = state, let engine else {
+            return lane.now >= connectDeadline ? .failure(.connectTimeout) : .success(connectDeadline)
+        }
+        let next = engine.tick(now: lane.now)
+        tickAt = next ?? .max
+        touch()
+        // The engine may have given up its peer.
+        if let verdict = takeEvents(engine, lane.turn, lane), case .close(let reason) = verdict {
+            return .failure(reason)
+        }
+        return .success(next)
+    }
+
+    override func close(_ reason: CloseReason, on lane: Lane) {
+        if case .ended = state { return }
+        closeEngine(reason.error)
+        state = .ended
+        leave(on: lane)
+    }
+
+    /// Sends close, behind an open if that has not been sent (§2.4.1): nobody understands it otherwise.
+    private func closeEngine(_ error: AMQPError?) {
+        guard let engine else { return }
+        // An engine that has given up has its close frame ready.
+        if !engine.isClosed {
+            switch state {
+            case .awaitingOpen, .moving:
+                open(engine)
+                engine.produce(into: link)
+            default: break
+            }
+            engine.close(error)
+        }
+        engine.produce(into: link)
+    }
+
+    /// The connection no longer takes part: subscriptions end or wait, and what is unsettled stays so.
+    func leave(on lane: Lane) {
+        for outgoing in outgoingLinks.values { outgoing.detach(isClosing: false, on: lane) }
+        for link in incomingLinks.values { link.release() }
+        for link in outgoingLinks.values { link.release() }
+        outgoingLinks = [:]
+        incomingLinks = [:]
+        unsettled = [:]
+        blocked = []
+        heldEvent = nil
+        port?.end(on: lane)
+        port = nil
+    }
+}
+
+extension CloseReason {
+    /// What the client is told.
+    var error: AMQPError? {
+        switch self {
+        case .shutdown: AMQPError(.connectionForced, "the node is stopping")
+        case .administrative: AMQPError(.connectionForced, "ended by an administrator")
+        case .keepAliveTimeout: AMQPError(.resourceLimitExceeded, "nothing was heard for the idle time-out")
+        case .connectTimeout: AMQPError(.resourceLimitExceeded, "no open in time")
+        default: nil
+        }
+    }
+}
