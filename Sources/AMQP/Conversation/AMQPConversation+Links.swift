@@ -14,7 +14,11 @@ extension AMQPConversation {
                 try attachOutgoing(handle, remote, engine, lane)
             }
         } catch {
-            lane.counters.subscriptionsRefused &+= engine.isIncoming(handle) ? 0 : 1
+            if engine.isIncoming(handle) {
+                lane.counters.framesRefused &+= 1
+            } else {
+                lane.counters.subscriptionsRefused &+= 1
+            }
             refuse(handle, error, engine)
         }
         touch()
