@@ -164,11 +164,11 @@ extension AMQPConversation {
                 AMQPError(.resourceLimitExceeded, "the node has as many clients as it may"), .overLimit, on: lane)
         }
         self.port = port
-        lane.turn.principal = principal
         engine.open(
             [("product", "Apus"), ("version", context.version)],
             offering: ["ANONYMOUS-RELAY", "SHARED-SUBS"])
         state = .established
+        startTicking(engine, on: lane)
         touch()
         return nil
     }
