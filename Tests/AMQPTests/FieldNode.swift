@@ -322,12 +322,12 @@ final class FieldNode {
         let routers = ["default": router]
         adapter = AMQPAdapter(
             routers: routers, authenticator: FieldAuthenticator(), settings: settings, nodeName: "node",
-            version: "1", random: { random.next() })
+            version: "1", random: { random.next() }, wallClock: { 1_700_000_000_000 })
         mqtt = MQTTAdapter(
             routers: routers, authenticator: FieldAuthenticator(), random: { random.next() }, trace: nil)
         context = AMQPContext(
             routers: routers, authenticator: FieldAuthenticator(), settings: settings, nodeName: "node", version: "1",
-            random: { 0 })
+            random: { 0 }, wallClock: { 1_700_000_000_000 })
         let shared = Lanes(
             wakes: bells.map { bell in { bell.isRung.store(true, ordering: .relaxed) } }, limits: limits)
         for number in 0..<count {

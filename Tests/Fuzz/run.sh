@@ -1,7 +1,7 @@
 #!/bin/bash
 # Fuzzes the MQTT codec, whole conversations, what clients of each version do once they are let in, whole HTTP
-# conversations, WebSocket, and what HTTP clients send (JSON, CloudEvents, header fields, paths), with libFuzzer and the
-# address sanitizer; and a canary that must fail, so that the machinery itself is tested.
+# conversations, WebSocket, what HTTP clients send (JSON, CloudEvents, header fields, paths), and frames of AMQP, with
+# libFuzzer and the address sanitizer; and a canary that must fail, so that the machinery itself is tested.
 #
 #   Tests/Fuzz/run.sh [seconds per target, default 20]
 #
@@ -16,7 +16,7 @@ work=$root/Tests/Fuzz/.work
 mkdir -p "$work"
 
 flags=(-g -O -parse-as-library -swift-version 6 -enable-testing -sanitize=fuzzer,address -I "$work"
-    -I "$root/Sources/C/COpenSSL"
+    -I "$root/Sources/C/COpenSSL" -I "$root/Sources/C/CProton"
     -enable-upcoming-feature ExistentialAny -enable-upcoming-feature InternalImportsByDefault
     -enable-upcoming-feature MemberImportVisibility)
 
@@ -162,6 +162,24 @@ seeds() {
     seed json properties 05 00 03 612f62 04 01 6b 03 0d0a78 02 02 ff00
     seed_text json path 06 'a/%C3%A4b//%2B?x=%2F'
     seed_text json base64 07 'Zm9vYg=='
+    # Frames: open, begin, attach in both roles, transfers, flows, a disposition, detach, end, close; then bodies alone:
+    # an attach with source and target, an open with everything, arrays, maps.
+    seed amqpscan session 00 0000 0011 02 00 0000 00 53 10 c0 04 01 a1 01 63 \
+        0000 0015 02 00 0001 00 53 11 c0 08 04 40 43 52 09 52 09 42 \
+        0000 0014 02 00 0001 00 53 11 c0 07 04 40 43 52 09 52 09 \
+        0000 0013 02 00 0001 00 53 12 c0 06 03 a1 01 61 43 42 0000 0014 02 00 0001 00 53 12 c0 07 03 a1 01 61 5201 41 \
+        0000 001c 02 00 0001 00 53 14 c0 0a 06 43 43 a0 01 00 43 42 41 00 53 75 a0 00 \
+        0000 0012 02 00 0001 00 53 14 c0 05 03 43 43 40 00
+    seed amqpscan bodies 01 0009 00 00 53 10 c0 04 01 a1 01 63 000c 01 00 53 11 c0 07 04 40 43 52 09 52 09 \
+        000b 01 00 53 12 c0 06 03 a1 01 61 43 42 000c 01 00 53 12 c0 07 03 a1 01 62 52 01 41 \
+        0012 01 00 53 14 c0 0a 06 43 43 a0 01 00 43 42 41 43 00 53 75 000d 01 00 53 14 c0 08 03 43 43 40 00 53 75 a0 00 \
+        0010 01 00 53 13 c0 0b 07 43 52 09 43 52 09 52 01 43 52 64 000d 01 00 53 15 c0 08 05 41 43 40 41 00 53 24 45 \
+        0008 01 00 53 16 c0 03 02 43 41 0004 01 00 53 17 45 0004 00 00 53 18 45
+    seed amqpscan open 01 0036 00 00 53 10 c0 31 0a a1 01 63 a1 01 68 70 00010000 60 00ff 70 00007530 a3 01 65 a3 01 65 \
+        e0 06 02 a3 01 41 01 42 a3 01 43 c1 09 02 a3 01 6b e0 03 02 50 01 02
+    seed amqpscan attach 01 0009 00 00 53 10 c0 04 01 a1 01 63 000c 01 00 53 11 c0 07 04 40 43 52 09 52 09 \
+        0038 01 00 53 12 c0 33 0a a1 01 61 43 42 50 02 50 00 00 53 28 c0 10 08 a1 01 61 43 40 40 42 40 40 c1 05 02 a3 01 66 45 \
+        00 53 29 c0 04 01 a1 01 61 40 42 43
     seed canary start 54
 }
 
@@ -192,12 +210,14 @@ target http "$root"/Tests/Fuzz/http/*.swift "$root"/Tests/WebTests/{Harness,Play
 target websocket "$root"/Tests/Fuzz/websocket/*.swift "$root"/Tests/WebTests/WebSocketStage.swift \
     "$work/Core.o" "$work/Web.o" -lcrypto
 target json "$root"/Tests/Fuzz/json/*.swift "$work/Core.o" "$work/Web.o" -lcrypto
+module AMQP
+target amqpscan "$root"/Tests/Fuzz/amqpscan/*.swift "$work/Core.o" "$work/AMQP.o"
 target canary "$root"/Tests/Fuzz/canary/*.swift
 seeds
 
 failed=()
 summary=
-for name in codec conversation established http websocket json; do
+for name in codec conversation established http websocket json amqpscan; do
     say "$name for $seconds s"
     if run "$name"; then
         count=$(sed -n 's/^stat::number_of_executed_units: *//p' "$work/run-$name.log")

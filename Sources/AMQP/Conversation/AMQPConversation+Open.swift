@@ -164,12 +164,17 @@ extension AMQPConversation {
                 AMQPError(.resourceLimitExceeded, "the node has as many clients as it may"), .overLimit, on: lane)
         }
         self.port = port
-        engine.open(
-            [("product", "Apus"), ("version", context.version)],
-            offering: ["ANONYMOUS-RELAY", "SHARED-SUBS"])
+        open(engine)
         state = .established
         startTicking(engine, on: lane)
         touch()
         return nil
+    }
+
+    /// Sends open.
+    func open(_ engine: Engine) {
+        engine.open(
+            [("product", "Apus"), ("version", context.version)],
+            offering: ["ANONYMOUS-RELAY", "SHARED-SUBS"])
     }
 }

@@ -84,13 +84,17 @@ final class OutgoingLink: LinkEnd {
     let sendsUnsettled: Bool
     /// Whether the client wants its credit used or given up.
     private var isDraining = false
+    /// Bytes of the largest message that the client takes; 0 for any (§2.7.3).
+    private let maxMessageBytes: UInt64
     /// Whether it waits for room in the engine or the connection.
     private var isBlocked = false
 
     init(
-        _ handle: Engine.Link, _ engine: Engine, _ conversation: AMQPConversation, _ mode: SenderSettleMode
+        _ handle: Engine.Link, _ engine: Engine, _ conversation: AMQPConversation, _ mode: SenderSettleMode,
+        maxMessageBytes: UInt64 = 0
     ) {
         self.conversation = conversation
+        self.maxMessageBytes = maxMessageBytes
         sendsSettled = mode == .settled
         sendsUnsettled = mode == .unsettled
         super.init(handle, engine)
@@ -125,6 +129,14 @@ final class OutgoingLink: LinkEnd {
         isBlocked = false
         subscriber?.pump(on: lane)
         giveUpDrained()
+    }
+
+    /// Whether the client takes a message of this size. One that it does not take is dropped and counted.
+    @inline(__always)
+    func takes(_ parts: MessageParts, _ lane: Lane) -> Bool {
+        guard maxMessageBytes > 0, parts.count > maxMessageBytes else { return true }
+        lane.counters.drop(.clientLimit)
+        return false
     }
 
     /// Sends a message; there must be credit.

@@ -93,13 +93,13 @@ struct FrameGuard {
     private mutating func admitOther(_ frame: Frame) -> Verdict {
         coolDown()
         if stage == .closed { return .discard }
-        guard frame.type == 0 else { return close(.framingError, "a SASL frame after the header of AMQP") }
-        guard let performative = frame.performative else { return stage == .closing ? .discard : .pass }
         if stage == .closing {
-            guard performative == .close else { return .discard }
+            guard frame.performative == .close else { return .discard }
             stage = .closed
             return .pass
         }
+        guard frame.type == 0 else { return close(.framingError, "a SASL frame after the header of AMQP") }
+        guard let performative = frame.performative else { return .pass }
         switch performative {
         case .open: return open(frame)
         case .close:
@@ -128,14 +128,7 @@ struct FrameGuard {
         case .attach: return attach(frame, place)
         case .flow: return flow(frame.fields, frame.channel, place)
         case .transfer: return transfer(frame.fields, frame.channel, place)
-        case .disposition:
-            let (first, last) = (frame.fields.id, frame.fields.limit)
-            // Serial numbers (RFC 1982): more than half of all apart, and the last is before the first. The engine looks
-            // at what is unsettled, or at each number, whichever is fewer.
-            guard last &- first <= UInt32(Int32.max) else {
-                return end(frame.channel, place, .invalidField, "disposition: the first is \(first), the last \(last)")
-            }
-            return .pass
+        case .disposition: return disposition(frame.fields, frame.channel, place)
         case .detach:
             guard let link = sessions.values[place].links.place(of: frame.fields.handle) else {
                 return unattached(frame, place, "detach")
@@ -263,6 +256,17 @@ struct FrameGuard {
             return end(channel, place, .invalidField, "flow of a sender lacks delivery-count")
         }
         return skip(to: fields.id, channel, place, index)
+    }
+
+    private mutating func disposition(_ fields: Frame.Fields, _ channel: UInt16, _ place: Int) -> Verdict {
+        let (first, last) = (fields.id, fields.limit)
+        // Serial numbers (RFC 1982): more than half of all apart, and the last is before the first.
+        guard last &- first <= UInt32(Int32.max) else {
+            return end(channel, place, .invalidField, "disposition: the first is \(first), the last \(last)")
+        }
+        // The engine looks at what is unsettled, or at each number, whichever is fewer: a long range costs little, if
+        // what it names is unsettled no longer afterwards. One that changes nothing could be said again and again.
+        return fields.said.isDisjoint(with: [.settled, .state]) ? .discard : .pass
     }
 
     /// A sender says how many deliveries it has counted. What it passes over uses up credit; the engine believes it.
