@@ -133,7 +133,7 @@ def gone(raw, _):
 def connection(raw, conditions):
     closed = raw.next(CLOSE, seconds=3)
     check(closed, f"no close came, {'but the end' if raw.is_closed else 'and no end'}")
-    check(closed.error and closed.error[0] in conditions, f"close: {closed.error}")
+    check(closed.error and closed.error[0] in conditions, f"close: {closed.error} instead of {conditions}")
     check(len(closed.error[1] or "") > 8, f"nothing to read: {closed.error}")
     raw.send(performative(CLOSE))
     check(raw.wait_closed(4), "the connection is still there")
@@ -315,9 +315,10 @@ def in_session():
         ATTACH, string("s"), uint(0), wire.FALSE, None, None, wire.source(None), None, None, None, uint(0)), link_ended, (INVALID,)
     yield "no source", performative(
         ATTACH, string("r"), uint(0), wire.TRUE, None, None, None, wire.target(None)), link_ended, (NOT_FOUND,)
-    yield "no address", attach_receiver("r", 0, None), link_ended, (INVALID,)
+    yield "no address", attach_receiver("r", 0, None), link_ended, (NOT_FOUND,)
     yield "an address of 50,000 bytes", attach_receiver("r", 0, "x/" * 25_000), link_ended, (INVALID,)
-    yield "an address with NUL", attach_sender("s", 0, "a\0b"), link_ended, (INVALID,)
+    yield "an address with NUL", attach_sender("s", 0, "a\0b"), connection, (INVALID,)
+    yield "a name with NUL", attach_sender("s\0", 0, "a"), connection, (INVALID,)
     yield "a target under $", attach_sender("s", 0, "$share/g/x"), link_ended, (INVALID,)
 
 
