@@ -8,8 +8,9 @@ import Core
 /// are freed, and deliveries when they are settled; ``nextEvent()`` passes over them.
 ///
 /// What this library (0.37) cannot do: say the greatest handle of a session (it announces none; the frame guard keeps
-/// ours), offer capabilities of a link, read or write a source's default outcome, and answer a flow that asks for an
-/// echo; drain is answered when ``drained(_:)`` is called. Texts with a NUL end there.
+/// ours), offer capabilities of a link, and read or write a source's default outcome; drain is answered when
+/// ``drained(_:)`` is called. Texts with a NUL end there. Flows that answer an echo are written here, see
+/// ``answer(_:into:)``.
 ///
 /// Debian builds it with its assertions: a peer that breaks one ends the process. So the frame guard has to refuse a
 /// transfer that begins a delivery without a delivery-id, which is one of them, before it gets here.
@@ -26,6 +27,8 @@ final class ProtonEngine: AMQPEngine {
     let transport: OpaquePointer
     let connection: OpaquePointer
 
+    /// What has been produced.
+    var sent = SentFrames()
     /// Whether something may be due since the last ``produce(into:)``.
     var isDue = false
     /// Whether the transport has given up.
@@ -91,6 +94,7 @@ final class ProtonEngine: AMQPEngine {
         isDue = false
         var due = pn_connection_driver_write_buffer(driver)
         while due.size > 0, let start = due.start {
+            sent.note(UnsafeRawBufferPointer(start: start, count: due.size))
             output.append(start, due.size)
             due = pn_connection_driver_write_done(driver, due.size)
         }
