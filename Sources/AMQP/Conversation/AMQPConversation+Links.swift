@@ -14,10 +14,22 @@ extension AMQPConversation {
                 try attachOutgoing(handle, remote, engine, lane)
             }
         } catch {
-            lane.counters.subscriptionsRefused &+= engine.isIncoming(handle) ? 0 : 1
-            engine.refuse(handle, error)
+            if engine.isIncoming(handle) {
+                lane.counters.framesRefused &+= 1
+            } else {
+                lane.counters.subscriptionsRefused &+= 1
+            }
+            refuse(handle, error, engine)
         }
         touch()
+    }
+
+    /// The link is forgotten at once: a client that tries again may use its name before it has answered the detach.
+    private func refuse(_ handle: Engine.Link, _ error: AMQPError, _ engine: Engine) {
+        engine.refuse(handle, error)
+        engine.produce(into: link)
+        guardian.refused(engine.name(handle), isOutgoing: !engine.isIncoming(handle), in: engine.session(of: handle))
+        engine.free(handle)
     }
 
     /// A link that the client publishes on.

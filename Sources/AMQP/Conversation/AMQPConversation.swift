@@ -294,7 +294,9 @@ final class AMQPConversation: Conversation {
         // An engine that has given up has its close frame ready.
         if !engine.isClosed {
             switch state {
-            case .awaitingOpen, .moving: open(engine)
+            case .awaitingOpen, .moving:
+                open(engine)
+                engine.produce(into: link)
             default: break
             }
             engine.close(error)
