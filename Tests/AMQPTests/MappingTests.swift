@@ -196,7 +196,7 @@ import Testing
     /// AMQP to AMQP: at once, and after it has waited as an event.
     @Test(arguments: SeededNumbers.seeds) func theBareMessageStaysAsItIs(_ seed: UInt64) throws {
         var generator = RandomMessage(seed: seed)
-        for number in 0..<250 {
+        for number in 0..<120 {
             let message = generator.next()
             let error = failure(message)
             #expect(error == nil, "seed \(seed), message \(number): \(message)")
@@ -235,7 +235,7 @@ import Testing
     /// MQTT to AMQP and back: all properties, in order, with duplicates.
     @Test(arguments: SeededNumbers.seeds) func userPropertiesComeBack(_ seed: UInt64) throws {
         var generator = RandomMessage(seed: seed)
-        for number in 0..<100 {
+        for number in 0..<50 {
             var writer = EventPropertiesWriter()
             writer.add(.contentType, Array("text/plain".utf8))
             writer.add(.responseTopic, Array("r/s".utf8))

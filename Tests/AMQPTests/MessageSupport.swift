@@ -139,7 +139,7 @@ final class MessageStand {
 
     /// The message that receivers get of an event.
     func sent(_ event: Event, _ options: MessageOptions = MessageOptions()) -> [UInt8] {
-        outgoing.message(event, options, on: lane).bytes
+        withExtendedLifetime(event) { outgoing.message(event, options, on: lane).bytes }
     }
 
     /// The message that receivers get of a message which is passed on at once.

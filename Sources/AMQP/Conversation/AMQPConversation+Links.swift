@@ -19,9 +19,17 @@ extension AMQPConversation {
             } else {
                 lane.counters.subscriptionsRefused &+= 1
             }
-            engine.refuse(handle, error)
+            refuse(handle, error, engine)
         }
         touch()
+    }
+
+    /// The link is forgotten at once: a client that tries again may use its name before it has answered the detach.
+    private func refuse(_ handle: Engine.Link, _ error: AMQPError, _ engine: Engine) {
+        engine.refuse(handle, error)
+        engine.produce(into: link)
+        guardian.refused(engine.name(handle), isOutgoing: !engine.isIncoming(handle), in: engine.session(of: handle))
+        engine.free(handle)
     }
 
     /// A link that the client publishes on.
@@ -140,7 +148,7 @@ extension AMQPConversation {
             principal: principal, state: state)
         let router = principal.router
         router.register(made, on: lane)
-        guard case .held = router.claimSession(key.sessionName, for: made.address) else {
+        guard made.claimName(key.sessionName) else {
             router.unregister(made, on: lane)
             throw AMQPError(.resourceLimitExceeded, "the node has as many subscriptions of links as it may")
         }
@@ -174,7 +182,7 @@ extension AMQPConversation {
     private func forget(_ handle: Engine.Link, isClosing: Bool, _ engine: Engine, _ lane: Lane) {
         if let incoming = incomingLinks.removeValue(forKey: handle) {
             incoming.forgetPartial(self)
-            forgetUnsettled(of: incoming)
+            incoming.isGone = true
             incoming.release()
         }
         if let outgoing = outgoingLinks.removeValue(forKey: handle) {

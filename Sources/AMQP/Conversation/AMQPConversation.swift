@@ -53,7 +53,6 @@ final class AMQPConversation: Conversation {
     var outgoingLinks: [Engine.Link: OutgoingLink] = [:]
     /// Bytes of messages that have not arrived completely.
     var partialBytes = 0
-    private var tickAt: UInt64 = 0
     /// Links that go on when there is room.
     private var blocked: [OutgoingLink] = []
 
@@ -107,6 +106,8 @@ final class AMQPConversation: Conversation {
         turn.principal = principal
         if let verdict = takeEvents(engine, turn, lane) { return Step(consumed: 0, verdict: verdict) }
         if let judged {
+            // What came before it is routed first: what refers to it may be gone afterwards.
+            guard turn.isEmpty else { return Step(consumed: 0, verdict: .routeFirst) }
             self.judged = nil
             if let verdict = act(on: judged, engine, lane) { return Step(consumed: 0, verdict: verdict) }
         }
@@ -178,7 +179,10 @@ final class AMQPConversation: Conversation {
             heldEvent = nil
             switch event {
             case .delivery(let delivery, let handle):
-                guard let context = engine.context(handle) else { continue }
+                guard let context = engine.context(handle) else {
+                    discard(delivery, handle, engine, lane)
+                    continue
+                }
                 let end = Unmanaged<LinkEnd>.fromOpaque(context).takeUnretainedValue()
                 if let incoming = end as? IncomingLink {
                     if takeDelivery(delivery, incoming, engine, turn, lane) { continue }
@@ -196,6 +200,14 @@ final class AMQPConversation: Conversation {
                 if let verdict = handle(event, engine, lane) { return verdict }
             }
         }
+    }
+
+    /// A delivery on a link that was refused, or whose session this end has ended: the client may not know yet, and the
+    /// engine would keep it.
+    private func discard(_ delivery: Engine.Delivery, _ handle: Engine.Link, _ engine: Engine, _ lane: Lane) {
+        guard engine.isIncoming(handle) else { return }
+        lane.counters.framesRefused &+= 1
+        engine.settle(delivery, nil)
     }
 
     private func handle(_ event: EngineEvent, _ engine: Engine, _ lane: Lane) -> Verdict? {
@@ -231,13 +243,13 @@ final class AMQPConversation: Conversation {
         guard let engine else { return }
         if case .ended = state { return }
         engine.produce(into: link)
-        while !blocked.isEmpty, !link.isCongested {
+        // Nothing goes on while the peer's session window is shut, either: its flow brings the connection here again.
+        while !blocked.isEmpty, !link.isCongested, engine.bufferedBytes < Self.engineBytes {
             let turn = blocked
             blocked = []
             for outgoing in turn { outgoing.unblocked(on: lane) }
             engine.produce(into: link)
         }
-        scheduleTick(engine, lane)
     }
 
     override func outputDrained(on lane: Lane) { touch() }
@@ -250,11 +262,9 @@ final class AMQPConversation: Conversation {
 
     // MARK: Time and the end
 
-    private func scheduleTick(_ engine: Engine, _ lane: Lane) {
-        // What the peer's open asks for must be known: until then the time to connect is what counts.
-        guard case .established = state, tickAt <= lane.now, let next = engine.tick(now: lane.now) else { return }
-        tickAt = next
-        link.tick(at: next)
+    /// Both idle time-outs are known: from here on the engine says when it wants to be called.
+    func startTicking(_ engine: Engine, on lane: Lane) {
+        if let next = engine.tick(now: lane.now) { link.tick(at: next) }
     }
 
     override func tick(on lane: Lane) -> Result<UInt64?, CloseReason> {
@@ -262,12 +272,12 @@ final class AMQPConversation: Conversation {
             return lane.now >= connectDeadline ? .failure(.connectTimeout) : .success(connectDeadline)
         }
         let next = engine.tick(now: lane.now)
-        tickAt = next ?? .max
         touch()
-        // The engine may have given up its peer.
-        if let verdict = takeEvents(engine, lane.turn, lane), case .close(let reason) = verdict {
-            return .failure(reason)
-        }
+        // While events wait for their turn the peer is not silent, and the turn is not ours to fill.
+        guard heldEvent == nil else { return .success(next) }
+        // The engine may have given up its peer: then the connection's last moments have a time of their own.
+        _ = takeEvents(engine, lane.turn, lane)
+        if case .ended = state { return .success(nil) }
         return .success(next)
     }
 

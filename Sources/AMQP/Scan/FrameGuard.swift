@@ -19,8 +19,8 @@ struct FrameGuard {
     private enum Stage { case start, open, closing, closed }
 
     fileprivate struct Link {
-        /// Of its name and direction.
-        var nameHash: Int
+        /// Of its name and direction; nil when the name is free again.
+        var nameHash: Int?
         /// Whether the peer is the receiver.
         var isOutgoing: Bool
         /// A delivery has begun and not ended; its number and whether it was sent settled.
@@ -54,7 +54,7 @@ struct FrameGuard {
         var handle: UInt32 = 0
         var session = 0
         var place = 0
-        var link = Link(nameHash: 0, isOutgoing: false)
+        var link = Link(nameHash: nil, isOutgoing: false)
         var nextDelivery: UInt32?
     }
 
@@ -226,10 +226,7 @@ struct FrameGuard {
                 "more links than the peer's handle-max of \(sessions.values[place].maxLinks - 1)")
         }
         let isOutgoing = fields.said.contains(.receiver)
-        var hasher = Hasher()
-        hasher.combine(isOutgoing)
-        hasher.combine(bytes: frame.name)
-        let hash = hasher.finalize()
+        let hash = Self.hash(isOutgoing, frame.name)
         guard !sessions.values[place].links.values.contains(where: { $0.nameHash == hash }) else {
             return end(
                 frame.channel, place, .invalidField,
@@ -238,6 +235,24 @@ struct FrameGuard {
         sessions.values[place].links.add(
             fields.handle, Link(nameHash: hash, isOutgoing: isOutgoing, deliveryCount: fields.id))
         return .pass
+    }
+
+    /// This end has refused a link and the engine has forgotten it: the peer may use the name again before its detach.
+    mutating func refused(_ name: String, isOutgoing: Bool, in session: Engine.Session) {
+        coolDown()
+        guard let place = sessions.values.firstIndex(where: { $0.engine == session }) else { return }
+        let hash = Self.hash(isOutgoing, Array(name.utf8))
+        for link in sessions.values[place].links.values.indices
+        where sessions.values[place].links.values[link].nameHash == hash {
+            sessions.values[place].links.values[link].nameHash = nil
+        }
+    }
+
+    private static func hash(_ isOutgoing: Bool, _ name: some Collection<UInt8>) -> Int {
+        var hasher = Hasher()
+        hasher.combine(isOutgoing)
+        for byte in name { hasher.combine(byte) }
+        return hasher.finalize()
     }
 
     private mutating func flow(_ fields: Frame.Fields, _ channel: UInt16, _ place: Int) -> Verdict {
