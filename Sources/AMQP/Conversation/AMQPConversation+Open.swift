@@ -135,7 +135,8 @@ extension AMQPConversation {
 
     // MARK: Open
 
-    /// The shortest idle time-out that a client may ask for, in milliseconds: it is sent something twice in each (§2.4.5).
+    /// The shortest idle time-out that a client may ask for, in milliseconds: it is sent something twice in each
+    /// (§2.4.5).
     static var leastIdleMilliseconds: Int { 100 }
 
     /// open has come: the connection goes to its container's lane.
