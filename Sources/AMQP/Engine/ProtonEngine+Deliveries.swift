@@ -1,3 +1,5 @@
+// Messages in and out: their bytes, their settlement (§2.6.12, §3.4).
+
 import CProton
 
 extension ProtonEngine {
