@@ -13,13 +13,14 @@ public final class AMQPAdapter: Adapter {
     ///   - nodeName: the container id that clients see.
     ///   - version: the version that clients see.
     ///   - random: makes dynamic addresses unpredictable.
+    ///   - wallClock: milliseconds since 1970, for messages that say when they expire.
     public init(
         routers: [String: Router], authenticator: any Authenticator, settings: AMQPSettings, nodeName: String,
-        version: String, random: @escaping @Sendable () -> UInt64
+        version: String, random: @escaping @Sendable () -> UInt64, wallClock: @escaping @Sendable () -> UInt64
     ) {
         context = AMQPContext(
             routers: routers, authenticator: authenticator, settings: settings, nodeName: nodeName, version: version,
-            random: random)
+            random: random, wallClock: wallClock)
     }
 
     /// A conversation for a new connection.
@@ -36,11 +37,13 @@ final class AMQPContext: Sendable {
     let nodeName: String
     let version: String
     let random: @Sendable () -> UInt64
+    let wallClock: @Sendable () -> UInt64
 
     init(
         routers: [String: Router], authenticator: any Authenticator, settings: AMQPSettings, nodeName: String,
-        version: String, random: @escaping @Sendable () -> UInt64
+        version: String, random: @escaping @Sendable () -> UInt64, wallClock: @escaping @Sendable () -> UInt64
     ) {
+        self.wallClock = wallClock
         self.routers = routers
         self.authenticator = authenticator
         self.settings = settings
@@ -57,6 +60,14 @@ final class AMQPContext: Sendable {
         lane.absentLists.append(made.absent)
         lane.chores.append { lane in made.endExpired(on: lane) }
         return made
+    }
+
+    /// In front of addresses that this node makes.
+    var topicPrefix: String { settings.unprefixedAddress == .queue ? "topic://" : "" }
+
+    /// An address that nobody can guess (§3.5.3): of a topic below those that replies to HTTP requests go to.
+    func dynamicAddress() -> String {
+        topicPrefix + "apus/reply/" + String(random(), radix: 36) + String(random(), radix: 36)
     }
 
     /// The lane of a container: the same for all of its connections, so that its durable subscriptions and the links

@@ -48,6 +48,9 @@ public enum Metrics {
         text.counter(
             "apus_subscriptions_refused_total", "Subscriptions refused by rules, limits or for their form.",
             counters.subscriptionsRefused)
+        text.counter(
+            "apus_frames_refused_total", "Frames and messages that ended a link or session, or were rejected (AMQP).",
+            counters.framesRefused)
     }
 
     private static func traffic(_ node: NodeStatistics, _ text: inout MetricsText) {

@@ -21,7 +21,7 @@ public struct EventProperties: Sequence, IteratorProtocol {
         case messageID = 0x61
         /// From 0 to 255, one byte; 4 is what an event has that says nothing (AMQP 1.0 §3.2.1).
         case priority = 0x62
-        /// What else the publisher's protocol has to say, in its own encoding, so that a subscriber of the same protocol
+        /// What else the publisher's protocol has to say, in its own encoding: a subscriber of the same protocol
         /// gets the event as it was published; ``Property/value`` has one byte, the ``WireLayout``. The last property.
         case foreign = 0x7E
     }

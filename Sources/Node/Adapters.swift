@@ -18,7 +18,7 @@ enum Adapters {
             routers: routers, authenticator: authenticator, random: random, trace: trace(configuration.mqtt))
         let amqp = AMQPAdapter(
             routers: routers, authenticator: authenticator, settings: configuration.amqp,
-            nodeName: configuration.name, version: Node.version, random: random)
+            nodeName: configuration.name, version: Node.version, random: random, wallClock: { milliseconds() })
         let site = WebSite(
             configuration.http, routers: routers, authenticator: authenticator, nodeName: configuration.name,
             version: Node.version, instance: webhooks.service.instanceID,

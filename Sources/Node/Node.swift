@@ -197,6 +197,7 @@ public struct Node {
             "cache_lookups": "\(counters.cacheLookups)",
             "cache_misses": "\(counters.cacheMisses)",
             "subscriptions_refused": "\(counters.subscriptionsRefused)",
+            "frames_refused": "\(counters.framesRefused)",
             "sessions_expired": "\(counters.sessionsExpired)",
             "descriptors_exhausted": "\(counters.descriptorsExhausted)",
         ]

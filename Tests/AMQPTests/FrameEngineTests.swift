@@ -175,6 +175,17 @@ import Testing
         return (passed, ended)
     }
 
+    @Test(arguments: [[0x53, 0x10], [0x80, 0, 0, 0, 0, 0, 0, 0, 0x10]] as [[UInt8]])
+    func theEngineUnderstandsDescriptors(_ descriptor: [UInt8]) {
+        let server = ScanPeer(isServer: true)
+        server.take(Array("AMQP".utf8) + [0, 1, 0, 0])
+        server.take(ScanFrames.frame([0] + descriptor + ScanValue.list([.string("c")]).bytes))
+        server.take(ScanFrames.frame(.begin, [.null, .uint(0), .uint(0xFFFF_FFFF), .uint(0xFFFF_FFFF)]))
+        _ = server.produce()
+        #expect(server.begun.count == 1)
+        #expect(server.errors == [])
+    }
+
     /// Bytes of whole frames are changed: nothing is read outside, and what passes has a structure that holds.
     @Test func changedBytesNeverPassBroken() {
         var random = ScanRandom(state: 1)

@@ -75,9 +75,15 @@ import Testing
                 count.map { .uint($0) } ?? .null, credit.map { .uint($0) } ?? .null,
             ], channel: channel)
     }
-    private static func disposition(_ first: UInt32, _ last: UInt32?, _ channel: UInt16 = 0) -> [UInt8] {
+    private static func disposition(
+        _ first: UInt32, _ last: UInt32?, settled: ScanValue = .yes, state: ScanValue = .null, _ channel: UInt16 = 0
+    ) -> [UInt8] {
         ScanFrames.frame(
-            .disposition, [.yes, .uint(first), last.map { .uint($0) } ?? .null, .yes, .null], channel: channel)
+            .disposition, [.yes, .uint(first), last.map { .uint($0) } ?? .null, settled, state], channel: channel)
+    }
+
+    private static func state(_ code: UInt64, _ fields: [ScanValue] = []) -> ScanValue {
+        .described(code, .list(fields))
     }
 
     // MARK: Scripts
@@ -108,7 +114,10 @@ import Testing
         ("open on channel 1", false, [(ScanFrames.frame(.open, [.string("c")], channel: 1), .close(.framingError))]),
         (
             "SASL late", false,
-            [(open, .pass), (ScanFrames.frame([0, 0x53, 0x44, 0x45], type: 1), .close(.framingError))]
+            [
+                (open, .pass), (ScanFrames.frame([0, 0x53, 0x44, 0x45], type: 1), .close(.framingError)),
+                (ScanFrames.frame([], type: 1), .discard), (close, .pass),
+            ]
         ),
         (
             "frames after close", false,
@@ -271,6 +280,16 @@ import Testing
             "ranges", true,
             [
                 (disposition(5, nil), .pass), (disposition(5, 4), .end(0, .invalidField)),
+            ]
+        ),
+        (
+            "dispositions that change nothing", true,
+            [
+                (disposition(0, 9, settled: .no), .discard), (disposition(0, 9, settled: .null), .discard),
+                (disposition(0, 9, settled: .no, state: state(0x23, [.uint(0), .ulong(0)])), .discard),
+                (disposition(0, 9, settled: .no, state: state(0x24)), .pass),
+                (disposition(0, 9, settled: .no, state: state(0x27, [.yes])), .pass),
+                (disposition(0, 9, settled: .no, state: state(0x99)), .pass),
             ]
         ),
         ("the whole range", true, [(disposition(0, .max), .end(0, .invalidField))]),

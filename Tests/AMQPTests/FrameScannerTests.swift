@@ -196,23 +196,42 @@ import Testing
         }
     }
 
-    @Test func descriptorsCanBeWrittenInThreeWays() {
+    @Test func descriptorsCanBeWrittenInTwoWaysAndNotAsSymbols() {
         let names = ["open", "begin", "attach", "flow", "transfer", "disposition", "detach", "end", "close"]
         for (performative, name) in zip(ScanFrames.all, names) {
             let list = ScanValue.list(ScanFrames.full(performative)).bytes
             let symbol = Array("amqp:\(name):list".utf8)
-            let descriptors: [[UInt8]] = [
+            for descriptor: [UInt8] in [
                 [0x53, performative.rawValue], [0x80, 0, 0, 0, 0, 0, 0, 0, performative.rawValue],
-                [0xA3, UInt8(symbol.count)] + symbol, [0xB3, 0, 0, 0, UInt8(symbol.count)] + symbol,
-            ]
-            for descriptor in descriptors {
+            ] {
                 guard case .frame(let frame) = ScanFrames.scan(ScanFrames.frame([0] + descriptor + list)) else {
                     Issue.record("\(name) \(descriptor)")
                     continue
                 }
                 #expect(frame.performative == performative)
             }
+            let count = UInt8(symbol.count)
+            for descriptor: [UInt8] in [[0xA3, count] + symbol, [0xB3, 0, 0, 0, count] + symbol] {
+                let error = ScanFrames.failure(ScanFrames.frame([0] + descriptor + list))
+                #expect(error?.condition == .notImplemented)
+                #expect(error?.text.hasPrefix("\(name) is described by a symbol") == true)
+            }
         }
+    }
+
+    /// Where the engine would miss an outcome or a target, symbols are refused; elsewhere it does not look at them.
+    @Test func compositesInFieldsAreDescribedByNumbers() {
+        func symbolic(_ name: String, _ fields: [ScanValue] = []) -> ScanValue {
+            .raw([0] + ScanValue.symbol(name).bytes + ScanValue.list(fields).bytes)
+        }
+        let attach: [ScanValue] = [.string("l"), .uint(0), .no, .null, .null]
+        #expect(ScanFrames.failure(Self.disposition(symbolic("amqp:accepted:list")))?.condition == .notImplemented)
+        let target = ScanFrames.frame(.attach, attach + [.null, symbolic("amqp:target:list")])
+        #expect(ScanFrames.failure(target)?.condition == .notImplemented)
+        #expect(ScanFrames.fields(ScanFrames.frame(.attach, attach + [symbolic("amqp:source:list")])) != nil)
+        let error = symbolic("amqp:error:list", [.symbol("amqp:not-found")])
+        #expect(ScanFrames.fields(ScanFrames.frame(.close, [error])) != nil)
+        #expect(ScanFrames.fields(Self.disposition(symbolic("x:my-outcome:list"))) != nil)
     }
 
     @Test func emptyFramesAndExtendedHeadersPass() {
@@ -244,7 +263,8 @@ import Testing
         let disposition = try #require(
             ScanFrames.fields(ScanFrames.frame(.disposition, ScanFrames.full(.disposition))))
         #expect(
-            disposition.id == 0 && disposition.limit == 5 && disposition.said == [.receiver, .settled, .id, .limit])
+            disposition.id == 0 && disposition.limit == 5
+                && disposition.said == [.receiver, .settled, .id, .limit, .state])
         let one = try #require(ScanFrames.fields(ScanFrames.frame(.disposition, [.no, .uint(9)])))
         #expect(one.id == 9 && one.limit == 9 && one.said == .id)
         #expect(ScanFrames.fields(ScanFrames.frame(.detach, [.uint(77)]))?.handle == 77)

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Fuzzes the MQTT codec, whole conversations, what clients of each version do once they are let in, whole HTTP
-# conversations, WebSocket, and what HTTP clients send (JSON, CloudEvents, header fields, paths), with libFuzzer and the
-# address sanitizer; and a canary that must fail, so that the machinery itself is tested.
+# conversations, WebSocket, what HTTP clients send (JSON, CloudEvents, header fields, paths), frames and messages of
+# AMQP, with libFuzzer and the address sanitizer; and a canary that must fail, so that the machinery itself is tested.
 #
 #   Tests/Fuzz/run.sh [seconds per target, default 20]
 #
@@ -16,7 +16,7 @@ work=$root/Tests/Fuzz/.work
 mkdir -p "$work"
 
 flags=(-g -O -parse-as-library -swift-version 6 -enable-testing -sanitize=fuzzer,address -I "$work"
-    -I "$root/Sources/C/COpenSSL"
+    -I "$root/Sources/C/COpenSSL" -I "$root/Sources/C/CProton"
     -enable-upcoming-feature ExistentialAny -enable-upcoming-feature InternalImportsByDefault
     -enable-upcoming-feature MemberImportVisibility)
 
@@ -162,6 +162,40 @@ seeds() {
     seed json properties 05 00 03 612f62 04 01 6b 03 0d0a78 02 02 ff00
     seed_text json path 06 'a/%C3%A4b//%2B?x=%2F'
     seed_text json base64 07 'Zm9vYg=='
+    # Frames of a whole life; the same as bodies alone; an open with everything, an attach and a detach with composites.
+    seed amqpscan session 00 0000001102000000005310c00401a10163 0000001402000001005311c00704404352095209 \
+        0000001302000001005312c00603a101614342 0000001402000001005312c00703a10162520141 \
+        0000001b02000001005314c009064343a00100434242005375a000 \
+        0000001c02000001005314c00a06435201a00100434241005375a000 0000001102000001005314c00302434078 \
+        0000001902000001005313c00c074352094352095201435264 0000001802000001005313c00b0740520943520943520243 \
+        0000001602000001005315c009054143404100532445 0000001002000001005316c003024341 0000000c0200000100531745 \
+        0000000c0200000000531845
+    seed amqpscan bodies 01 000900005310c00401a10163 000c01005311c00704404352095209 000b01005312c00603a101614342 \
+        000c01005312c00703a10162520141 001301005314c009064343a00100434242005375a000 \
+        001401005314c00a06435201a00100434241005375a000 000901005314c00302434078 \
+        001101005313c00c074352094352095201435264 001001005313c00b0740520943520943520243 \
+        000e01005315c009054143404100532445 000801005316c003024341 00040100531745 00040000531845
+    seed amqpscan open 01 \
+        003600005310c0310aa10163a1016870000100006000ff7000007530a30165a30165e00602a301410142a30143c10a02a3016be00402 \
+        500102
+    seed amqpscan attach 01 000900005310c00401a10163 000c01005311c00704404352095209 \
+        004201005312c03d0aa10161434250025000005328c0220ba10161434040424040c10a02a3016be0040250010240e00602a301410142 \
+        a30174005329c00401a10161404243 001301005314c009064343a00100434242005375a000 \
+        003001005316c02b03434100531dc02303a30e616d71703a6e6f742d666f756e64a104676f6e65c10a02a3016be00402500102
+    # Messages: data; header, annotations, properties and application properties before a text; pieces with a footer; a
+    # map; a CloudEvent; a list of user properties.
+    seed amqpmessage data 00 00 53 75 a0 01 78
+    seed amqpmessage text 0b 00 53 70 c0 05 03 41 50 07 43 00 53 71 c1 05 02 a3 01 64 40 \
+        00 53 72 c1 14 04 a3 01 61 40 a3 0c 782d6f70742d72657461696e 41 \
+        00 53 73 c0 1d 06 a1 01 69 40 a1 01 74 40 a1 01 72 98 00112233445566778899aabbccddeeff \
+        00 53 74 c1 0a 04 a1 01 6b a1 01 76 a1 00 43 00 53 77 a1 02 c3a4
+    seed amqpmessage pieces 05 00 80 0000000000000075 b0 00000001 78 00 53 75 a0 00 00 53 78 c1 05 02 a3 01 66 45
+    seed amqpmessage map 00 00 53 77 c1 09 02 a1 01 6b e0 04 02 50 01 02
+    seed amqpmessage sequence 00 00 53 76 c0 05 02 00 53 01 40 00 53 76 45
+    seed amqpmessage cloudevent 00 00 53 74 c1 1f 02 a1 17 636c6f75644576656e74733a7370656376657273696f6e a1 03 312e30 \
+        00 53 75 a0 00
+    seed amqpmessage list 00 00 53 72 c1 21 02 a3 15 782d6f70742d757365722d70726f70657274696573 c0 07 02 a1 01 61 a1 01 62 \
+        00 53 75 a0 00
     seed canary start 54
 }
 
@@ -192,12 +226,15 @@ target http "$root"/Tests/Fuzz/http/*.swift "$root"/Tests/WebTests/{Harness,Play
 target websocket "$root"/Tests/Fuzz/websocket/*.swift "$root"/Tests/WebTests/WebSocketStage.swift \
     "$work/Core.o" "$work/Web.o" -lcrypto
 target json "$root"/Tests/Fuzz/json/*.swift "$work/Core.o" "$work/Web.o" -lcrypto
+module AMQP
+target amqpscan "$root"/Tests/Fuzz/amqpscan/*.swift "$work/Core.o" "$work/AMQP.o" -lqpid-proton
+target amqpmessage "$root"/Tests/Fuzz/amqpmessage/*.swift "$work/Core.o" "$work/AMQP.o" -lqpid-proton
 target canary "$root"/Tests/Fuzz/canary/*.swift
 seeds
 
 failed=()
 summary=
-for name in codec conversation established http websocket json; do
+for name in codec conversation established http websocket json amqpscan amqpmessage; do
     say "$name for $seconds s"
     if run "$name"; then
         count=$(sed -n 's/^stat::number_of_executed_units: *//p' "$work/run-$name.log")

@@ -178,14 +178,16 @@ enum ValueType: UInt8 {
     struct Set {
         let bits: UInt32
 
+        /// Not of any number, so that it is a constant.
         @inline(__always)
-        init(_ types: ValueType...) {
-            var bits: UInt32 = 0
-            for type in types { bits |= 1 << UInt32(type.rawValue) }
-            self.bits = bits
+        init(
+            _ a: ValueType, _ b: ValueType? = nil, _ c: ValueType? = nil, _ d: ValueType? = nil, _ e: ValueType? = nil
+        ) {
+            bits = Self.bit(a) | Self.bit(b) | Self.bit(c) | Self.bit(d) | Self.bit(e)
         }
 
-        @inline(__always) init(bits: UInt32) { self.bits = bits }
+        @inline(__always)
+        private static func bit(_ type: ValueType?) -> UInt32 { type.map { 1 << UInt32($0.rawValue) } ?? 0 }
 
         @inline(__always)
         func contains(_ type: ValueType) -> Bool { bits >> UInt32(type.rawValue) & 1 == 1 }

@@ -15,9 +15,17 @@ extension AMQPConversation {
             }
         } catch {
             lane.counters.subscriptionsRefused &+= engine.isIncoming(handle) ? 0 : 1
-            engine.refuse(handle, error)
+            refuse(handle, error, engine)
         }
         touch()
+    }
+
+    /// The link is forgotten at once: a client that tries again may use its name before it has answered the detach.
+    private func refuse(_ handle: Engine.Link, _ error: AMQPError, _ engine: Engine) {
+        engine.refuse(handle, error)
+        engine.produce(into: link)
+        guardian.refused(engine.name(handle), isOutgoing: !engine.isIncoming(handle), in: engine.session(of: handle))
+        engine.free(handle)
     }
 
     /// A link that the client publishes on.
@@ -30,14 +38,14 @@ extension AMQPConversation {
         guard remote.target.kind == .target else {
             throw AMQPError(.invalidField, "a link that sends needs a target; without an address it is anonymous")
         }
-        guard !remote.target.isDynamic else {
-            throw AMQPError(.notImplemented, "a target cannot be dynamic: any topic may be sent to without creating it")
-        }
+        var target = remote.target
+        if target.isDynamic { target.address = context.dynamicAddress() }
         var topic: [UInt8]?
         var isClaims = false
         let address = try Address(
-            remote.target.address, capabilities: remote.target.capabilities, role: .target, context.settings,
-            limits: lane.limits)
+            target.address,
+            capabilities: target.capabilities.filter { !$0.hasPrefix("temporary-") || !target.isDynamic },
+            role: .target, context.settings, limits: lane.limits)
         switch address {
         case .topic(let found): topic = found
         case .anonymous: break
@@ -48,7 +56,6 @@ extension AMQPConversation {
         }
         let window = lane.limits.amqpCredit
         incomingLinks[handle] = IncomingLink(handle, engine, topic: topic, isClaims: isClaims, window: window)
-        var target = remote.target
         target.expiry = .linkDetach
         target.timeout = 0
         target.durability = .none
@@ -75,12 +82,13 @@ extension AMQPConversation {
         var wish = try SourceWish(remote.source, key, context, lane.limits)
         if wish.isClaims {
             let outgoing = OutgoingLink(handle, engine, self, .settled)
+            outgoing.claims = ClaimsOutbox(target: remote.target.address ?? "")
             outgoingLinks[handle] = outgoing
             return answer(handle, remote, wish.granted, .settled, engine)
         }
         let subscriber = try subscriber(for: &wish, key, principal, state, lane)
         let mode = remote.senderSettles
-        let outgoing = OutgoingLink(handle, engine, self, mode)
+        let outgoing = OutgoingLink(handle, engine, self, mode, maxMessageBytes: remote.maxMessageBytes)
         outgoingLinks[handle] = outgoing
         answer(handle, remote, wish.granted, mode, engine)
         subscriber.begin(outgoing, principal: principal, on: lane)
@@ -104,7 +112,8 @@ extension AMQPConversation {
         guard let principal, let known = state.subscribers[key], isOwner(principal, of: known) else {
             throw AMQPError(.notFound, "there is no subscription '\(key.name)' of container '\(key.container)'")
         }
-        let outgoing = OutgoingLink(handle, engine, self, remote.senderSettles)
+        let outgoing = OutgoingLink(
+            handle, engine, self, remote.senderSettles, maxMessageBytes: remote.maxMessageBytes)
         outgoingLinks[handle] = outgoing
         answer(handle, remote, known.source, remote.senderSettles, engine)
         known.begin(outgoing, principal: principal, on: lane)
@@ -227,9 +236,10 @@ struct SourceWish {
         try takeFilters(source)
         if source.isDynamic {
             isDynamic = true
-            let name = "apus/reply/" + String(context.random(), radix: 36) + String(context.random(), radix: 36)
-            granted.address = context.settings.unprefixedAddress == .queue ? "topic://" + name : name
-            filter = try? TopicFilter(name, grammar: .mqtt, limits: limits)
+            let address = context.dynamicAddress()
+            granted.address = address
+            filter = try? TopicFilter(
+                String(address.dropFirst(context.topicPrefix.count)), grammar: .mqtt, limits: limits)
             return
         }
         let address = try Address(

@@ -165,11 +165,16 @@ extension AMQPConversation {
         }
         self.port = port
         lane.turn.principal = principal
-        engine.open(
-            [("product", "Apus"), ("version", context.version)],
-            offering: ["ANONYMOUS-RELAY", "SHARED-SUBS"])
+        open(engine)
         state = .established
         touch()
         return nil
+    }
+
+    /// Sends open.
+    func open(_ engine: Engine) {
+        engine.open(
+            [("product", "Apus"), ("version", context.version)],
+            offering: ["ANONYMOUS-RELAY", "SHARED-SUBS"])
     }
 }

@@ -94,7 +94,7 @@ extension AMQPConversation {
     ) throws(AMQPError) {
         let message = try IncomingMessage(bytes)
         if incoming.isClaims {
-            answerClaim(message, bytes, on: lane)
+            answerClaim(message, on: lane)
             engine.settle(delivery, isSettled ? nil : .accepted)
             return incoming.used(1, engine)
         }
@@ -115,7 +115,7 @@ extension AMQPConversation {
             topic: topic.start, topicLength: topic.count, events: event, count: 1, wire: message.head.start,
             wireLength: bytes.count, properties: message.head.start, propertiesLength: message.head.count,
             publisher: port?.address ?? .none, layout: .amqp, qos: isSettled ? 0 : 1, isRetained: message.isRetained,
-            expiresAt: message.ttlMilliseconds.map { lane.now &+ $0 } ?? 0)
+            expiresAt: expiry(of: message, lane))
         run.isPatient = !isSettled
         if message.isPlain {
             run.packing = Unmanaged.passUnretained(AMQPPacking.shared)
@@ -127,6 +127,17 @@ extension AMQPConversation {
         turn.runCount += 1
         turn.eventCount += 1
         turnLinks.append(incoming)
+    }
+
+    /// When nobody wants a message any more, in the lane's milliseconds: by its ttl (§3.2.1) or its absolute expiry
+    /// time (§3.2.4), whichever is earlier; 0 for never.
+    private func expiry(of message: IncomingMessage, _ lane: Lane) -> UInt64 {
+        var left = message.ttlMilliseconds
+        if let absolute = message.absoluteExpiryTime, absolute > 0 {
+            let now = context.wallClock()
+            left = min(left ?? .max, absolute > now ? absolute - now : 0)
+        }
+        return left.map { max(lane.now &+ min($0, 1 << 53), 1) } ?? 0
     }
 
     /// A message whose payload is not in one piece is taken apart at once.
@@ -160,6 +171,7 @@ extension AMQPConversation {
         let run = turn.runs + (turn.runCount - 1)
         guard run.pointee.packing != nil, run.pointee.qos == (isSettled ? 0 : 1),
             run.pointee.expiresAt == 0, message.ttlMilliseconds == nil,
+            message.absoluteExpiryTime == nil,
             run.pointee.wire + run.pointee.wireLength == message.head.start,
             run.pointee.propertiesLength == message.head.count,
             run.pointee.topic == topic.baseAddress || run.pointee.topicBytes.elementsEqual(topic),

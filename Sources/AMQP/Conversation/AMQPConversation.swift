@@ -159,11 +159,7 @@ final class AMQPConversation: Conversation {
 
     /// Closes the connection with an error; the client is told if it can be.
     func fail(_ error: AMQPError, _ reason: CloseReason, on lane: Lane) -> Verdict {
-        if let engine {
-            // An engine that has given up itself has the close frame ready.
-            if !engine.isClosed { engine.close(error) }
-            engine.produce(into: link)
-        }
+        closeEngine(error)
         state = .ended
         leave(on: lane)
         link.finish(reason)
@@ -255,7 +251,8 @@ final class AMQPConversation: Conversation {
     // MARK: Time and the end
 
     private func scheduleTick(_ engine: Engine, _ lane: Lane) {
-        guard tickAt <= lane.now, let next = engine.tick(now: lane.now) else { return }
+        // What the peer's open asks for must be known: until then the time to connect is what counts.
+        guard case .established = state, tickAt <= lane.now, let next = engine.tick(now: lane.now) else { return }
         tickAt = next
         link.tick(at: next)
     }
@@ -276,12 +273,25 @@ final class AMQPConversation: Conversation {
 
     override func close(_ reason: CloseReason, on lane: Lane) {
         if case .ended = state { return }
+        closeEngine(reason.error)
         state = .ended
-        if let engine, !engine.isClosed {
-            engine.close(reason.error)
-            engine.produce(into: link)
-        }
         leave(on: lane)
+    }
+
+    /// Sends close, behind an open if that has not been sent (§2.4.1): nobody understands it otherwise.
+    private func closeEngine(_ error: AMQPError?) {
+        guard let engine else { return }
+        // An engine that has given up has its close frame ready.
+        if !engine.isClosed {
+            switch state {
+            case .awaitingOpen, .moving:
+                open(engine)
+                engine.produce(into: link)
+            default: break
+            }
+            engine.close(error)
+        }
+        engine.produce(into: link)
     }
 
     /// The connection no longer takes part: subscriptions end or wait, and what is unsettled stays so.

@@ -70,6 +70,8 @@ final class OutgoingLink: LinkEnd {
     unowned let conversation: AMQPConversation
     /// The subscription; nil once it has been taken over by another link, and on the link from `$cbs`.
     private(set) var subscriber: Subscriber?
+    /// What it sends instead of a subscription's events, on the link from `$cbs`.
+    var claims: ClaimsOutbox?
     /// Deliveries that the client has not settled.
     private(set) var unsettledCount = 0
     /// Deliveries that may still be sent.
@@ -78,13 +80,17 @@ final class OutgoingLink: LinkEnd {
     let sendsSettled: Bool
     /// Whether events go out unsettled, whatever their publisher wanted.
     let sendsUnsettled: Bool
+    /// Bytes of the largest message that the client takes; 0 for any (§2.7.3).
+    private let maxMessageBytes: UInt64
     /// Whether it waits for room in the engine or the connection.
     private var isBlocked = false
 
     init(
-        _ handle: Engine.Link, _ engine: Engine, _ conversation: AMQPConversation, _ mode: SenderSettleMode
+        _ handle: Engine.Link, _ engine: Engine, _ conversation: AMQPConversation, _ mode: SenderSettleMode,
+        maxMessageBytes: UInt64 = 0
     ) {
         self.conversation = conversation
+        self.maxMessageBytes = maxMessageBytes
         sendsSettled = mode == .settled
         sendsUnsettled = mode == .unsettled
         super.init(handle, engine)
@@ -119,6 +125,14 @@ final class OutgoingLink: LinkEnd {
         subscriber?.pump(on: lane)
     }
 
+    /// Whether the client takes a message of this size. One that it does not take is dropped and counted.
+    @inline(__always)
+    func takes(_ parts: MessageParts, _ lane: Lane) -> Bool {
+        guard maxMessageBytes > 0, parts.count > maxMessageBytes else { return true }
+        lane.counters.drop(.clientLimit)
+        return false
+    }
+
     /// Sends a message; there must be credit.
     /// - Parameter context: what ``settled(_:on:)`` gives the subscription back; 0 for nothing.
     func send(_ parts: MessageParts, isSettled: Bool, context: Int, _ engine: Engine) {
@@ -145,10 +159,20 @@ final class OutgoingLink: LinkEnd {
         guard let engine = conversation.engine else { return }
         credit = max(engine.credit(handle), 0)
         subscriber?.pump(on: lane)
+        pumpClaims()
         guard engine.isDraining(handle), credit > 0, subscriber?.hasNothingToSend ?? true else { return }
         engine.drained(handle)
         credit = 0
         conversation.touch()
+    }
+
+    /// Sends answers of `$cbs`.
+    func pumpClaims() {
+        guard let claims, let engine = conversation.engine else { return }
+        while credit > 0, let answer = claims.next() {
+            answer.withUnsafeBytes { send(MessageParts(first: $0), isSettled: true, context: 0, engine) }
+            conversation.touch()
+        }
     }
 
     /// The link is gone for its subscription.

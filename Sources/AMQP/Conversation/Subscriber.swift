@@ -133,9 +133,14 @@ final class Subscriber: Inbox {
         let canComeBack = !isSettled && run.pointee.qos > 0 && (isDurable || lane.group != 0)
         let options = MessageOptions(needsTopic: needsTopic)
         var index = 0
+        var sent = 0
         var bytes = 0
         while index < run.pointee.count, outgoing.hasRoom(engine, lane) {
             let parts = state.outgoing.message(run, index, options, on: lane)
+            guard outgoing.takes(parts, lane) else {
+                index += 1
+                continue
+            }
             var number = 0
             if canComeBack {
                 number = window.add(
@@ -144,10 +149,11 @@ final class Subscriber: Inbox {
             outgoing.send(parts, isSettled: isSettled, context: number, engine)
             bytes += parts.count
             index += 1
+            sent += 1
         }
-        guard index > 0 else { return 0 }
-        lane.counters.eventsOut &+= UInt64(truncatingIfNeeded: index)
-        state.traffic.sent(index, bytes: bytes, qos: isSettled ? 0 : 1)
+        guard sent > 0 else { return index }
+        lane.counters.eventsOut &+= UInt64(truncatingIfNeeded: sent)
+        state.traffic.sent(sent, bytes: bytes, qos: isSettled ? 0 : 1)
         outgoing.conversation.touch()
         return index
     }
@@ -174,8 +180,8 @@ final class Subscriber: Inbox {
         return refused
     }
 
-    /// Takes a run although the queue is full: its publisher waits, and has no credit for more than it has sent. What it
-    /// has sent has a bound, too.
+    /// Takes a run although the queue is full: its publisher waits, and has no credit for more than it has sent. What
+    /// it has sent has a bound, too.
     private func hold(_ run: UnsafePointer<EventRun>, on lane: Lane) -> Bool {
         guard waiting.bytes < 2 * lane.limits.maxQueuedBytes, let receipt = lane.hold(run) else { return false }
         heldReceipts.append(receipt)
@@ -215,6 +221,7 @@ final class Subscriber: Inbox {
         let options = MessageOptions(
             needsTopic: needsTopic, deliveryCount: entry.deliveryCount, isRetained: isRetained)
         let parts = state.outgoing.message(event, options, on: lane)
+        guard outgoing.takes(parts, lane) else { return }
         let canComeBack = !isSettled && event.qos > 0 && (isDurable || entry.group != 0)
         outgoing.send(parts, isSettled: isSettled, context: canComeBack ? window.add(entry) : 0, engine)
         lane.counters.eventsOut &+= 1

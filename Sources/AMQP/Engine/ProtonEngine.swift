@@ -131,6 +131,10 @@ final class ProtonEngine: AMQPEngine {
     func close(_ error: AMQPError?) {
         isDue = true
         isClosing = true
+        if let error, pn_connection_state(connection) & PN_REMOTE_UNINIT != 0 {
+            // Proton keeps a close back until the peer's open has come, but not that of an error of its own.
+            return fail(error)
+        }
         Self.set(error, on: pn_connection_condition(connection))
         pn_connection_close(connection)
     }

@@ -39,7 +39,7 @@ struct CanonicalProperties {
     func add(to properties: inout EventPropertiesWriter, isUTF8: () -> Bool) {
         var text: [UInt8] = []
         let type = contentType.flatMap { Topic.isText($0.bytes) ? $0.bytes : nil }
-        if !sections.isPlain, sections.body != .data {
+        if !sections.isPlain, sections.body == .value || sections.body == .sequence {
             properties.add(.contentType, Self.encodedType.bytes)
         } else {
             let isString = sections.body == .value && sections.content?.type == .string

@@ -1,7 +1,7 @@
 /// Values as text, for protocols that have nothing else.
 enum ValueText {
-    /// Appends the text of a value: numbers in decimal, `true` and `false`, timestamps as RFC 3339, UUIDs in their usual
-    /// form, binary in base64, which is also what CloudEvents asks for.
+    /// Appends the text of a value: numbers in decimal, `true` and `false`, timestamps as RFC 3339, UUIDs in their
+    /// usual form, binary in base64, which is also what CloudEvents asks for.
     /// - Returns: false, and nothing is appended, for null, decimals, lists, maps, arrays and described values.
     static func append(_ value: Value, to text: inout [UInt8]) -> Bool {
         switch value.type {

@@ -65,6 +65,8 @@ struct Frame {
         /// begin.remote-channel is there: it answers a begin.
         static let remoteChannel = Said(rawValue: 1 << 8)
         static let tag = Said(rawValue: 1 << 9)
+        /// disposition.state is there, and is another than received, which is no outcome (§3.4.1).
+        static let state = Said(rawValue: 1 << 10)
     }
 }
 

@@ -19,8 +19,8 @@ struct FrameGuard {
     private enum Stage { case start, open, closing, closed }
 
     fileprivate struct Link {
-        /// Of its name and direction.
-        var nameHash: Int
+        /// Of its name and direction; nil when the name is free again.
+        var nameHash: Int?
         /// Whether the peer is the receiver.
         var isOutgoing: Bool
         /// A delivery has begun and not ended; its number and whether it was sent settled.
@@ -54,7 +54,7 @@ struct FrameGuard {
         var handle: UInt32 = 0
         var session = 0
         var place = 0
-        var link = Link(nameHash: 0, isOutgoing: false)
+        var link = Link(nameHash: nil, isOutgoing: false)
         var nextDelivery: UInt32?
     }
 
@@ -93,13 +93,13 @@ struct FrameGuard {
     private mutating func admitOther(_ frame: Frame) -> Verdict {
         coolDown()
         if stage == .closed { return .discard }
-        guard frame.type == 0 else { return close(.framingError, "a SASL frame after the header of AMQP") }
-        guard let performative = frame.performative else { return stage == .closing ? .discard : .pass }
         if stage == .closing {
-            guard performative == .close else { return .discard }
+            guard frame.performative == .close else { return .discard }
             stage = .closed
             return .pass
         }
+        guard frame.type == 0 else { return close(.framingError, "a SASL frame after the header of AMQP") }
+        guard let performative = frame.performative else { return .pass }
         switch performative {
         case .open: return open(frame)
         case .close:
@@ -128,14 +128,7 @@ struct FrameGuard {
         case .attach: return attach(frame, place)
         case .flow: return flow(frame.fields, frame.channel, place)
         case .transfer: return transfer(frame.fields, frame.channel, place)
-        case .disposition:
-            let (first, last) = (frame.fields.id, frame.fields.limit)
-            // Serial numbers (RFC 1982): more than half of all apart, and the last is before the first. The engine looks
-            // at what is unsettled, or at each number, whichever is fewer.
-            guard last &- first <= UInt32(Int32.max) else {
-                return end(frame.channel, place, .invalidField, "disposition: the first is \(first), the last \(last)")
-            }
-            return .pass
+        case .disposition: return disposition(frame.fields, frame.channel, place)
         case .detach:
             guard let link = sessions.values[place].links.place(of: frame.fields.handle) else {
                 return unattached(frame, place, "detach")
@@ -233,10 +226,7 @@ struct FrameGuard {
                 "more links than the peer's handle-max of \(sessions.values[place].maxLinks - 1)")
         }
         let isOutgoing = fields.said.contains(.receiver)
-        var hasher = Hasher()
-        hasher.combine(isOutgoing)
-        hasher.combine(bytes: frame.name)
-        let hash = hasher.finalize()
+        let hash = Self.hash(isOutgoing, frame.name)
         guard !sessions.values[place].links.values.contains(where: { $0.nameHash == hash }) else {
             return end(
                 frame.channel, place, .invalidField,
@@ -245,6 +235,24 @@ struct FrameGuard {
         sessions.values[place].links.add(
             fields.handle, Link(nameHash: hash, isOutgoing: isOutgoing, deliveryCount: fields.id))
         return .pass
+    }
+
+    /// This end has refused a link and the engine has forgotten it: the peer may use the name again before its detach.
+    mutating func refused(_ name: String, isOutgoing: Bool, in session: Engine.Session) {
+        coolDown()
+        guard let place = sessions.values.firstIndex(where: { $0.engine == session }) else { return }
+        let hash = Self.hash(isOutgoing, Array(name.utf8))
+        for link in sessions.values[place].links.values.indices
+        where sessions.values[place].links.values[link].nameHash == hash {
+            sessions.values[place].links.values[link].nameHash = nil
+        }
+    }
+
+    private static func hash(_ isOutgoing: Bool, _ name: some Collection<UInt8>) -> Int {
+        var hasher = Hasher()
+        hasher.combine(isOutgoing)
+        for byte in name { hasher.combine(byte) }
+        return hasher.finalize()
     }
 
     private mutating func flow(_ fields: Frame.Fields, _ channel: UInt16, _ place: Int) -> Verdict {
@@ -263,6 +271,17 @@ struct FrameGuard {
             return end(channel, place, .invalidField, "flow of a sender lacks delivery-count")
         }
         return skip(to: fields.id, channel, place, index)
+    }
+
+    private mutating func disposition(_ fields: Frame.Fields, _ channel: UInt16, _ place: Int) -> Verdict {
+        let (first, last) = (fields.id, fields.limit)
+        // Serial numbers (RFC 1982): more than half of all apart, and the last is before the first.
+        guard last &- first <= UInt32(Int32.max) else {
+            return end(channel, place, .invalidField, "disposition: the first is \(first), the last \(last)")
+        }
+        // The engine looks at what is unsettled, or at each number, whichever is fewer: a long range costs little, if
+        // what it names is unsettled no longer afterwards. One that changes nothing could be said again and again.
+        return fields.said.isDisjoint(with: [.settled, .state]) ? .discard : .pass
     }
 
     /// A sender says how many deliveries it has counted. What it passes over uses up credit; the engine believes it.

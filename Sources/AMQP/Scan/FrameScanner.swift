@@ -160,13 +160,15 @@ enum QuickFrame {
             fields.id = first
             fields.limit = last ?? first
             fields.said.formUnion(last == nil ? .id : [.id, .limit])
-            guard boolean(.settled, &fields.said), outcome(), boolean([], &fields.said) else { return false }
+            guard boolean(.settled, &fields.said), outcome(&fields.said), boolean([], &fields.said) else {
+                return false
+            }
             return left == 0 && place == end
         }
 
         /// Accepted or released without fields, or null.
         @inline(__always)
-        private mutating func outcome() -> Bool {
+        private mutating func outcome(_ said: inout Frame.Said) -> Bool {
             guard let code = code() else { return false }
             if code == 0x40 { return true }
             guard code == 0, end &- place >= 3, base.load(fromByteOffset: place, as: UInt8.self) == 0x53 else {
@@ -176,6 +178,7 @@ enum QuickFrame {
             guard descriptor == 0x24 || descriptor == 0x26,
                 base.load(fromByteOffset: place &+ 2, as: UInt8.self) == 0x45
             else { return false }
+            said.insert(.state)
             place &+= 3
             return true
         }

@@ -10,6 +10,8 @@ enum PerformativeReader {
         guard let performative = UInt8(exactly: code).flatMap(Frame.Performative.init) else {
             throw AMQPError(.framingError, "there is no performative with the descriptor 0x\(hex(code))")
         }
+        let name = FrameComposite.of(performative).name
+        try demandNumber(body, at: 1, "\(name)", code)
         frame.performative = performative
         frame.performativeLength = try walk(body, performativeName: FrameComposite.of(performative).name)
         guard performative == .transfer || frame.performativeLength == body.count else {
@@ -49,6 +51,17 @@ enum PerformativeReader {
             throw AMQPError(.decodeError, "the \(what) is not a list")
         }
         return (code, list)
+    }
+
+    /// The engine knows descriptors by their numbers alone. It would give the connection up, or take an outcome or a
+    /// target for none.
+    private static func demandNumber(
+        _ bytes: UnsafeRawBufferPointer, at place: Int, _ what: @autoclosure () -> String, _ code: UInt64
+    ) throws(AMQPError) {
+        guard bytes[place] != 0xA3, bytes[place] != 0xB3 else {
+            throw AMQPError(
+                .notImplemented, "\(what()) is described by a symbol: only the number 0x\(hex(code)) is understood")
+        }
     }
 
     private static func walk(
@@ -138,7 +151,8 @@ enum PerformativeReader {
         case .map: isRight = code == 0xC1 || code == 0xD1
         case .symbols: isRight = code == 0xA3 || code == 0xB3 || Encoded.isArrayOfSymbols(bytes, at: place)
         case .source, .target, .state, .error:
-            try described(bytes, at: place, field, where_)
+            let code = try described(bytes, at: place, field, where_)
+            if where_.outer == nil { numbers.set(index, Int(truncatingIfNeeded: code)) }
             return
         }
         guard isRight else {
@@ -163,9 +177,10 @@ enum PerformativeReader {
     }
 
     /// A composite in a field.
+    /// - Returns: its descriptor's number; 0 for one that the specification does not have.
     private static func described(
         _ bytes: UnsafeRawBufferPointer, at place: Int, _ field: FrameField, _ where_: FieldPlace
-    ) throws(AMQPError) {
+    ) throws(AMQPError) -> UInt64 {
         guard bytes[place] == 0 else {
             throw AMQPError(
                 .decodeError,
@@ -189,9 +204,13 @@ enum PerformativeReader {
         default:
             throw AMQPError(.decodeError, "\(where_).\(field.name) has a descriptor that is not known")
         }
-        guard let composite else { return }
+        guard let composite else { return 0 }
+        if field.kind == .state || field.kind == .target {
+            try demandNumber(bytes, at: place + 1, "\(where_).\(field.name)", descriptor?.code ?? 0)
+        }
         var unused = FieldNumbers()
         try check(bytes, list: list, as: composite, &unused, path: where_.composite)
+        return descriptor?.code ?? 0
     }
 
     private static func hex(_ code: UInt64) -> String { String(code, radix: 16) }
@@ -272,6 +291,7 @@ private struct FieldNumbers {
             put(1, in: &fields.id, .id, &fields.said)
             if values[0] != 0 { fields.said.insert(.receiver) }
             if values[3] != 0 { fields.said.insert(.settled) }
+            if has(4), values[4] != 0x23 { fields.said.insert(.state) }
             fields.limit = fields.id
             put(2, in: &fields.limit, .limit, &fields.said)
         case .detach: put(0, in: &fields.handle, .handle, &fields.said)

@@ -1,0 +1,174 @@
+#!/usr/bin/env python3
+"""Proves that connections and links of AMQP come and go without a trace: 1,000 connections of Qpid Proton opened and
+closed one after another at a steady pace, links attached and detached in two long rounds of which the second leaves
+hardly more memory than the first, and clients killed at work whose sockets and links are gone at once.
+
+    amqp_connections.py [links a round, default 5000]
+
+Run it with the interpreter that python.sh prints."""
+
+import os
+import signal
+import socket
+import statistics
+import struct
+import sys
+import time
+
+import amqp_wire as wire
+from amqp_wire import ATTACH, DETACH, HEADER, Raw, attach_receiver, attach_sender, begin_frame, open_frame
+from node import Node, check, main
+from proton_client import Client, text
+
+CONNECTIONS = 1_000
+KILLED = 60
+
+
+def paced(node):
+    """Each is opened, used, closed; the last hundred are as quick as the first."""
+    times = []
+    receiver = Client(node).receiver("paced", grants=1_000)
+    for number in range(CONNECTIONS):
+        start = time.monotonic()
+        client = Client(node, f"paced-{number}")
+        client.sender("paced").accepted(text(body=f"{number}"))
+        client.close()
+        times.append(time.monotonic() - start)
+    check(receiver.bodies(CONNECTIONS) == [f"{number}" for number in range(CONNECTIONS)], "not what was sent")
+    receiver.client.close()
+    first, last = statistics.median(times[:100]), statistics.median(times[-100:])
+    check(last < 1.5 * first + 0.002, f"the last took {last * 1e3:.1f} ms, the first {first * 1e3:.1f} ms")
+    check(statistics.median(times) < 0.02, f"a connection takes {statistics.median(times) * 1e3:.1f} ms")
+    # Nobody waits for a timer: neither 40 ms for an acknowledgement nor longer.
+    late = sum(took > 0.03 for took in times)
+    check(late < CONNECTIONS / 20, f"{late} of {CONNECTIONS} took longer than 30 ms")
+    return f"{CONNECTIONS} connections, {first * 1e3:.1f} ms each at first, {last * 1e3:.1f} at last"
+
+
+def raw_pace(node):
+    """From connect to the answered open, without a client library in between."""
+    times = []
+    for number in range(500):
+        start = time.monotonic()
+        raw = Raw(node, container=f"raw-{number}")
+        times.append(time.monotonic() - start)
+        raw.send(wire.performative(wire.CLOSE))
+        raw.wait(wire.CLOSE)
+        check(raw.wait_closed(2), "the connection outlives its close")
+        raw.close()
+    middle = statistics.median(times)
+    check(middle < 0.01, f"an open takes {middle * 1e3:.2f} ms")
+    return f"{middle * 1e6:.0f} us to an open"
+
+
+class Rounds:
+    """Attaches and detaches links on one connection."""
+
+    def __init__(self, node):
+        self.node = node
+        self.raw = Raw(node, container="rounds")
+        self.raw.send(begin_frame())
+        self.raw.wait(wire.BEGIN)
+        self.number = 0
+
+    def batch(self, count):
+        words = b""
+        for place in range(count):
+            name = f"round-{self.number}"
+            self.number += 1
+            address = (f"round/{self.number}", "round/*/x", "$share/g/round/#", "round/fixed")[self.number % 4]
+            if self.number % 5 == 0:
+                words += attach_sender(name, place, f"round/{self.number}")
+            elif self.number % 7 == 0:
+                durable = wire.source(address, wire.uint(2), wire.symbol("never"))
+                words += wire.performative(
+                    ATTACH, wire.string(name), wire.uint(place), wire.TRUE, None, None, durable, wire.target(None))
+            else:
+                words += attach_receiver(name, place, address)
+            words += wire.performative(DETACH, wire.uint(place), wire.TRUE)
+        self.raw.send(words)
+        for _ in range(count):
+            ended = self.raw.wait(DETACH)
+            check(ended.error is None, f"a link was refused: {ended.error}")
+
+    def run(self, count):
+        start = time.monotonic()
+        while count > 0:
+            self.batch(min(count, 100))
+            count -= 100
+        return time.monotonic() - start
+
+
+def rounds(node, count):
+    # What is made once and kept is there before the rounds.
+    worker = Rounds(node)
+    worker.run(500)
+    sizes, times = [], []
+    for _ in range(2):
+        times.append(worker.run(count))
+        time.sleep(0.5)
+        sizes.append(node.resident_kilobytes())
+    allowed = sizes[0] * 1.05 + 2_048
+    check(sizes[1] <= allowed, f"{sizes[1]} KiB after the second round, {sizes[0]} after the first")
+    check(times[1] < 1.5 * times[0] + 0.5, f"the second round took {times[1]:.1f} s, the first {times[0]:.1f}")
+    found = node.metrics()
+    check(found["apus_subscriptions"] == 0, f"{found['apus_subscriptions']} subscriptions are left")
+    worker.raw.close()
+    return f"2 x {count} links, {sizes[0]} and {sizes[1]} KiB, {count / times[1]:.0f} a second"
+
+
+def work_until_killed(node, number):
+    """A process with links in every state, that sends and never settles."""
+    raw = Raw(node, container=f"killed-{number}")
+    raw.send(begin_frame() + attach_sender("s", 0, "killed") + attach_receiver("r", 1, "killed")
+             + attach_receiver("w", 2, "killed/#") + wire.flow_frame(1, 0, 1_000) + wire.flow_frame(2, 0, 1_000))
+    sent = 0
+    while True:
+        raw.send(wire.transfer_frame(0, sent, wire.data_message(bytes(500)), settled=sent % 2 == 0))
+        sent += 1
+        if sent > 20:
+            raw.send(wire.transfer_frame(0, sent, bytes(50), more=True)[:-17])
+            time.sleep(60)
+
+
+def killed(node):
+    before = node.descriptors()
+    for number in range(KILLED):
+        child = os.fork()
+        if not child:
+            try:
+                work_until_killed(node, number)
+            finally:
+                os._exit(1)
+        time.sleep(0.02 + 0.005 * (number % 7))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    # And some that reset instead of ending.
+    for number in range(KILLED):
+        made = socket.create_connection(("127.0.0.1", node.amqp_port))
+        made.sendall(HEADER + open_frame(f"reset-{number}") + begin_frame() + attach_receiver("r", 0, "killed"))
+        if number % 2:
+            made.recv(1)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        made.close()
+    end = time.monotonic() + 5
+    while (node.descriptors() > before or node.metrics()["apus_subscriptions"]) and time.monotonic() < end:
+        time.sleep(0.05)
+    check(node.descriptors() <= before, f"{node.descriptors()} descriptors instead of {before}")
+    found = node.metrics()
+    check(found['apus_connections{protocol="amqp"}'] == 0, "connections of the dead")
+    check(found["apus_subscriptions"] == 0, "subscriptions of the dead")
+    return f"{2 * KILLED} killed or reset"
+
+
+def test(count):
+    with Node(amqp=True) as node:
+        said = []
+        for part in (raw_pace, paced, lambda node: rounds(node, count), killed):
+            said.append(part(node))
+            print(said[-1], flush=True)
+    return "connections: " + "; ".join(said)
+
+
+if __name__ == "__main__":
+    main(test, int(sys.argv[1]) if len(sys.argv) > 1 else 5_000)
