@@ -248,7 +248,8 @@ class Frame:
     @property
     def error(self):
         """Condition and text of the error of a detach, end or close."""
-        found = self.fields[{DETACH: 2, END: 0, CLOSE: 0}[self.code]]
+        place = {DETACH: 2, END: 0, CLOSE: 0}.get(self.code)
+        found = self.fields[place] if place is not None else None
         return (str(found[1][0]), (found[1] + [None] * 2)[1]) if found is not None else None
 
     def __repr__(self):

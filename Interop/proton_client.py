@@ -157,7 +157,7 @@ class Sender(End):
         sent = Sent()
         if not settled:
             self.unsettled[tag] = sent
-        self.link.send(message if isinstance(message, bytes) else message.encode())
+        self.link.send(message.encode() if isinstance(message, Message) else bytes(message))
         self.link.advance()
         if settled:
             delivery.settle()
@@ -248,7 +248,7 @@ class Receiver(End):
         if delivery.aborted:
             delivery.settle()
         elif delivery.readable and not delivery.partial:
-            raw = link.recv(delivery.pending) if delivery.pending else b""
+            raw = bytes(link.recv(delivery.pending)) if delivery.pending else b""
             link.advance()
             got = Received(raw, delivery, delivery.settled)
             if got.settled:

@@ -102,17 +102,33 @@ final class AMQPLane {
         outgoing = OutgoingMessages(usesTopicPrefix: context.settings.unprefixedAddress == .queue)
     }
 
-    deinit { arena.deallocate() }
+    /// A message that the arena is too small for.
+    private var large: UnsafeMutableRawPointer?
+
+    deinit {
+        arena.deallocate()
+        large?.deallocate()
+    }
 
     /// Memory for a message of the turn that is being filled.
     /// - Returns: nil when the turn must be routed first.
     func room(_ count: Int, _ turn: Turn) -> UnsafeMutableRawPointer? {
-        if turn.isEmpty { arenaUsed = 0 }
+        if turn.isEmpty { clear() }
         if Self.arenaSize - arenaUsed >= count {
             defer { arenaUsed += count }
             return arena + arenaUsed
         }
-        return turn.isEmpty ? turn.makeScratch(count) : nil
+        // Not the turn's own memory: it would stay there if the message is not one, and the turn is never routed.
+        guard turn.isEmpty else { return nil }
+        let place = UnsafeMutableRawPointer.allocate(byteCount: count, alignment: 16)
+        large = place
+        return place
+    }
+
+    private func clear() {
+        arenaUsed = 0
+        large?.deallocate()
+        large = nil
     }
 
     /// Ends durable subscriptions whose receivers have stayed away for too long.

@@ -14,7 +14,11 @@ extension AMQPConversation {
                 try attachOutgoing(handle, remote, engine, lane)
             }
         } catch {
-            lane.counters.subscriptionsRefused &+= engine.isIncoming(handle) ? 0 : 1
+            if engine.isIncoming(handle) {
+                lane.counters.framesRefused &+= 1
+            } else {
+                lane.counters.subscriptionsRefused &+= 1
+            }
             refuse(handle, error, engine)
         }
         touch()
@@ -144,7 +148,7 @@ extension AMQPConversation {
             principal: principal, state: state)
         let router = principal.router
         router.register(made, on: lane)
-        guard case .held = router.claimSession(key.sessionName, for: made.address) else {
+        guard made.claimName(key.sessionName) else {
             router.unregister(made, on: lane)
             throw AMQPError(.resourceLimitExceeded, "the node has as many subscriptions of links as it may")
         }
@@ -178,7 +182,7 @@ extension AMQPConversation {
     private func forget(_ handle: Engine.Link, isClosing: Bool, _ engine: Engine, _ lane: Lane) {
         if let incoming = incomingLinks.removeValue(forKey: handle) {
             incoming.forgetPartial(self)
-            forgetUnsettled(of: incoming)
+            incoming.isGone = true
             incoming.release()
         }
         if let outgoing = outgoingLinks.removeValue(forKey: handle) {

@@ -164,9 +164,9 @@ extension AMQPConversation {
                 AMQPError(.resourceLimitExceeded, "the node has as many clients as it may"), .overLimit, on: lane)
         }
         self.port = port
-        lane.turn.principal = principal
         open(engine)
         state = .established
+        startTicking(engine, on: lane)
         touch()
         return nil
     }

@@ -7,7 +7,7 @@ extension AMQPConversation {
         var pending: Int
         var refused: Int
         var link: IncomingLink
-        var deliveries: [Engine.Delivery]
+        var deliveries: [Engine.Delivery?]
     }
 
     /// Takes a delivery, or as much of it as is there.
@@ -227,22 +227,37 @@ extension AMQPConversation {
             if run.pointee.qos == 0 {
                 incoming.used(run.pointee.count, engine)
             } else {
-                let deliveries = turnDeliveries[first..<first + run.pointee.count].compactMap { $0 }
-                settle(deliveries, turn.outcomes[number], incoming, engine)
+                settle(turnDeliveries[first..<first + run.pointee.count], turn.outcomes[number], incoming, engine)
             }
-            // What follows in the turn was not routed: it cannot be told apart from what was.
-            if turn.outcomes[number].verdict == .malformedTopic { break }
+            if turn.outcomes[number].verdict == .malformedTopic {
+                handBack(turn, from: number + 1, engine)
+                break
+            }
         }
         touch()
     }
 
+    /// What follows a topic that is none was not routed: whoever can be told is, and may send it again.
+    private func handBack(_ turn: Turn, from first: Int, _ engine: Engine) {
+        for number in first..<max(first, turn.runCount) {
+            let run = turn.runs + number
+            let place = run.pointee.events - turn.events
+            for delivery in turnDeliveries[place..<place + run.pointee.count] {
+                if let delivery { engine.settle(delivery, .released) }
+            }
+            turnLinks[number].used(run.pointee.count, engine)
+        }
+    }
+
     private func settle(
-        _ deliveries: [Engine.Delivery], _ outcome: PublishOutcome, _ incoming: IncomingLink, _ engine: Engine
+        _ deliveries: ArraySlice<Engine.Delivery?>, _ outcome: PublishOutcome, _ incoming: IncomingLink,
+        _ engine: Engine
     ) {
         switch outcome.verdict {
         case .routed where outcome.pending > 0:
             unsettled[outcome.token] = UnsettledRun(
-                pending: Int(outcome.pending), refused: Int(outcome.refused), link: incoming, deliveries: deliveries)
+                pending: Int(outcome.pending), refused: Int(outcome.refused), link: incoming,
+                deliveries: Array(deliveries))
             return
         case .routed: settle(deliveries, .accepted, incoming, engine)
         case .notAuthorized:
@@ -260,9 +275,11 @@ extension AMQPConversation {
     }
 
     private func settle(
-        _ deliveries: [Engine.Delivery], _ outcome: Outcome, _ incoming: IncomingLink, _ engine: Engine
+        _ deliveries: ArraySlice<Engine.Delivery?>, _ outcome: Outcome, _ incoming: IncomingLink, _ engine: Engine
     ) {
-        for delivery in deliveries { engine.settle(delivery, outcome) }
+        for delivery in deliveries {
+            if let delivery { engine.settle(delivery, outcome) }
+        }
         incoming.used(deliveries.count, engine)
         touch()
     }
@@ -274,12 +291,9 @@ extension AMQPConversation {
         run.refused += refused
         guard run.pending <= 0 else { return unsettled[token] = run }
         unsettled[token] = nil
-        settle(run.deliveries, .accepted, run.link, engine)
-    }
-
-    /// A link is gone: nobody can be told any more.
-    func forgetUnsettled(of incoming: IncomingLink) {
-        for (token, run) in unsettled where run.link === incoming { unsettled[token] = nil }
+        // Of a link that is gone the deliveries are, too.
+        guard !run.link.isGone else { return }
+        settle(run.deliveries[...], .accepted, run.link, engine)
     }
 }
 

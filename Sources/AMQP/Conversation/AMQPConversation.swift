@@ -53,12 +53,13 @@ final class AMQPConversation: Conversation {
     var outgoingLinks: [Engine.Link: OutgoingLink] = [:]
     /// Bytes of messages that have not arrived completely.
     var partialBytes = 0
-    private var tickAt: UInt64 = 0
     /// Links that go on when there is room.
     private var blocked: [OutgoingLink] = []
 
     /// Bytes of frames that the engine is given before its events are looked at.
     private static let batchBytes = 1 << 16
+    /// Work that these frames may mean, as the lane measures it.
+    private static let batchWork = 8_192
     /// Bytes of messages that the engine may hold before they are produced in the middle of a pass.
     static let engineBytes = 1 << 16
 
@@ -87,7 +88,7 @@ final class AMQPConversation: Conversation {
             case .awaitingHeader, .awaitingSecondHeader: step = takeHeader(rest, on: lane)
             case .awaitingInit: step = takeSASL(rest, on: lane)
             case .authenticating, .moving: return Progress(consumed: offset, verdict: .paused)
-            case .awaitingOpen, .established: step = takeFrames(rest, turn, lane)
+            case .awaitingOpen, .established: step = takeFrames(rest, turn, lane, mayYield: offset > 0)
             case .ended: return Progress(consumed: bytes.count, verdict: .waiting)
             }
             offset += step.consumed
@@ -102,25 +103,35 @@ final class AMQPConversation: Conversation {
     }
 
     /// Judges frames, gives the engine those that it may have, and sees what came of them.
-    private func takeFrames(_ bytes: UnsafeRawBufferPointer, _ turn: Turn, _ lane: Lane) -> Step {
+    /// - Parameter mayYield: whether others may have their turn first; not before something has been taken.
+    private func takeFrames(
+        _ bytes: UnsafeRawBufferPointer, _ turn: Turn, _ lane: Lane, mayYield: Bool
+    ) -> Step {
         guard let engine else { return Step(consumed: 0, verdict: .close(.protocolError)) }
         turn.principal = principal
         if let verdict = takeEvents(engine, turn, lane) { return Step(consumed: 0, verdict: verdict) }
         if let judged {
+            // What came before it is routed first: what refers to it may be gone afterwards.
+            guard turn.isEmpty else { return Step(consumed: 0, verdict: .routeFirst) }
             self.judged = nil
             if let verdict = act(on: judged, engine, lane) { return Step(consumed: 0, verdict: verdict) }
         }
+        if mayYield, !bytes.isEmpty, lane.isMatchingCostly { return Step(consumed: 0, verdict: .routeFirst) }
         var end = 0
         var skipped = 0
+        var work = 0
         var isIncomplete = false
-        scan: while end < Self.batchBytes, judged == nil {
+        scan: while end < Self.batchBytes, work < Self.batchWork, judged == nil {
             switch scanner.scan(UnsafeRawBufferPointer(rebasing: bytes[end...])) {
             case .incomplete:
                 isIncomplete = true
                 break scan
             case .failure(let error): judged = .close(error)
             case .frame(let frame):
-                lane.counters.packetsIn &+= frame.performative == .transfer ? 0 : 1
+                if frame.performative != .transfer {
+                    lane.counters.packetsIn &+= 1
+                    work += Self.work(frame.performative)
+                }
                 let verdict = guardian.admit(frame)
                 guard case .pass = verdict else {
                     judged = verdict
@@ -132,12 +143,21 @@ final class AMQPConversation: Conversation {
                 if frame.performative == .open { break scan }
             }
         }
+        lane.note(work: work)
         if end > 0 {
             engine.take(UnsafeRawBufferPointer(rebasing: bytes[..<end]))
             touch()
         }
         let isDone = end + skipped == 0 && isIncomplete
         return Step(consumed: end + skipped, verdict: isDone ? finish(turn) : nil)
+    }
+
+    /// What a frame means at most, other than a transfer.
+    private static func work(_ performative: Frame.Performative?) -> Int {
+        switch performative {
+        case .attach, .detach, .begin, .end: 128
+        default: 8
+        }
     }
 
     /// All bytes have been taken that are complete.
@@ -178,7 +198,10 @@ final class AMQPConversation: Conversation {
             heldEvent = nil
             switch event {
             case .delivery(let delivery, let handle):
-                guard let context = engine.context(handle) else { continue }
+                guard let context = engine.context(handle) else {
+                    discard(delivery, handle, engine, lane)
+                    continue
+                }
                 let end = Unmanaged<LinkEnd>.fromOpaque(context).takeUnretainedValue()
                 if let incoming = end as? IncomingLink {
                     if takeDelivery(delivery, incoming, engine, turn, lane) { continue }
@@ -196,6 +219,14 @@ final class AMQPConversation: Conversation {
                 if let verdict = handle(event, engine, lane) { return verdict }
             }
         }
+    }
+
+    /// A delivery on a link that was refused, or whose session this end has ended: the client may not know yet, and the
+    /// engine would keep it.
+    private func discard(_ delivery: Engine.Delivery, _ handle: Engine.Link, _ engine: Engine, _ lane: Lane) {
+        guard engine.isIncoming(handle) else { return }
+        lane.counters.framesRefused &+= 1
+        engine.settle(delivery, nil)
     }
 
     private func handle(_ event: EngineEvent, _ engine: Engine, _ lane: Lane) -> Verdict? {
@@ -231,13 +262,13 @@ final class AMQPConversation: Conversation {
         guard let engine else { return }
         if case .ended = state { return }
         engine.produce(into: link)
-        while !blocked.isEmpty, !link.isCongested {
+        // Nothing goes on while the peer's session window is shut, either: its flow brings the connection here again.
+        while !blocked.isEmpty, !link.isCongested, engine.bufferedBytes < Self.engineBytes {
             let turn = blocked
             blocked = []
             for outgoing in turn { outgoing.unblocked(on: lane) }
             engine.produce(into: link)
         }
-        scheduleTick(engine, lane)
     }
 
     override func outputDrained(on lane: Lane) { touch() }
@@ -250,11 +281,9 @@ final class AMQPConversation: Conversation {
 
     // MARK: Time and the end
 
-    private func scheduleTick(_ engine: Engine, _ lane: Lane) {
-        // What the peer's open asks for must be known: until then the time to connect is what counts.
-        guard case .established = state, tickAt <= lane.now, let next = engine.tick(now: lane.now) else { return }
-        tickAt = next
-        link.tick(at: next)
+    /// Both idle time-outs are known: from here on the engine says when it wants to be called.
+    func startTicking(_ engine: Engine, on lane: Lane) {
+        if let next = engine.tick(now: lane.now) { link.tick(at: next) }
     }
 
     override func tick(on lane: Lane) -> Result<UInt64?, CloseReason> {
@@ -262,12 +291,12 @@ final class AMQPConversation: Conversation {
             return lane.now >= connectDeadline ? .failure(.connectTimeout) : .success(connectDeadline)
         }
         let next = engine.tick(now: lane.now)
-        tickAt = next ?? .max
         touch()
-        // The engine may have given up its peer.
-        if let verdict = takeEvents(engine, lane.turn, lane), case .close(let reason) = verdict {
-            return .failure(reason)
-        }
+        // While events wait for their turn the peer is not silent, and the turn is not ours to fill.
+        guard heldEvent == nil else { return .success(next) }
+        // The engine may have given up its peer: then the connection's last moments have a time of their own.
+        _ = takeEvents(engine, lane.turn, lane)
+        if case .ended = state { return .success(nil) }
         return .success(next)
     }
 

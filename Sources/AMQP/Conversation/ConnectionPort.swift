@@ -13,28 +13,17 @@ final class ConnectionPort: Inbox {
         attach(conversation.link, principal: principal)
     }
 
-    /// Registers it under the container's name, with a number behind it if there are several connections.
+    /// Registers it under the container's name, with something behind it if there are several connections.
     /// - Returns: false when the node has as many sessions as it may.
     func begin(on lane: Lane) -> Bool {
         let router = principal.router
         router.register(self, on: lane)
-        let name = "amqp:" + principal.clientID
-        var candidate = name
-        for number in 2... {
-            switch router.claimSession(candidate, for: address) {
-            case .held:
-                sessionName = candidate
-                return true
-            case .taken where number <= 1_000: candidate = "\(name)#\(number)"
-            case .taken:
-                // So many of one container are not told apart any more.
-                return true
-            case .overLimit:
-                router.unregister(self, on: lane)
-                return false
-            }
+        guard let name = router.claimSession(like: "amqp:" + principal.clientID, for: address) else {
+            router.unregister(self, on: lane)
+            return false
         }
-        return false
+        sessionName = name
+        return true
     }
 
     /// The connection is gone.
@@ -55,5 +44,21 @@ final class ConnectionPort: Inbox {
         description.isClean = true
         description.inFlight = conversation.outgoingLinks.values.reduce(0) { $0 + $1.unsettledCount }
         return description
+    }
+}
+
+extension Router {
+    /// Claims a name for what has no right to it by itself. When it is taken, by another connection of the container or
+    /// because two names read the same, the port's address behind it makes it another one.
+    /// - Returns: the name; nil when the node has as many sessions as it may.
+    func claimSession(like wanted: String, for address: PortAddress) -> String? {
+        switch claimSession(wanted, for: address) {
+        case .held: return wanted
+        case .overLimit: return nil
+        case .taken: break
+        }
+        let other = "\(wanted)#\(address.lane).\(address.slot).\(address.generation)"
+        if case .held = claimSession(other, for: address) { return other }
+        return nil
     }
 }

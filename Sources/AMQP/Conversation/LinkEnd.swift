@@ -28,6 +28,8 @@ final class IncomingLink: LinkEnd {
     let isClaims: Bool
     /// Why it was detached by this node; what still arrives is thrown away.
     var refusal: AMQPError?
+    /// Whether the engine may have forgotten it, with its deliveries.
+    var isGone = false
     /// Bytes of its current message that have arrived, while it is not complete.
     var partialBytes = 0
     private let window: Int
@@ -80,6 +82,8 @@ final class OutgoingLink: LinkEnd {
     let sendsSettled: Bool
     /// Whether events go out unsettled, whatever their publisher wanted.
     let sendsUnsettled: Bool
+    /// Whether the client wants its credit used or given up.
+    private var isDraining = false
     /// Bytes of the largest message that the client takes; 0 for any (§2.7.3).
     private let maxMessageBytes: UInt64
     /// Whether it waits for room in the engine or the connection.
@@ -110,7 +114,8 @@ final class OutgoingLink: LinkEnd {
     private func makeRoom(_ engine: Engine) -> Bool {
         if !conversation.link.isCongested {
             engine.produce(into: conversation.link)
-            if !conversation.link.isCongested { return true }
+            // What the peer's session window does not let go stays in the engine.
+            if !conversation.link.isCongested, engine.bufferedBytes < AMQPConversation.engineBytes { return true }
         }
         if !isBlocked {
             isBlocked = true
@@ -123,6 +128,7 @@ final class OutgoingLink: LinkEnd {
     func unblocked(on lane: Lane) {
         isBlocked = false
         subscriber?.pump(on: lane)
+        giveUpDrained()
     }
 
     /// Whether the client takes a message of this size. One that it does not take is dropped and counted.
@@ -152,6 +158,7 @@ final class OutgoingLink: LinkEnd {
         unsettledCount -= 1
         conversation.touch()
         subscriber?.settled(context, state.outcome, on: lane)
+        giveUpDrained()
     }
 
     /// The client has changed the credit.
@@ -159,8 +166,16 @@ final class OutgoingLink: LinkEnd {
         guard let engine = conversation.engine else { return }
         credit = max(engine.credit(handle), 0)
         subscriber?.pump(on: lane)
+        isDraining = engine.isDraining(handle)
         pumpClaims()
-        guard engine.isDraining(handle), credit > 0, subscriber?.hasNothingToSend ?? true else { return }
+        giveUpDrained()
+    }
+
+    /// What is left of a drained link's credit when everything has been sent goes back to the client (§2.6.7).
+    private func giveUpDrained() {
+        guard isDraining, credit > 0, subscriber?.hasNothingToSend ?? true, let engine = conversation.engine else {
+            return
+        }
         engine.drained(handle)
         credit = 0
         conversation.touch()

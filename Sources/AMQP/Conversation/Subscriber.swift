@@ -20,10 +20,12 @@ final class Subscriber: Inbox {
     private var publisher = PortAddress.none
     /// Events sent and not settled that may come back, by the number that their deliveries carry.
     private var window = SentWindow()
-    /// Events that came back, oldest first; they go before all others.
-    private var returned: [SentWindow.Entry] = []
-    /// Receipts of runs that were taken although the queue was full.
-    private var heldReceipts: [Lane.Receipt] = []
+    /// Events that came back; they go before all others.
+    private var returned = ReturnedEvents()
+    /// Receipts of runs that were taken although the queue was full, oldest first.
+    private var heldReceipts = HeldReceipts()
+    /// The name that it is listed under, among the clients of all protocols.
+    private var sessionName = ""
     private(set) var retained: RetainedDelivery?
     /// When it ends if nobody comes back, in the lane's milliseconds.
     private(set) var endsAt: UInt64 = 0
@@ -51,7 +53,11 @@ final class Subscriber: Inbox {
     /// A link takes the subscription over; ``pump(on:)`` is called when it has credit.
     func begin(_ outgoing: OutgoingLink, principal: Principal, on lane: Lane) {
         let conversation = outgoing.conversation
-        self.outgoing?.steal()
+        if let former = self.outgoing {
+            former.steal()
+            // What its client has not settled it cannot settle any more.
+            takeBack()
+        }
         if link == nil, address != .none { principal.router.setPresence(self, true) }
         self.outgoing = outgoing
         engine = conversation.engine
@@ -70,6 +76,7 @@ final class Subscriber: Inbox {
         takeBack()
         guard isDurable, !isClosing else { return end(on: lane) }
         principal.router.setPresence(self, false)
+        shareOut(isEnding: false, on: lane)
         endsAt = lane.now + UInt64(keepSeconds) * 1_000
         state.absent.add(self, dueAt: endsAt)
     }
@@ -79,36 +86,61 @@ final class Subscriber: Inbox {
         state.absent.remove(self)
         if state.subscribers[key] === self { state.subscribers[key] = nil }
         let router = principal.router
-        router.releaseSession(key.sessionName, at: address)
+        router.releaseSession(sessionName, at: address)
         router.unregister(self, on: lane)
-        shareOut(on: lane)
-        for receipt in heldReceipts { lane.answer(receipt) }
-        heldReceipts = []
-    }
-
-    /// Gives what others of its group may have to them.
-    private func shareOut(on lane: Lane) {
         takeBack()
-        let router = principal.router
-        for entry in returned where entry.group != 0 {
-            lane.redistributeLater(entry.event, group: entry.group, in: router)
-        }
-        returned = []
-        var queue = takeWaiting(on: lane)
-        while let entry = queue.popFirst() {
-            guard entry.group != 0 else { continue }
-            lane.redistributeLater(entry.event, group: entry.group, in: router)
-        }
+        shareOut(isEnding: true, on: lane)
+        while let receipt = heldReceipts.next() { lane.answer(receipt) }
     }
 
-    /// Everything that was sent and not settled is to be sent again, before what came back already.
+    /// Claims the name that it is listed under: the one asked for, or what makes it another one's.
+    /// - Returns: false when the node has as many sessions as it may.
+    func claimName(_ wanted: String) -> Bool {
+        guard let name = principal.router.claimSession(like: wanted, for: address) else { return false }
+        sessionName = name
+        return true
+    }
+
+    /// Gives what its client has not taken to others of its group: while it lives only to members that are present,
+    /// when it ends to any.
+    private func shareOut(isEnding: Bool, on lane: Lane) {
+        guard filter.group != nil else { return }
+        let router = principal.router
+        var answers: [UInt32: Bool] = [:]
+        func mayLeave(_ group: UInt32) -> Bool {
+            if group == 0 || isEnding { return group != 0 }
+            if let known = answers[group] { return known }
+            let answer = router.hasPresentMember(group)
+            answers[group] = answer
+            return answer
+        }
+        // First what was sent, then what waited: the order in which it was published.
+        for entry in returned.takeAll() {
+            if mayLeave(entry.group) {
+                lane.redistributeLater(entry.event, group: entry.group, in: router)
+            } else {
+                returned.add(entry)
+            }
+        }
+        var queue = takeWaiting(on: lane)
+        var kept = EventQueue()
+        while let entry = queue.popFirst() {
+            if mayLeave(entry.group) {
+                lane.redistributeLater(entry.event, group: entry.group, in: router)
+            } else {
+                kept.append(entry)
+            }
+        }
+        if !isEnding { putBack(kept, on: lane) }
+    }
+
+    /// Everything that was sent and not settled is to be sent again.
     private func takeBack() { for entry in window.takeAll() { giveBack(entry, hasFailed: true) } }
 
     private func giveBack(_ entry: SentWindow.Entry, hasFailed: Bool) {
         var entry = entry
         if hasFailed { entry.deliveryCount &+= 1 }
-        let place = returned.lastIndex { $0.serial < entry.serial }.map { $0 + 1 } ?? 0
-        returned.insert(entry, at: place)
+        returned.add(entry)
     }
 
     // MARK: Delivery
@@ -135,7 +167,7 @@ final class Subscriber: Inbox {
         var index = 0
         var sent = 0
         var bytes = 0
-        while index < run.pointee.count, outgoing.hasRoom(engine, lane) {
+        while index < run.pointee.count, hasRoom(outgoing, engine, lane) {
             let parts = state.outgoing.message(run, index, options, on: lane)
             guard outgoing.takes(parts, lane) else {
                 index += 1
@@ -184,7 +216,7 @@ final class Subscriber: Inbox {
     /// it has sent has a bound, too.
     private func hold(_ run: UnsafePointer<EventRun>, on lane: Lane) -> Bool {
         guard waiting.bytes < 2 * lane.limits.maxQueuedBytes, let receipt = lane.hold(run) else { return false }
-        heldReceipts.append(receipt)
+        heldReceipts.add(receipt)
         return true
     }
 
@@ -193,12 +225,18 @@ final class Subscriber: Inbox {
     /// Whether everything has been sent.
     var hasNothingToSend: Bool { returned.isEmpty && waiting.isEmpty && retained == nil }
 
+    /// Whether one more event may be sent: what may come back is kept, and has a bound in bytes, too.
+    @inline(__always)
+    private func hasRoom(_ outgoing: OutgoingLink, _ engine: Engine, _ lane: Lane) -> Bool {
+        window.bytes < lane.limits.maxQueuedBytes && outgoing.hasRoom(engine, lane)
+    }
+
     /// Sends what may be sent.
     func pump(on lane: Lane) {
         guard let outgoing, let engine else { return }
-        while outgoing.hasRoom(engine, lane) {
-            if !returned.isEmpty {
-                send(returned.removeFirst(), isRetained: false, outgoing, engine, lane)
+        while hasRoom(outgoing, engine, lane) {
+            if let entry = nextReturned(on: lane) {
+                send(entry, isRetained: false, outgoing, engine, lane)
             } else if let entry = nextWaiting(on: lane) {
                 send(
                     SentWindow.Entry(event: entry.event, group: entry.group), isRetained: entry.isRetained, outgoing,
@@ -209,6 +247,15 @@ final class Subscriber: Inbox {
         }
         releaseHeld(lane)
         if retained != nil, hasNothingWaiting, outgoing.credit > 0 { lane.workLater(self) }
+    }
+
+    /// Takes the oldest event that came back; those whose time is over are dropped and counted.
+    private func nextReturned(on lane: Lane) -> SentWindow.Entry? {
+        while let entry = returned.next() {
+            guard entry.event.isExpired(at: lane.now) else { return entry }
+            lane.counters.drop(.expired)
+        }
+        return nil
     }
 
     private var hasNothingWaiting: Bool { returned.isEmpty && waiting.isEmpty }
@@ -234,9 +281,10 @@ final class Subscriber: Inbox {
         guard !heldReceipts.isEmpty else { return }
         let room = lane.limits.maxQueuedEvents - waiting.count
         guard room > 0, waiting.bytes < lane.limits.maxQueuedBytes else { return }
-        let count = min(room, heldReceipts.count)
-        for receipt in heldReceipts[..<count] { lane.answer(receipt) }
-        heldReceipts.removeFirst(count)
+        for _ in 0..<room {
+            guard let receipt = heldReceipts.next() else { return }
+            lane.answer(receipt)
+        }
     }
 
     // MARK: Settlement
@@ -245,21 +293,21 @@ final class Subscriber: Inbox {
     /// - Parameter number: of the event in the window; 0 when it cannot come back.
     func settled(_ number: Int, _ outcome: Outcome?, on lane: Lane) {
         let entry = window.take(number)
-        switch outcome ?? .released {
-        case .accepted: break
+        switch outcome {
+        // Settled without a word is done, too: the client will not settle it better the next time.
+        case .accepted, nil: break
         case .rejected: lane.counters.drop(.rejected)
-        case .released:
-            guard let entry else { break }
-            giveBack(entry, hasFailed: false)
-        case .modified(let isFailed, let isUndeliverableHere):
-            if isUndeliverableHere {
-                lane.counters.drop(.rejected)
-            } else if let entry {
-                giveBack(entry, hasFailed: isFailed)
-            }
+        case .released: comeBack(entry, hasFailed: false, lane)
+        case .modified(let isFailed, false): comeBack(entry, hasFailed: isFailed, lane)
+        case .modified(_, true): lane.counters.drop(.rejected)
         }
-        if entry == nil, case .released = outcome { lane.counters.drop(.released) }
         pump(on: lane)
+    }
+
+    /// The client gives an event back: whoever can be sent it again is.
+    private func comeBack(_ entry: SentWindow.Entry?, hasFailed: Bool, _ lane: Lane) {
+        guard let entry else { return lane.counters.drop(.released) }
+        giveBack(entry, hasFailed: hasFailed)
     }
 
     // MARK: Retained events
@@ -274,7 +322,7 @@ final class Subscriber: Inbox {
     override func work(_ budget: inout Int, on lane: Lane) -> Bool {
         guard let retained, let outgoing, let engine else { return false }
         let progress = retained.work(&budget, principal.router, now: lane.now) { event, _ in
-            guard hasNothingWaiting, outgoing.hasRoom(engine, lane) else { return false }
+            guard hasNothingWaiting, hasRoom(outgoing, engine, lane) else { return false }
             send(SentWindow.Entry(event: event, group: 0), isRetained: true, outgoing, engine, lane)
             return true
         }
@@ -289,7 +337,7 @@ final class Subscriber: Inbox {
 
     override func describe(on lane: Lane, maxSubscriptions: Int) -> InboxDescription {
         var description = InboxDescription(of: self, on: lane, maxSubscriptions: maxSubscriptions)
-        description.clientID = key.sessionName
+        description.clientID = sessionName
         description.protocolName = "AMQP 1.0"
         description.isClean = !isDurable
         description.expirySeconds = keepSeconds
@@ -303,56 +351,5 @@ final class Subscriber: Inbox {
         guard endsSession, lane.port(at: address) === self else { return }
         outgoing?.detach(isClosing: true, on: lane)
         if lane.port(at: address) === self { end(on: lane) }
-    }
-}
-
-/// Events that were sent and may come back, under small numbers that are used again. Number 0 means none.
-struct SentWindow {
-    /// An event and how often it has been sent in vain.
-    struct Entry {
-        var event: Event
-        var group: UInt32
-        var deliveryCount: UInt32 = 0
-        /// The order in which events were first sent.
-        var serial: UInt64 = 0
-
-        init(event: Event, group: UInt32) {
-            self.event = event
-            self.group = group
-        }
-    }
-
-    private var entries: [Entry?] = []
-    private var free: [Int] = []
-    private var nextSerial: UInt64 = 1
-
-    /// Notes an event that is being sent.
-    /// - Returns: its number.
-    mutating func add(_ entry: Entry) -> Int {
-        var entry = entry
-        if entry.serial == 0 {
-            entry.serial = nextSerial
-            nextSerial += 1
-        }
-        if let place = free.popLast() {
-            entries[place] = entry
-            return place + 1
-        }
-        entries.append(entry)
-        return entries.count
-    }
-
-    /// Forgets an event.
-    mutating func take(_ number: Int) -> Entry? {
-        guard number > 0, number <= entries.count, let entry = entries[number - 1] else { return nil }
-        entries[number - 1] = nil
-        free.append(number - 1)
-        return entry
-    }
-
-    /// Forgets all events, in the order in which they were first sent.
-    mutating func takeAll() -> [Entry] {
-        defer { (entries, free) = ([], []) }
-        return entries.compactMap { $0 }.sorted { $0.serial < $1.serial }
     }
 }

@@ -6,8 +6,13 @@ extension ProtonEngine {
             switch pn_event_type(event) {
             case PN_DELIVERY:
                 guard let pointer = OpaquePointer(pn_event_context(event)), !isForgotten(pointer),
-                    let link = pn_delivery_link(pointer), !isFreed(link: link)
+                    let link = pn_delivery_link(pointer)
                 else { continue }
+                guard !isFreed(link: link) else {
+                    // A peer that sends on a link that was refused must not be able to pile its deliveries up.
+                    if pn_link_is_receiver(link) { pn_delivery_settle(pointer) }
+                    continue
+                }
                 return .delivery(Delivery(pointer: pointer), Link(pointer: link))
             case PN_LINK_FLOW:
                 guard let link = link(of: event) else { continue }

@@ -159,6 +159,13 @@ enum PerformativeReader {
             throw AMQPError(
                 .decodeError, "\(where_).\(field.name) is to be \(field.kind.text), not \(ValueWalker.name(code))")
         }
+        // The engine's texts are C's: it would take a name for what stands before the NUL.
+        if [0xA1, 0xA3, 0xB1, 0xB3].contains(code) {
+            let (start, count) = Encoded.contents(bytes, at: place)
+            guard !bytes[start..<start + count].contains(0) else {
+                throw AMQPError(.invalidField, "\(where_).\(field.name) has a NUL in it")
+            }
+        }
         switch field.kind {
         case .string, .symbol, .binary:
             let (start, count) = Encoded.contents(bytes, at: place)
