@@ -176,6 +176,7 @@ final class FieldConnection {
         }
         var offset = 0
         let turn = lane.turn
+        turn.beginSlowly()
         loop: while closing == nil, finishing == nil {
             let rest = UnsafeRawBufferPointer(rebasing: buffer[offset...])
             let progress = conversation.receive(rest, turn, on: lane)

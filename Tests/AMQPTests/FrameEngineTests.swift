@@ -156,7 +156,7 @@ import Testing
             if case .pass = verdict { server.take(bytes) }
             server.handleEvents()
             while begunSeen < server.begun.count {
-                guardian.begun(server.begun[begunSeen])
+                guardian.begun(Engine.Session(pointer: server.begun[begunSeen]))
                 begunSeen += 1
             }
             if case .end(let channel, _) = verdict {
@@ -166,7 +166,7 @@ import Testing
                     Issue.record("no session on channel \(channel)")
                     break
                 }
-                server.end(session)
+                server.end(session.pointer)
             }
             _ = server.produce()
             #expect(server.errors == [], "\(bytes)")

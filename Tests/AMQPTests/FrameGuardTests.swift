@@ -339,7 +339,7 @@ import Testing
     }
 
     @Test func sessionsGetTheirEnginesInTheOrderOfTheirBegins() throws {
-        let engines = (1...4).compactMap { OpaquePointer(bitPattern: $0 * 64) }
+        let engines = (1...4).compactMap { OpaquePointer(bitPattern: $0 * 64).map { Engine.Session(pointer: $0) } }
         var guardian = FrameGuard(channelMax: 7, handleMax: 15)
         // The second one ends, and the channel begins again, before any event has come.
         let frames = [

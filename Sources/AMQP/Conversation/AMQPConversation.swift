@@ -32,6 +32,8 @@ final class AMQPConversation: Conversation {
     var identity: Identity?
     /// Set while established.
     var principal: Principal?
+    /// What the adapter keeps for the lane; set while established.
+    unowned(unsafe) var laneState: AMQPLane?
     /// What the router knows of the connection: the publisher of its events.
     var port: ConnectionPort?
     let connectDeadline: UInt64
@@ -46,6 +48,8 @@ final class AMQPConversation: Conversation {
     var turnDeliveries: [Engine.Delivery?] = []
     /// Links of the turn's runs.
     var turnLinks: [IncomingLink] = []
+    /// The link of the turn's last run.
+    var lastLink: ObjectIdentifier?
     /// Guaranteed runs whose receipts have not all come, by token.
     var unsettled: [UInt32: UnsettledRun] = [:]
     /// The links that are attached, in both directions.
@@ -195,20 +199,24 @@ final class AMQPConversation: Conversation {
     private func takeEvents(_ engine: Engine, _ turn: Turn, _ lane: Lane) -> Verdict? {
         while true {
             guard let event = heldEvent ?? engine.nextEvent() else { return nil }
-            heldEvent = nil
+            if heldEvent != nil { heldEvent = nil }
             switch event {
             case .delivery(let delivery, let handle):
                 guard let context = engine.context(handle) else {
                     discard(delivery, handle, engine, lane)
                     continue
                 }
-                let end = Unmanaged<LinkEnd>.fromOpaque(context).takeUnretainedValue()
-                if let incoming = end as? IncomingLink {
-                    if takeDelivery(delivery, incoming, engine, turn, lane) { continue }
-                    heldEvent = event
-                    return .routeFirst
+                let isTaken = Unmanaged<LinkEnd>.fromOpaque(context)._withUnsafeGuaranteedRef { end in
+                    if end.isIncoming {
+                        let incoming = unsafeDowncast(end, to: IncomingLink.self)
+                        return takeDelivery(delivery, incoming, engine, turn, lane)
+                    }
+                    unsafeDowncast(end, to: OutgoingLink.self).settled(delivery, on: lane)
+                    return true
                 }
-                (end as? OutgoingLink)?.settled(delivery, on: lane)
+                if isTaken { continue }
+                heldEvent = event
+                return .routeFirst
             case .flow(let handle): outgoingLinks[handle]?.flow(on: lane)
             default:
                 // The turn may refer to what now changes.
