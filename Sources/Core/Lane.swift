@@ -289,6 +289,10 @@ open class Lane {
     /// Whether a connection should leave what else it has for the next pass, so that others have their turn.
     public final var isMatchingCostly: Bool { matchingWork > Self.matchingBudget }
 
+    /// Notes other work that a peer may ask for at will, such as attaching links; a unit is about a tenth of a
+    /// microsecond.
+    public final func note(work: Int) { matchingWork &+= work }
+
     /// A turn has been routed. When very many filters match every topic, as somebody may have subscribed on purpose, a
     /// turn of many topics would keep the lane for seconds: from then on turns have fewer runs, and more again little
     /// by little, by ``forgiveCostlyTurns()``.

@@ -158,6 +158,7 @@ extension AMQPConversation {
         guard let engine else { return .close(.protocolError) }
         let principal = Principal(identity: identity, clientID: name, router: router)
         self.principal = principal
+        laneState = context.state(of: lane)
         let port = ConnectionPort(self, principal)
         guard port.begin(on: lane) else {
             return fail(

@@ -34,7 +34,7 @@ extension AMQPConversation {
             notePartial(delivery, incoming, state.pendingBytes, lane)
             return true
         }
-        guard !turn.isFull, let place = context.state(of: lane).room(state.pendingBytes, turn) else { return false }
+        guard !turn.isFull, let place = laneState?.room(state.pendingBytes, turn) else { return false }
         incoming.forgetPartial(self)
         guard engine.credit(incoming.handle) >= 0 else {
             refuse(incoming, delivery, AMQPError(.transferLimitExceeded, "a transfer without credit"), lane)
@@ -43,6 +43,7 @@ extension AMQPConversation {
         let count = engine.read(incoming.handle, into: place, count: state.pendingBytes)
         engine.advance(incoming.handle)
         let bytes = UnsafeRawBufferPointer(start: place, count: count)
+        if extendAsBefore(bytes, delivery, state.isSettled, incoming, engine, turn) { return true }
         do throws(AMQPError) {
             try append(bytes, delivery, state.isSettled, incoming, engine, turn, lane)
         } catch {
@@ -100,12 +101,7 @@ extension AMQPConversation {
         }
         let topic = try topic(of: message, incoming, turn, lane)
         let event = turn.events + turn.eventCount
-        if isSettled {
-            engine.settle(delivery, nil)
-        } else {
-            engine.setContext(delivery, 1)
-        }
-        turnDeliveries.append(isSettled ? nil : delivery)
+        note(delivery, isSettled, engine)
         if message.isPlain, extend(message, topic, isSettled, incoming, turn) {
             event.pointee = EventView(payload: message.payloadStart, payloadLength: message.payload.count)
             turn.eventCount += 1
@@ -127,6 +123,7 @@ extension AMQPConversation {
         turn.runCount += 1
         turn.eventCount += 1
         turnLinks.append(incoming)
+        lastLink = ObjectIdentifier(incoming)
     }
 
     /// When nobody wants a message any more, in the lane's milliseconds: by its ttl (§3.2.1) or its absolute expiry
@@ -161,13 +158,48 @@ extension AMQPConversation {
         event.pointee = EventView(payload: place + properties.count, payloadLength: payload.count)
     }
 
+    /// Adds a message to the turn's last run if it has the same head and as many bytes as the run's last one: then it
+    /// need not be understood. Its head says all but the payload, the body's size included.
+    @inline(__always)
+    private func extendAsBefore(
+        _ bytes: UnsafeRawBufferPointer, _ delivery: Engine.Delivery, _ isSettled: Bool, _ incoming: IncomingLink,
+        _ engine: Engine, _ turn: Turn
+    ) -> Bool {
+        guard turn.runCount > 0, lastLink == ObjectIdentifier(incoming) else { return false }
+        let run = turn.runs + (turn.runCount - 1)
+        let head = run.pointee.propertiesLength
+        let payload = bytes.count - head
+        guard run.pointee.packing != nil, run.pointee.qos == (isSettled ? 0 : 1), run.pointee.expiresAt == 0,
+            payload == Int(turn.events[turn.eventCount - 1].payloadLength),
+            run.pointee.wire + run.pointee.wireLength == bytes.start,
+            bytesEqual(run.pointee.properties, bytes.start, head)
+        else { return false }
+        note(delivery, isSettled, engine)
+        turn.events[turn.eventCount] = EventView(payload: bytes.start + head, payloadLength: payload)
+        turn.eventCount += 1
+        run.pointee.count += 1
+        run.pointee.wireLength += bytes.count
+        return true
+    }
+
+    /// A delivery has become an event of the turn.
+    @inline(__always)
+    private func note(_ delivery: Engine.Delivery, _ isSettled: Bool, _ engine: Engine) {
+        if isSettled {
+            engine.settle(delivery, nil)
+        } else {
+            engine.setContext(delivery, 1)
+        }
+        turnDeliveries.append(isSettled ? nil : delivery)
+    }
+
     /// Adds a message to the turn's last run, if it differs from the ones there in its payload alone and lies behind
     /// them.
     private func extend(
         _ message: IncomingMessage, _ topic: UnsafeRawBufferPointer, _ isSettled: Bool, _ incoming: IncomingLink,
         _ turn: Turn
     ) -> Bool {
-        guard turn.runCount > 0, turnLinks.last === incoming else { return false }
+        guard turn.runCount > 0, lastLink == ObjectIdentifier(incoming) else { return false }
         let run = turn.runs + (turn.runCount - 1)
         guard run.pointee.packing != nil, run.pointee.qos == (isSettled ? 0 : 1),
             run.pointee.expiresAt == 0, message.ttlMilliseconds == nil,
@@ -218,7 +250,7 @@ extension AMQPConversation {
             turnLinks.removeAll(keepingCapacity: true)
         }
         guard let engine else { return }
-        let traffic = context.state(of: lane).traffic
+        guard let traffic = laneState?.traffic else { return }
         for number in 0..<turn.runCount {
             let run = turn.runs + number
             let incoming = turnLinks[number]

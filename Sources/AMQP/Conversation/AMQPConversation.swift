@@ -32,6 +32,8 @@ final class AMQPConversation: Conversation {
     var identity: Identity?
     /// Set while established.
     var principal: Principal?
+    /// What the adapter keeps for the lane; set while established.
+    unowned(unsafe) var laneState: AMQPLane?
     /// What the router knows of the connection: the publisher of its events.
     var port: ConnectionPort?
     let connectDeadline: UInt64
@@ -46,6 +48,8 @@ final class AMQPConversation: Conversation {
     var turnDeliveries: [Engine.Delivery?] = []
     /// Links of the turn's runs.
     var turnLinks: [IncomingLink] = []
+    /// The link of the turn's last run.
+    var lastLink: ObjectIdentifier?
     /// Guaranteed runs whose receipts have not all come, by token.
     var unsettled: [UInt32: UnsettledRun] = [:]
     /// The links that are attached, in both directions.
@@ -58,6 +62,8 @@ final class AMQPConversation: Conversation {
 
     /// Bytes of frames that the engine is given before its events are looked at.
     private static let batchBytes = 1 << 16
+    /// Work that these frames may mean, as the lane measures it.
+    private static let batchWork = 8_192
     /// Bytes of messages that the engine may hold before they are produced in the middle of a pass.
     static let engineBytes = 1 << 16
 
@@ -86,7 +92,7 @@ final class AMQPConversation: Conversation {
             case .awaitingHeader, .awaitingSecondHeader: step = takeHeader(rest, on: lane)
             case .awaitingInit: step = takeSASL(rest, on: lane)
             case .authenticating, .moving: return Progress(consumed: offset, verdict: .paused)
-            case .awaitingOpen, .established: step = takeFrames(rest, turn, lane)
+            case .awaitingOpen, .established: step = takeFrames(rest, turn, lane, mayYield: offset > 0)
             case .ended: return Progress(consumed: bytes.count, verdict: .waiting)
             }
             offset += step.consumed
@@ -101,7 +107,10 @@ final class AMQPConversation: Conversation {
     }
 
     /// Judges frames, gives the engine those that it may have, and sees what came of them.
-    private func takeFrames(_ bytes: UnsafeRawBufferPointer, _ turn: Turn, _ lane: Lane) -> Step {
+    /// - Parameter mayYield: whether others may have their turn first; not before something has been taken.
+    private func takeFrames(
+        _ bytes: UnsafeRawBufferPointer, _ turn: Turn, _ lane: Lane, mayYield: Bool
+    ) -> Step {
         guard let engine else { return Step(consumed: 0, verdict: .close(.protocolError)) }
         turn.principal = principal
         if let verdict = takeEvents(engine, turn, lane) { return Step(consumed: 0, verdict: verdict) }
@@ -111,17 +120,22 @@ final class AMQPConversation: Conversation {
             self.judged = nil
             if let verdict = act(on: judged, engine, lane) { return Step(consumed: 0, verdict: verdict) }
         }
+        if mayYield, !bytes.isEmpty, lane.isMatchingCostly { return Step(consumed: 0, verdict: .routeFirst) }
         var end = 0
         var skipped = 0
+        var work = 0
         var isIncomplete = false
-        scan: while end < Self.batchBytes, judged == nil {
+        scan: while end < Self.batchBytes, work < Self.batchWork, judged == nil {
             switch scanner.scan(UnsafeRawBufferPointer(rebasing: bytes[end...])) {
             case .incomplete:
                 isIncomplete = true
                 break scan
             case .failure(let error): judged = .close(error)
             case .frame(let frame):
-                lane.counters.packetsIn &+= frame.performative == .transfer ? 0 : 1
+                if frame.performative != .transfer {
+                    lane.counters.packetsIn &+= 1
+                    work += Self.work(frame.performative)
+                }
                 let verdict = guardian.admit(frame)
                 guard case .pass = verdict else {
                     judged = verdict
@@ -133,12 +147,21 @@ final class AMQPConversation: Conversation {
                 if frame.performative == .open { break scan }
             }
         }
+        lane.note(work: work)
         if end > 0 {
             engine.take(UnsafeRawBufferPointer(rebasing: bytes[..<end]))
             touch()
         }
         let isDone = end + skipped == 0 && isIncomplete
         return Step(consumed: end + skipped, verdict: isDone ? finish(turn) : nil)
+    }
+
+    /// What a frame means at most, other than a transfer.
+    private static func work(_ performative: Frame.Performative?) -> Int {
+        switch performative {
+        case .attach, .detach, .begin, .end: 128
+        default: 8
+        }
     }
 
     /// All bytes have been taken that are complete.
@@ -176,20 +199,24 @@ final class AMQPConversation: Conversation {
     private func takeEvents(_ engine: Engine, _ turn: Turn, _ lane: Lane) -> Verdict? {
         while true {
             guard let event = heldEvent ?? engine.nextEvent() else { return nil }
-            heldEvent = nil
+            if heldEvent != nil { heldEvent = nil }
             switch event {
             case .delivery(let delivery, let handle):
                 guard let context = engine.context(handle) else {
                     discard(delivery, handle, engine, lane)
                     continue
                 }
-                let end = Unmanaged<LinkEnd>.fromOpaque(context).takeUnretainedValue()
-                if let incoming = end as? IncomingLink {
-                    if takeDelivery(delivery, incoming, engine, turn, lane) { continue }
-                    heldEvent = event
-                    return .routeFirst
+                let isTaken = Unmanaged<LinkEnd>.fromOpaque(context)._withUnsafeGuaranteedRef { end in
+                    if end.isIncoming {
+                        let incoming = unsafeDowncast(end, to: IncomingLink.self)
+                        return takeDelivery(delivery, incoming, engine, turn, lane)
+                    }
+                    unsafeDowncast(end, to: OutgoingLink.self).settled(delivery, on: lane)
+                    return true
                 }
-                (end as? OutgoingLink)?.settled(delivery, on: lane)
+                if isTaken { continue }
+                heldEvent = event
+                return .routeFirst
             case .flow(let handle): outgoingLinks[handle]?.flow(on: lane)
             default:
                 // The turn may refer to what now changes.

@@ -3,11 +3,14 @@ import Core
 /// This node's end of a link. The engine keeps a reference to it as the link's context. Confined to the lane.
 class LinkEnd {
     let handle: Engine.Link
-    private unowned let engine: Engine
+    /// Whether it is an ``IncomingLink``; else it is an ``OutgoingLink``.
+    let isIncoming: Bool
+    private unowned(unsafe) let engine: Engine
 
     /// Makes the end of a link and becomes the link's context.
-    init(_ handle: Engine.Link, _ engine: Engine) {
+    init(_ handle: Engine.Link, _ engine: Engine, isIncoming: Bool) {
         self.handle = handle
+        self.isIncoming = isIncoming
         self.engine = engine
         engine.setContext(handle, Unmanaged.passRetained(self).toOpaque())
     }
@@ -44,7 +47,7 @@ final class IncomingLink: LinkEnd {
             _ = copy.initialize(from: topic)
             self.topic = UnsafeBufferPointer(copy)
         }
-        super.init(handle, engine)
+        super.init(handle, engine, isIncoming: true)
     }
 
     deinit { topic?.deallocate() }
@@ -69,7 +72,10 @@ final class IncomingLink: LinkEnd {
 
 /// The end of a link that the client receives on: between its subscription and the engine.
 final class OutgoingLink: LinkEnd {
-    unowned let conversation: AMQPConversation
+    /// Has the link as long as the client does, and outlives it.
+    unowned(unsafe) let conversation: AMQPConversation
+    /// The connection.
+    unowned(unsafe) let connection: Link
     /// The subscription; nil once it has been taken over by another link, and on the link from `$cbs`.
     private(set) var subscriber: Subscriber?
     /// What it sends instead of a subscription's events, on the link from `$cbs`.
@@ -94,10 +100,11 @@ final class OutgoingLink: LinkEnd {
         maxMessageBytes: UInt64 = 0
     ) {
         self.conversation = conversation
+        connection = conversation.link
         self.maxMessageBytes = maxMessageBytes
         sendsSettled = mode == .settled
         sendsUnsettled = mode == .unsettled
-        super.init(handle, engine)
+        super.init(handle, engine, isIncoming: false)
     }
 
     /// Gives a subscription to the link.
@@ -107,15 +114,15 @@ final class OutgoingLink: LinkEnd {
     @inline(__always)
     func hasRoom(_ engine: Engine, _ lane: Lane) -> Bool {
         guard credit > 0, unsettledCount < lane.limits.maxUnsettledDeliveries else { return false }
-        if engine.bufferedBytes < AMQPConversation.engineBytes, !conversation.link.isCongested { return true }
+        if engine.bufferedBytes < AMQPConversation.engineBytes, !connection.isCongested { return true }
         return makeRoom(engine)
     }
 
     private func makeRoom(_ engine: Engine) -> Bool {
-        if !conversation.link.isCongested {
-            engine.produce(into: conversation.link)
+        if !connection.isCongested {
+            engine.produce(into: connection)
             // What the peer's session window does not let go stays in the engine.
-            if !conversation.link.isCongested, engine.bufferedBytes < AMQPConversation.engineBytes { return true }
+            if !connection.isCongested, engine.bufferedBytes < AMQPConversation.engineBytes { return true }
         }
         if !isBlocked {
             isBlocked = true

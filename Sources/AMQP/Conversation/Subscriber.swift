@@ -13,7 +13,7 @@ final class Subscriber: Inbox {
     let keepSeconds: Int
     /// What its clients are told that it is.
     let source: Terminus
-    private unowned let state: AMQPLane
+    private unowned(unsafe) let state: AMQPLane
     private unowned(unsafe) var engine: Engine?
     private(set) var outgoing: OutgoingLink?
     /// The connection's address as a publisher, for no-local.
@@ -233,6 +233,7 @@ final class Subscriber: Inbox {
 
     /// Sends what may be sent.
     func pump(on lane: Lane) {
+        if hasNothingToSend, heldReceipts.isEmpty { return }
         guard let outgoing, let engine else { return }
         while hasRoom(outgoing, engine, lane) {
             if let entry = nextReturned(on: lane) {
