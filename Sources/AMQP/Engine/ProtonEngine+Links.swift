@@ -2,6 +2,7 @@
 
 import CProton
 
+/// Links: attach, detach and credit.
 extension ProtonEngine {
     func session(of link: Link) -> Session { Session(pointer: pn_link_session(link.pointer)) }
 
