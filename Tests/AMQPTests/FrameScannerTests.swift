@@ -256,10 +256,11 @@ import Testing
         let open = try #require(ScanFrames.fields(ScanFrames.frame(.open, ScanFrames.full(.open))))
         #expect(open.limit == 255 && open.said == .limit)
         let begin = try #require(
-            ScanFrames.fields(ScanFrames.frame(.begin, [.ushort(0), .uint(0), .uint(1), .uint(1), .uint(9)])))
-        #expect(begin.limit == 9 && begin.said == [.limit, .remoteChannel])
+            ScanFrames.fields(ScanFrames.frame(.begin, [.ushort(8), .uint(7), .uint(1), .uint(1), .uint(9)])))
+        #expect(
+            begin.handle == 8 && begin.id == 7 && begin.limit == 9 && begin.said == [.limit, .id, .remoteChannel])
         let flow = try #require(ScanFrames.fields(ScanFrames.frame(.flow, ScanFrames.full(.flow))))
-        #expect(flow.handle == 3 && flow.limit == 100 && flow.said == [.handle, .id, .limit])
+        #expect(flow.handle == 3 && flow.limit == 100 && flow.said == [.handle, .id, .limit, .echo])
         let disposition = try #require(
             ScanFrames.fields(ScanFrames.frame(.disposition, ScanFrames.full(.disposition))))
         #expect(

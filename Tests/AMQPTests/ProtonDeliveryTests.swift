@@ -390,4 +390,22 @@ import Testing
         #expect(stage.client.received[receiver]?.count == 10)
         #expect(stage.engine.bufferedBytes == 0)
     }
+
+    /// Proton would put what a receiver sends into what is sent to it.
+    @Test func takesNoTransferFromAReceiver() throws {
+        let stage = EngineStage()
+        let (session, _) = stage.open()
+        _ = stage.client.receiver(session, "1", from: "a")
+        _ = stage.answerAttach()
+        // Two transfers: handle 0, delivery-id 0 and 1, a tag of one byte.
+        for id in [0, 1] as [UInt8] {
+            let transfer: [UInt8] = [0, 0x53, 0x14, 0xC0, 8, 3, 0x43, 0x52, id, 0xA0, 1, id, 9]
+            ([0, 0, 0, UInt8(transfer.count + 8), 2, 0, 0, 0] + transfer).withUnsafeBytes { stage.engine.take($0) }
+        }
+        while let event = stage.engine.nextEvent() { stage.events.append(event) }
+        #expect(stage.takeDeliveries().isEmpty)
+        #expect(try #require(stage.takeFailure()).condition == .notAllowed)
+        stage.produce()
+        #expect(stage.client.count(PN_CONNECTION_REMOTE_CLOSE) == 1)
+    }
 }

@@ -45,7 +45,8 @@ import Testing
         let output = KeptOutput()
         SASLServer(mechanisms: [.plain]).writeGreeting(to: output)
         let array: [UInt8] = [0xE0, 8, 1, 0xA3, 5] + Array("PLAIN".utf8)
-        #expect(Array(output.takeBytes().dropFirst(8)) == [0, 0, 0, 24, 2, 1, 0, 0, 0, 0x53, 0x40, 0xC0, 11, 1] + array)
+        #expect(
+            Array(output.takeBytes().dropFirst(8)) == [0, 0, 0, 24, 2, 1, 0, 0, 0, 0x53, 0x40, 0xC0, 11, 1] + array)
     }
 
     @Test(arguments: [SASLServer.Code.ok, .auth, .sys, .sysPermanent, .sysTemporary])

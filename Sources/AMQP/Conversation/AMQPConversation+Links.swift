@@ -7,6 +7,8 @@ extension AMQPConversation {
     /// attach has come: answered in any case, with the link or with why not.
     func attached(_ handle: Engine.Link, _ engine: Engine, on lane: Lane) {
         let remote = engine.remoteAttach(handle)
+        guardian.attached(
+            handle, engine.name(handle), isOutgoing: !engine.isIncoming(handle), in: engine.session(of: handle))
         do throws(AMQPError) {
             if engine.isIncoming(handle) {
                 try attachIncoming(handle, remote, engine, lane)

@@ -132,6 +132,7 @@ final class AMQPConversation: Conversation {
         var skipped = 0
         var work = 0
         var isIncomplete = false
+        guardian.flowCount = engine.flowCount
         scan: while end < Self.batchBytes, work < Self.batchWork, judged == nil {
             switch scanner.scan(UnsafeRawBufferPointer(rebasing: bytes[end...])) {
             case .incomplete:
@@ -292,6 +293,18 @@ final class AMQPConversation: Conversation {
             giving = [:]
             for outgoing in turn.values { outgoing.giveUpDrained() }
             engine.produce(into: link)
+        }
+        if guardian.hasEchoes { answerEchoes(engine) }
+    }
+
+    /// Tells a peer that asks for it our flow state (§2.7.4): once in a pass for each session and link, whatever it
+    /// has asked.
+    private func answerEchoes(_ engine: Engine) {
+        for var request in guardian.takeEchoes() {
+            if let handle = request.link?.engine {
+                request.link?.available = outgoingLinks[handle]?.subscriber.map { UInt32(clamping: $0.waitingCount) }
+            }
+            engine.answer(request, into: link)
         }
     }
 

@@ -63,6 +63,8 @@ struct ReturnedEvents {
     /// Whether there is none.
     var isEmpty: Bool { heap.isEmpty }
 
+    var count: Int { heap.count }
+
     /// Adds an event.
     mutating func add(_ entry: SentWindow.Entry) {
         heap.append(entry)

@@ -222,6 +222,9 @@ final class Subscriber: Inbox {
 
     // MARK: Going on
 
+    /// Events that wait to be sent, retained ones not counted.
+    var waitingCount: Int { returned.count + waiting.count }
+
     /// Whether everything has been sent.
     var hasNothingToSend: Bool { returned.isEmpty && waiting.isEmpty && retained == nil }
 

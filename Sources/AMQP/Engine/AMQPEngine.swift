@@ -89,6 +89,12 @@ protocol AMQPEngine: AnyObject {
     /// Gives up the credit of an outgoing link, because there is nothing to be sent.
     func drained(_ link: Link)
 
+    /// Flows that have been produced.
+    var flowCount: UInt32 { get }
+    /// Answers a flow that asks for one, unless a flow that has been produced since is an answer, or there is nothing
+    /// to be said of it any more. To be called when everything that is due has been produced.
+    func answer(_ request: EchoRequest, into output: Output)
+
     // MARK: Deliveries in
 
     /// Where the bytes of an incoming delivery stand that is complete, or has become longer.

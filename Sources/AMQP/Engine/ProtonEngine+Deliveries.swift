@@ -1,5 +1,8 @@
+// Messages in and out: their bytes, their settlement (§2.6.12, §3.4).
+
 import CProton
 
+/// Deliveries, in and out.
 extension ProtonEngine {
     // MARK: In
 
@@ -74,6 +77,11 @@ extension ProtonEngine {
         Self.append(parts.fourth, to: link)
         noteSending(session(of: link))
         if isSettled {
+            // A part of it may wait for the session's window, and the peer say something of the rest meanwhile.
+            if parts.count > Self.surelyOneFrame {
+                hasMarkedDeliveries = true
+                pn_delivery_set_context(delivery, Self.mark)
+            }
             // Advances, too.
             pn_delivery_settle(delivery)
             return nil
@@ -81,6 +89,9 @@ extension ProtonEngine {
         pn_link_advance(link.pointer)
         return Delivery(pointer: delivery)
     }
+
+    /// Bytes of a message that every peer takes in one frame, which has at least 512 bytes (§2.7.1, max-frame-size).
+    private static var surelyOneFrame: Int { 400 }
 
     @inline(__always)
     private static func append(_ part: UnsafeRawBufferPointer, to link: Link) {

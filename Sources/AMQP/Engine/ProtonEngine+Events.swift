@@ -1,16 +1,25 @@
+// What the peer did, in the order in which it did it: Proton's events as the conversation knows them.
+
 import CProton
 
+/// What Proton tells, and what of it is passed on.
 extension ProtonEngine {
     func nextEvent() -> EngineEvent? {
         while let event = pn_connection_driver_next_event(driver) {
             switch pn_event_type(event) {
             case PN_DELIVERY:
                 guard let pointer = OpaquePointer(pn_event_context(event)), !isForgotten(pointer),
-                    let link = pn_delivery_link(pointer)
+                    let link = pn_delivery_link(pointer), !isFailing
                 else { continue }
                 guard !isFreed(link: link) else {
                     // A peer that sends on a link that was refused must not be able to pile its deliveries up.
                     if pn_link_is_receiver(link) { pn_delivery_settle(pointer) }
+                    continue
+                }
+                if pn_link_is_sender(link), pn_delivery_current(pointer) {
+                    // Ours are never current after they have been sent: it is a transfer from a receiver, which Proton
+                    // takes for one that is to be sent.
+                    fail(AMQPError(.notAllowed, "a transfer on a link whose peer is the receiver"))
                     continue
                 }
                 return .delivery(Delivery(pointer: pointer), Link(pointer: link))

@@ -1,5 +1,8 @@
+// Links: their termini, their credit, their beginning and end (§2.6).
+
 import CProton
 
+/// Links: attach, detach and credit.
 extension ProtonEngine {
     func session(of link: Link) -> Session { Session(pointer: pn_link_session(link.pointer)) }
 

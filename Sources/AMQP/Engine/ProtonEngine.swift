@@ -7,8 +7,13 @@ import Core
 /// freed or settled meanwhile. So that nobody is told about such an object, links and sessions are marked before they
 /// are freed, and deliveries when they are settled; ``nextEvent()`` passes over them.
 ///
-/// What this library cannot do: say the greatest handle of a session (it announces its own; the frame guard keeps
-/// ours), offer capabilities of a link, and read or write a source's default outcome.
+/// What this library (0.37) cannot do: say the greatest handle of a session (it announces none; the frame guard keeps
+/// ours), offer capabilities of a link, and read or write a source's default outcome; drain is answered when
+/// ``drained(_:)`` is called. Texts with a NUL end there. Flows that answer an echo are written here, see
+/// ``answer(_:into:)``.
+///
+/// Debian builds it with its assertions: a peer that breaks one ends the process. So the frame guard has to refuse a
+/// transfer that begins a delivery without a delivery-id, which is one of them, before it gets here.
 final class ProtonEngine: AMQPEngine {
     /// A `pn_session_t`.
     struct Session: Hashable { let pointer: OpaquePointer }
@@ -22,10 +27,14 @@ final class ProtonEngine: AMQPEngine {
     let transport: OpaquePointer
     let connection: OpaquePointer
 
+    /// What has been produced.
+    var sent = SentFrames()
     /// Whether something may be due since the last ``produce(into:)``.
     var isDue = false
     /// Whether the transport has given up.
     var hasFailed = false
+    /// Whether ``fail(_:)`` has been called, of which ``nextEvent()`` may not have told yet.
+    var isFailing = false
     /// Whether ``close(_:)`` has been called.
     var isClosing = false
 
@@ -85,6 +94,7 @@ final class ProtonEngine: AMQPEngine {
         isDue = false
         var due = pn_connection_driver_write_buffer(driver)
         while due.size > 0, let start = due.start {
+            sent.note(UnsafeRawBufferPointer(start: start, count: due.size))
             output.append(start, due.size)
             due = pn_connection_driver_write_done(driver, due.size)
         }
@@ -92,6 +102,8 @@ final class ProtonEngine: AMQPEngine {
 
     /// Has the transport close the connection with an error of ours, as it does with its own.
     func fail(_ error: AMQPError) {
+        guard !isFailing, !hasFailed else { return }
+        isFailing = true
         isDue = true
         Self.set(error, on: pn_transport_condition(transport))
         pn_transport_close_tail(transport)

@@ -1,7 +1,7 @@
 import Core
 
-/// The server's side of SASL (OASIS AMQP 1.0 part 5.3): what is offered, what the client answers, and the outcome. Every
-/// mechanism here takes one answer. Who the client is, is for others to decide.
+/// The server's side of SASL (OASIS AMQP 1.0 part 5.3): what is offered, what the client answers, and the outcome.
+/// Every mechanism here takes one answer. Who the client is, is for others to decide.
 struct SASLServer {
     /// A client's answer.
     struct Initial {

@@ -36,9 +36,10 @@ struct Frame {
     /// are 0 and not ``said``.
     struct Fields {
         var said: Said = []
-        /// Of attach, flow, transfer and detach.
+        /// Of attach, flow, transfer and detach; begin.remote-channel.
         var handle: UInt32 = 0
-        /// transfer.delivery-id, disposition.first, attach.initial-delivery-count, flow.delivery-count.
+        /// transfer.delivery-id, disposition.first, attach.initial-delivery-count, flow.delivery-count,
+        /// begin.next-outgoing-id.
         var id: UInt32 = 0
         /// disposition.last (the first if it was left out), flow.link-credit, begin.handle-max, open.channel-max.
         var limit: UInt32 = 0
@@ -67,6 +68,8 @@ struct Frame {
         static let tag = Said(rawValue: 1 << 9)
         /// disposition.state is there, and is another than received, which is no outcome (§3.4.1).
         static let state = Said(rawValue: 1 << 10)
+        /// Of flow: it asks for one in answer.
+        static let echo = Said(rawValue: 1 << 11)
     }
 }
 

@@ -31,6 +31,12 @@ struct FrameGuard {
         var deliveryCount: UInt32 = 0
         /// Deliveries that the sender passed over.
         var skipped: UInt32 = 0
+        /// The delivery-count at which the credit ends that a peer that receives has given.
+        var creditEnd: UInt32 = 0
+        /// nil before its event, and when the engine has forgotten it.
+        var engine: Engine.Link?
+        /// ``FrameGuard/flowCount`` with the last flow that asks for an answer and has none.
+        var askedAt: UInt32?
     }
 
     fileprivate struct Session {
@@ -44,6 +50,10 @@ struct FrameGuard {
         var links = KeyedSlots<Link>()
         /// The next delivery-id; nil before the first.
         var nextDelivery: UInt32?
+        /// The id of the next transfer (§2.5.6).
+        var nextTransfer: UInt32
+        /// As of a link, of the last flow without one.
+        var askedAt: UInt32?
     }
 
     /// The link that the last transfer was for, and what a transfer changes, taken out of the session: whatever is no
@@ -56,6 +66,7 @@ struct FrameGuard {
         var place = 0
         var link = Link(nameHash: nil, isOutgoing: false)
         var nextDelivery: UInt32?
+        var nextTransfer: UInt32 = 0
     }
 
     private let channelMax: Int
@@ -70,6 +81,10 @@ struct FrameGuard {
     /// Begins that passed and whose event has not come, oldest first.
     private var awaited: [(channel: UInt16, number: Int)] = []
     private var begins = 0
+    /// Flows that this end has sent when the next frame comes.
+    var flowCount: UInt32 = 0
+    /// Sessions and links (by the peer's channels and handles) that have asked for a flow, each once at most.
+    private var asking: [(channel: UInt16, handle: UInt32?)] = []
 
     /// - Parameters:
     ///   - channelMax: the highest channel that the peer was told.
@@ -197,7 +212,9 @@ struct FrameGuard {
         awaited.append((channel, begins))
         sessions.add(
             UInt32(channel),
-            Session(number: begins, maxLinks: said ? Int(frame.fields.limit) + 1 : handleMax + 1))
+            Session(
+                number: begins, maxLinks: said ? Int(frame.fields.limit) + 1 : handleMax + 1,
+                nextTransfer: frame.fields.id))
         return .pass
     }
 
@@ -226,7 +243,7 @@ struct FrameGuard {
                 "more links than the peer's handle-max of \(sessions.values[place].maxLinks - 1)")
         }
         let isOutgoing = fields.said.contains(.receiver)
-        let hash = Self.hash(isOutgoing, frame.name)
+        let hash = frame.linkHash(isOutgoing: isOutgoing)
         guard !sessions.values[place].links.values.contains(where: { $0.nameHash == hash }) else {
             return end(
                 frame.channel, place, .invalidField,
@@ -237,26 +254,35 @@ struct FrameGuard {
         return .pass
     }
 
-    /// This end has refused a link and the engine has forgotten it: the peer may use the name again before its detach.
-    mutating func refused(_ name: String, isOutgoing: Bool, in session: Engine.Session) {
-        coolDown()
-        guard let place = sessions.values.firstIndex(where: { $0.engine == session }) else { return }
-        let hash = Self.hash(isOutgoing, Array(name.utf8))
-        for link in sessions.values[place].links.values.indices
-        where sessions.values[place].links.values[link].nameHash == hash {
-            sessions.values[place].links.values[link].nameHash = nil
-        }
+    /// The engine's event: an attach that passed has arrived.
+    mutating func attached(_ link: Engine.Link, _ name: String, isOutgoing: Bool, in session: Engine.Session) {
+        change(name, isOutgoing, session) { $0.engine = link }
     }
 
-    private static func hash(_ isOutgoing: Bool, _ name: some Collection<UInt8>) -> Int {
-        var hasher = Hasher()
-        hasher.combine(isOutgoing)
-        for byte in name { hasher.combine(byte) }
-        return hasher.finalize()
+    /// This end has refused a link and the engine has forgotten it: the peer may use the name again before its detach.
+    mutating func refused(_ name: String, isOutgoing: Bool, in session: Engine.Session) {
+        change(name, isOutgoing, session) { ($0.nameHash, $0.engine) = (nil, nil) }
+    }
+
+    private mutating func change(
+        _ name: String, _ isOutgoing: Bool, _ session: Engine.Session, _ change: (inout Link) -> Void
+    ) {
+        coolDown()
+        let hash = Frame.linkHash(isOutgoing: isOutgoing, name.utf8)
+        guard let place = sessions.values.firstIndex(where: { $0.engine == session }),
+            let link = sessions.values[place].links.values.lastIndex(where: { $0.nameHash == hash })
+        else { return }
+        change(&sessions.values[place].links.values[link])
     }
 
     private mutating func flow(_ fields: Frame.Fields, _ channel: UInt16, _ place: Int) -> Verdict {
-        guard fields.said.contains(.handle) else { return .pass }
+        guard fields.said.contains(.handle) else {
+            if fields.said.contains(.echo) {
+                if sessions.values[place].askedAt == nil { asking.append((channel, nil)) }
+                sessions.values[place].askedAt = flowCount
+            }
+            return .pass
+        }
         guard let index = sessions.values[place].links.place(of: fields.handle) else {
             return end(channel, place, .unattachedHandle, "flow: no link is attached to handle \(fields.handle)")
         }
@@ -265,12 +291,16 @@ struct FrameGuard {
             guard fields.limit <= UInt32(Int32.max) else {
                 return end(channel, place, .invalidField, "flow.link-credit is \(fields.limit), and at most 2147483647")
             }
+            sessions.values[place].links.values[index].creditEnd = fields.id &+ fields.limit
+            if fields.said.contains(.echo) { noteEcho(place, index, channel) }
             return .pass
         }
         guard fields.said.contains(.id) else {
             return end(channel, place, .invalidField, "flow of a sender lacks delivery-count")
         }
-        return skip(to: fields.id, channel, place, index)
+        let verdict = skip(to: fields.id, channel, place, index)
+        if case .pass = verdict, fields.said.contains(.echo) { noteEcho(place, index, channel) }
+        return verdict
     }
 
     private mutating func disposition(_ fields: Frame.Fields, _ channel: UInt16, _ place: Int) -> Verdict {
@@ -309,7 +339,8 @@ struct FrameGuard {
         }
         hot = Hot(
             isValid: true, channel: channel, handle: fields.handle, session: place, place: index,
-            link: sessions.values[place].links.values[index], nextDelivery: sessions.values[place].nextDelivery)
+            link: sessions.values[place].links.values[index], nextDelivery: sessions.values[place].nextDelivery,
+            nextTransfer: sessions.values[place].nextTransfer)
         guard let wrong = hot.take(fields) else { return .pass }
         coolDown()
         return end(channel, place, wrong, fields, index)
@@ -321,7 +352,53 @@ struct FrameGuard {
         guard hot.isValid else { return }
         hot.isValid = false
         sessions.values[hot.session].nextDelivery = hot.nextDelivery
+        sessions.values[hot.session].nextTransfer = hot.nextTransfer
         sessions.values[hot.session].links.values[hot.place] = hot.link
+    }
+
+    // MARK: Echo (§2.7.4)
+
+    private mutating func noteEcho(_ place: Int, _ index: Int, _ channel: UInt16) {
+        if sessions.values[place].links.values[index].askedAt == nil {
+            asking.append((channel, sessions.values[place].links.keys[index]))
+        }
+        sessions.values[place].links.values[index].askedAt = flowCount
+    }
+
+    /// Whether there are any to be taken.
+    var hasEchoes: Bool { !asking.isEmpty }
+
+    /// What is to be answered, one for each session and link that has asked since the last call.
+    mutating func takeEchoes() -> [EchoRequest] {
+        coolDown()
+        defer { asking.removeAll(keepingCapacity: true) }
+        var requests: [EchoRequest] = []
+        for (channel, handle) in asking {
+            guard let place = sessionPlace(channel), !sessions.values[place].isEnded,
+                let request = Self.takeEcho(channel, handle, &sessions.values[place])
+            else { continue }
+            requests.append(request)
+        }
+        return requests
+    }
+
+    /// nil when the session or link is another one than that which has asked, or the engine does not have it.
+    private static func takeEcho(_ channel: UInt16, _ handle: UInt32?, _ session: inout Session) -> EchoRequest? {
+        guard let handle else {
+            guard let askedAt = session.askedAt else { return nil }
+            session.askedAt = nil
+            return EchoRequest(channel: channel, nextIncomingID: session.nextTransfer, askedAt: askedAt)
+        }
+        guard let index = session.links.place(of: handle), let askedAt = session.links.values[index].askedAt else {
+            return nil
+        }
+        session.links.values[index].askedAt = nil
+        let link = session.links.values[index]
+        guard let engine = link.engine, let hash = link.nameHash else { return nil }
+        return EchoRequest(
+            channel: channel, nextIncomingID: session.nextTransfer, askedAt: askedAt,
+            link: EchoRequest.Link(
+                engine: engine, nameHash: hash, count: link.isOutgoing ? link.creditEnd : link.deliveryCount))
     }
 
     // MARK: Verdicts
@@ -388,6 +465,7 @@ extension FrameGuard.Hot {
         }
         if said.contains(.settled) { link.isPartialSettled = true }
         link.isPartial = said.contains(.more) && !said.contains(.aborted)
+        nextTransfer &+= 1
         return nil
     }
 }

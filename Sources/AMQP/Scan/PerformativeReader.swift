@@ -275,8 +275,9 @@ private struct FieldNumbers {
         switch performative {
         case .open: put(3, in: &fields.limit, .limit, &fields.said)
         case .begin:
+            put(0, in: &fields.handle, .remoteChannel, &fields.said)
+            put(1, in: &fields.id, .id, &fields.said)
             put(4, in: &fields.limit, .limit, &fields.said)
-            if has(0) { fields.said.insert(.remoteChannel) }
         case .attach:
             put(1, in: &fields.handle, .handle, &fields.said)
             put(9, in: &fields.id, .id, &fields.said)
@@ -286,6 +287,7 @@ private struct FieldNumbers {
             put(4, in: &fields.handle, .handle, &fields.said)
             put(5, in: &fields.id, .id, &fields.said)
             put(6, in: &fields.limit, .limit, &fields.said)
+            if values[9] != 0 { fields.said.insert(.echo) }
         case .transfer:
             put(0, in: &fields.handle, .handle, &fields.said)
             put(1, in: &fields.id, .id, &fields.said)
