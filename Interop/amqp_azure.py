@@ -25,6 +25,7 @@ def service(node, web):
     more = {}
     if web:
         more["transport_type"] = TransportType.AmqpOverWebsocket
+        more["custom_endpoint_address"] = f"sb://127.0.0.1:{port}"
     return ServiceBusClient.from_connection_string(words, retry_total=0, **more)
 
 
