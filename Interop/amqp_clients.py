@@ -433,7 +433,7 @@ def outcomes(node):
     after(deliver("released", 5), Delivery.MODIFIED, failed=False, undeliverable=False)
     after(deliver("released", 5), Delivery.ACCEPTED)
     after(deliver("behind it"), Delivery.ACCEPTED)
-    # Settled without a word, and no default outcome asked for: as released.
+    # Settled without a word, and no default outcome asked for: as released (§3.5.3).
     sender.accepted(text(body="wordless"))
     deliver("wordless").delivery.settle()
     rest(0.02)
