@@ -77,6 +77,7 @@ final class Subscriber: Inbox {
         guard isDurable, !isClosing else { return end(on: lane) }
         principal.router.setPresence(self, false)
         shareOut(isEnding: false, on: lane)
+        releaseHeld(lane)
         endsAt = lane.now + UInt64(keepSeconds) * 1_000
         state.absent.add(self, dueAt: endsAt)
     }
