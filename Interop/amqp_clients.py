@@ -398,19 +398,6 @@ def drain(node):
     client.close()
 
 
-def echo(node):
-    """A flow that asks for one is answered with one, on a link and on a session."""
-    raw = Raw(node)
-    raw.send(wire.begin_frame() + wire.attach_receiver("r", 0, "echo"))
-    raw.wait(wire.ATTACH)
-    raw.send(wire.flow_frame(0, 0, 5, echo=True))
-    flow = raw.wait(wire.FLOW)
-    is_("the link's", (0, 5), (flow.fields[5], flow.fields[6]))
-    raw.send(wire.flow_frame(echo=True))
-    is_("the session's", None, raw.wait(wire.FLOW).fields[4])
-    raw.close()
-
-
 def outcomes(node):
     """What becomes of deliveries of a durable subscription, by what the receiver says of them."""
     client = Client(node, "outcomes")
@@ -446,7 +433,7 @@ def outcomes(node):
     after(deliver("released", 5), Delivery.MODIFIED, failed=False, undeliverable=False)
     after(deliver("released", 5), Delivery.ACCEPTED)
     after(deliver("behind it"), Delivery.ACCEPTED)
-    # Settled without a word, and no default outcome asked for: as released.
+    # Settled without a word, and no default outcome asked for: as released (§3.5.3).
     sender.accepted(text(body="wordless"))
     deliver("wordless").delivery.settle()
     rest(0.02)
@@ -637,7 +624,7 @@ def values(node):
 
 PARTS = (
     openings, blocking, handler, addresses, wildcards, anonymous, qualities, large, many_links, request_reply, no_local,
-    refusals, credit, drain, echo, outcomes, stealing, idle, bytes_kept, values,
+    refusals, credit, drain, outcomes, stealing, idle, bytes_kept, values,
 )
 
 

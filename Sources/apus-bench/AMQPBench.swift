@@ -15,11 +15,11 @@ struct AMQPBench: ParsableCommand {
 
             Examples:
               apus-bench amqp                                   everything, nine rounds
-              apus-bench amqp --quick                           three short rounds, small crowds
+              apus-bench amqp --quick                           three short rounds
               apus-bench amqp --scenarios settled-64,mixed      some of it
-              apus-bench amqp --rabbitmq off --json amqp.json   without the peer; all raw figures to a file
+              apus-bench amqp --rabbitmq off --json amqp.json   without the peer
               apus-bench amqp --scenarios unsettled-64 --port 5672 --pid $(pgrep -x apus)
-                                                                a broker that runs already, for profiling
+                                                                a broker that runs
             """)
 
     @Option(help: "Comma-separated scenarios; default: all.")

@@ -95,6 +95,25 @@ final class AMQPConnection {
         return link
     }
 
+    /// A server opens what a client opens, and grants credit to those who send.
+    /// - Returns: the link, if it was one.
+    static func welcome(_ event: OpaquePointer, credit: Int) throws -> OpaquePointer? {
+        switch pn_event_type(event) {
+        case PN_CONNECTION_REMOTE_OPEN: pn_connection_open(pn_event_connection(event))
+        case PN_SESSION_REMOTE_OPEN: pn_session_open(pn_event_session(event))
+        case PN_LINK_REMOTE_OPEN:
+            let link = pn_event_link(event)
+            pn_terminus_copy(pn_link_source(link), pn_link_remote_source(link))
+            pn_terminus_copy(pn_link_target(link), pn_link_remote_target(link))
+            pn_link_open(link)
+            if pn_link_is_receiver(link) { pn_link_flow(link, Int32(credit)) }
+            return link
+        default:
+            if let complaint = complaint(event) { throw Failure("in memory: \(complaint)") }
+        }
+        return nil
+    }
+
     /// What an event says about the end of a link, a session or the connection; nil for all others.
     static func complaint(_ event: OpaquePointer) -> String? {
         let condition: OpaquePointer?

@@ -1,3 +1,4 @@
+internal import CLinux
 internal import CProton
 internal import Glibc
 
@@ -43,6 +44,42 @@ final class AMQPCrowd {
     }
 }
 
+/// The servers' engines of connections that do nothing, without sockets and without a node.
+final class AMQPEngineCrowd {
+    private var servers: [AMQPConnection] = []
+
+    /// Opens so many more. The clients' engines are given up as soon as they have been answered.
+    func open(_ count: Int, hasLink: Bool) throws {
+        for index in 0..<count {
+            let client = try AMQPConnection(container: "crowd-\(index)", .plainClient)
+            let server = try AMQPConnection(container: "server", .server)
+            if hasLink {
+                let link = try client.attach(.receiver, "crowd/\(index)/cmd", name: "cmd", isSettled: true)
+                pn_link_flow(link, 10)
+            } else {
+                pn_connection_open(client.connection)
+            }
+            for _ in 0..<4 {
+                while client.next() != nil {}
+                try pass(client, server)
+                while let event = server.next() { _ = try AMQPConnection.welcome(event, credit: 0) }
+                try pass(server, client)
+            }
+            let state =
+                hasLink ? pn_link_state(pn_link_head(client.connection, 0)) : pn_connection_state(client.connection)
+            guard state == PN_LOCAL_ACTIVE | PN_REMOTE_ACTIVE else { throw Failure("engines do not come together") }
+            servers.append(server)
+        }
+    }
+
+    private func pass(_ from: AMQPConnection, _ to: AMQPConnection) throws {
+        while case let output = from.output(), output.size > 0 {
+            try to.take(UnsafeRawBufferPointer(start: output.start, count: output.size))
+            from.sent(output.size)
+        }
+    }
+}
+
 /// Memory of AMQP connections and links: questions to the node alone.
 extension AMQPCampaign {
     /// Bytes of a connection that does nothing, with a link and without; each kind in a node of its own.
@@ -63,6 +100,11 @@ extension AMQPCampaign {
             figure("idle", "rss/\(what)", "bytes", Double(broker.memory("Rss") - before.rss) * bytes)
             figure("idle", "anonymous/\(what)", "bytes", Double(broker.memory("Anonymous") - before.anonymous) * bytes)
             figure("idle", "opening a \(what)", "us each", each)
+            let engines = AMQPEngineCrowd()
+            let empty = apus_heap_bytes()
+            try engines.open(1_000, hasLink: hasLink)
+            let heap = Double(apus_heap_bytes()) - Double(empty)
+            figure("idle", "heap/\(what), engine alone", "bytes", heap / 1_000)
         }
     }
 

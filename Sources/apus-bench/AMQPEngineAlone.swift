@@ -182,25 +182,9 @@ extension AMQPEngineAlone {
         }
     }
 
-    /// Opens what a client opens.
     private func welcome(_ event: OpaquePointer) throws {
-        switch pn_event_type(event) {
-        case PN_CONNECTION_REMOTE_OPEN: pn_connection_open(pn_event_connection(event))
-        case PN_SESSION_REMOTE_OPEN: pn_session_open(pn_event_session(event))
-        case PN_LINK_REMOTE_OPEN:
-            let link = pn_event_link(event)
-            pn_terminus_copy(pn_link_source(link), pn_link_remote_source(link))
-            pn_terminus_copy(pn_link_target(link), pn_link_remote_target(link))
-            pn_link_open(link)
-            if pn_link_is_receiver(link) {
-                pn_link_flow(link, Int32(Self.credit))
-                incoming = link
-            } else {
-                outgoing = link
-            }
-        default:
-            if let complaint = AMQPConnection.complaint(event) { throw Failure("in memory: \(complaint)") }
-        }
+        guard let link = try AMQPConnection.welcome(event, credit: Self.credit) else { return }
+        if pn_link_is_receiver(link) { incoming = link } else { outgoing = link }
     }
 }
 

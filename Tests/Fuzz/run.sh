@@ -1,7 +1,8 @@
 #!/bin/bash
 # Fuzzes the MQTT codec, whole conversations, what clients of each version do once they are let in, whole HTTP
-# conversations, WebSocket, what HTTP clients send (JSON, CloudEvents, header fields, paths), frames and messages of
-# AMQP, with libFuzzer and the address sanitizer; and a canary that must fail, so that the machinery itself is tested.
+# conversations, WebSocket, what HTTP clients send (JSON, CloudEvents, header fields, paths), frames, messages and whole
+# conversations of AMQP, with libFuzzer and the address sanitizer; and a canary that must fail, so that the machinery
+# itself is tested.
 #
 #   Tests/Fuzz/run.sh [seconds per target, default 20]
 #
@@ -184,6 +185,17 @@ seeds() {
         003001005316c02b03434100531dc02303a30e616d71703a6e6f742d666f756e64a104676f6e65c10a02a3016be00402500102
     # Messages: data; header, annotations, properties and application properties before a text; pieces with a footer; a
     # map; a CloudEvent; a list of user properties.
+    # The life of above behind the header; then with links there already: transfers, dispositions of all outcomes, flow,
+    # drain, detach, a second session, and what happens meanwhile.
+    seed amqp whole 00 0000001102000000005310c00401a10163 0000001402000001005311c00704404352095209 \
+        0000001302000001005312c00603a101614342 0000001402000001005312c00703a10162520141 \
+        0000001b02000001005314c009064343a00100434242005375a000 0000000c0200000100531745 0000000c0200000000531845
+    seed amqp links 03 001101005311c0070440435209520900 \
+        001a00005314c008054343a0010043 42005375a0057878787878 ff0000 ff0605 ff0606 ff0000 \
+        001000005315c009054143520341005324c001 00 ff0000 001100005313c00c0743 7000000400435264 520143520a \
+        000700005316c003025241 ff0500 ff0000
+    seed amqp held 07 ff0601 ff0601 ff0601 ff0601 ff0601 ff0601 ff0601 ff0601 ff0601 ff0100 ff0905 ff0000 ff0503 ff0000 \
+        ff0814 ff0740 ff0000 ff0a00 ff0601 ff02ff ff0b00
     seed amqpmessage data 00 00 53 75 a0 01 78
     seed amqpmessage text 0b 00 53 70 c0 05 03 41 50 07 43 00 53 71 c1 05 02 a3 01 64 40 \
         00 53 72 c1 14 04 a3 01 61 40 a3 0c 782d6f70742d72657461696e 41 \
@@ -229,12 +241,14 @@ target json "$root"/Tests/Fuzz/json/*.swift "$work/Core.o" "$work/Web.o" -lcrypt
 module AMQP
 target amqpscan "$root"/Tests/Fuzz/amqpscan/*.swift "$work/Core.o" "$work/AMQP.o" -lqpid-proton
 target amqpmessage "$root"/Tests/Fuzz/amqpmessage/*.swift "$work/Core.o" "$work/AMQP.o" -lqpid-proton
+target amqp "$root"/Tests/Fuzz/amqp/*.swift "$root"/Tests/AMQPTests/FieldNode.swift \
+    "${objects[@]}" "$work/AMQP.o" -lqpid-proton
 target canary "$root"/Tests/Fuzz/canary/*.swift
 seeds
 
 failed=()
 summary=
-for name in codec conversation established http websocket json amqpscan amqpmessage; do
+for name in codec conversation established http websocket json amqpscan amqpmessage amqp; do
     say "$name for $seconds s"
     if run "$name"; then
         count=$(sed -n 's/^stat::number_of_executed_units: *//p' "$work/run-$name.log")

@@ -1,3 +1,5 @@
+// Messages in and out: their bytes, their settlement (§2.6.12, §3.4).
+
 import CProton
 
 /// Deliveries, in and out.
@@ -118,6 +120,9 @@ extension ProtonEngine {
 
     func settle(_ delivery: Delivery) {
         isDue = true
+        // A receiver that has not settled (rcv-settle-mode second) learns that its outcome is what counts (§2.6.12).
+        let state = pn_delivery_remote_state(delivery.pointer)
+        if state != 0, !pn_delivery_settled(delivery.pointer) { pn_delivery_update(delivery.pointer, state) }
         forget(delivery)
         pn_delivery_settle(delivery.pointer)
     }

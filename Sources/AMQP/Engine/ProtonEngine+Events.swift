@@ -1,3 +1,5 @@
+// What the peer did, in the order in which it did it: Proton's events as the conversation knows them.
+
 import CProton
 
 /// What Proton tells, and what of it is passed on.

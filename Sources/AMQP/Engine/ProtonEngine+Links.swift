@@ -1,3 +1,5 @@
+// Links: their termini, their credit, their beginning and end (§2.6).
+
 import CProton
 
 /// Links: attach, detach and credit.

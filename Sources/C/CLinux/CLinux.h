@@ -3,6 +3,7 @@
 #ifndef APUS_CLINUX_H
 #define APUS_CLINUX_H
 
+#include <malloc.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
 #include <spawn.h>
@@ -46,6 +47,9 @@ static inline uint64_t apus_clock_ns(clockid_t clock) {
 
 /// Monotonic time in nanoseconds.
 static inline uint64_t apus_monotonic_ns(void) { return apus_clock_ns(CLOCK_MONOTONIC); }
+
+/// Bytes that malloc has given out and not got back, in its main arena.
+static inline size_t apus_heap_bytes(void) { return mallinfo2().uordblks; }
 
 /// Lets a timer fire every so many nanoseconds, less than a second.
 static inline int apus_timer_every(int timer, uint32_t nanoseconds) {
