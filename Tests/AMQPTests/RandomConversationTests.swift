@@ -4,7 +4,7 @@ import Testing
 @testable import AMQP
 
 /// Whole conversations with a client that makes its frames up: each of them is right in itself, many make no sense
-/// where they stand. Nothing breaks, whatever is sent back is right, and honest clients of the same node notice nothing.
+/// where they stand. Nothing breaks, whatever is sent back is right, and honest clients of the node notice nothing.
 @Suite struct RandomConversationTests {
     @Test func honestClientsNoticeNothing() throws {
         var seen = RandomSession.Seen()
