@@ -433,11 +433,13 @@ def outcomes(node):
     after(deliver("released", 5), Delivery.MODIFIED, failed=False, undeliverable=False)
     after(deliver("released", 5), Delivery.ACCEPTED)
     after(deliver("behind it"), Delivery.ACCEPTED)
-    # Settled without a word: done.
+    # Settled without a word, and no default outcome asked for: as released (§3.5.3).
     sender.accepted(text(body="wordless"))
     deliver("wordless").delivery.settle()
+    rest(0.02)
     receiver.grant(1)
-    receiver.nothing_more(0.2)
+    after(deliver("wordless"), Delivery.ACCEPTED)
+    receiver.nothing_more(0.1)
     receiver.close()
     # Not durable: what comes back is counted and gone.
     receiver = client.receiver("outcome", holds=True, grants=5)

@@ -213,6 +213,25 @@ import Testing
         #expect(second.texts(staying).count == 13, "those who are away are left out")
     }
 
+    /// What a full member cannot take goes to another one when it leaves, and who waited for it goes on.
+    @Test func fullMemberLeaves() throws {
+        let node = try FieldNode(limits: Self.small)
+        let (first, second) = (FieldClient(node, "one"), FieldClient(node, "two"))
+        let leaving = member(first, "g", credit: 0, keeps: true, isGlobal: true)
+        let publisher = FieldClient(node, "publisher")
+        let sent = publisher.send((1...18).map { "\($0)" }, on: publisher.sender(to: "a"))
+        publisher.pump()
+        #expect(settled(sent) < 18)
+        let staying = member(second, "g", keeps: true, isGlobal: true)
+        first.leave(leaving, closes: false)
+        for _ in 0..<3 {
+            publisher.pump()
+            second.pump()
+        }
+        #expect(settled(sent) == 18)
+        #expect(Set(second.texts(staying)).count == 18)
+    }
+
     @Test func nobodyOfADurableGroupIsThere() throws {
         let node = try FieldNode()
         let client = FieldClient(node)

@@ -121,7 +121,7 @@ import Testing
     }
 
     /// Credit without a session window: what the peer's window does not let go must not collect in the engine.
-    @Test func sessionWindowOfOne() throws {
+    @Test(arguments: [false, true]) func sessionWindowOfTwo(drains: Bool) throws {
         let node = try FieldNode()
         let (reader, publisher) = (FieldClient(node, "r", opens: false), FieldClient(node, "s"))
         reader.proton.open()
@@ -131,7 +131,7 @@ import Testing
         pn_transport_set_max_frame(reader.proton.transport, 32_768)
         pn_session_open(session)
         let receiver = try reader.proton.receiver(#require(session), "r", from: "a")
-        reader.proton.grant(receiver, 10_000)
+        if !drains { reader.proton.grant(receiver, 10_000) }
         reader.pump()
         let sender = publisher.sender(to: "a")
         let texts = (0..<500).map { "\($0) \(String(repeating: "x", count: 1_000))" }
@@ -142,8 +142,39 @@ import Testing
         }
         #expect((reader.connection.amqp?.engine?.bufferedBytes ?? .max) < 80_000)
         #expect(node.waiting > 400)
+        if drains { reader.proton.drain(receiver, 10_000) }
         reader.pump()
+        if drains { #expect(!pn_link_draining(receiver), "what is left was given up when all had been sent") }
         #expect(reader.texts(receiver) == texts)
+    }
+
+    /// Answers of `$cbs` wait as messages do.
+    @Test func claimsWithoutRoom() throws {
+        let node = try FieldNode()
+        let client = FieldClient(node, opens: false)
+        client.proton.open()
+        let session = pn_session(client.proton.connection)
+        pn_session_set_incoming_capacity(session, 2 * 512)
+        pn_transport_set_max_frame(client.proton.transport, 512)
+        pn_session_open(session)
+        let replies = try client.proton.receiver(#require(session), "replies", from: "$cbs")
+        client.proton.grant(replies, 10_000)
+        let requests = try client.proton.sender(#require(session), "requests", to: "$cbs")
+        client.pump()
+        for _ in 0..<10 {
+            let links = (0..<10).map { client.proton.receiver(session!, "more\($0)", from: "$cbs") }
+            client.pump()
+            #expect(links.filter { client.condition($0) == nil }.count == 3)
+            for link in links { pn_link_close(link) }
+            client.pump()
+            for link in links { pn_link_free(link) }
+        }
+        for _ in 0..<40 {
+            client.send(["token"], on: requests)
+            client.pump()
+        }
+        #expect(client.received(replies).count == 40)
+        #expect(client.connection.amqp?.claimsLinks.count == 1)
     }
 
     // MARK: The end

@@ -339,6 +339,12 @@ final class FieldNode {
         }
     }
 
+    /// Ends what is still there, as a node that stops does.
+    deinit {
+        for connection in connections.values { connection.close(.shutdown) }
+        for lane in lanes { lane.finishPass() }
+    }
+
     /// A container whose connections are at home on a lane.
     func container(on lane: Int, _ stem: String = "c") -> String {
         var number = 0

@@ -167,6 +167,32 @@ import Testing
         #expect(!pn_link_draining(receiver))
     }
 
+    /// flow with echo is answered by a flow (§2.7.4), of a link and of a session.
+    @Test(arguments: [false, true]) func echo(hasLink: Bool) throws {
+        let node = try FieldNode()
+        let client = FieldClient(node)
+        _ = client.receiver(from: "a", credit: 3)
+        _ = client.connection.link.takeSent()
+        let flow = Self.flow(handle: hasLink ? 0 : nil, echo: true)
+        node.receive(client.connection, Self.flow(handle: hasLink ? 0 : nil, echo: false))
+        #expect(client.connection.link.takeSent().isEmpty)
+        node.receive(client.connection, flow)
+        let answer = client.connection.link.takeSent()
+        #expect(answer.count > 11 && Array(answer[8..<11]) == [0, 0x53, 0x13])
+        client.proton.take(answer)
+        client.pump()
+        #expect(client.closing == nil)
+    }
+
+    private static func flow(handle: UInt8?, echo: Bool) -> [UInt8] {
+        let window: [UInt8] = [0x43, 0x70, 0, 0, 4, 0, 0x43, 0x70, 0, 0, 4, 0]
+        let link: [UInt8] = handle.map { [0x52, $0, 0x43, 0x52, 3] } ?? [0x40, 0x40, 0x40]
+        // available, drain, echo.
+        let fields = window + link + [0x40, 0x42, echo ? 0x41 : 0x42]
+        let body = [0, 0x53, 0x13, 0xC0, UInt8(fields.count + 1), 10] + fields
+        return [0, 0, 0, UInt8(body.count + 8), 2, 0, 0, 0] + body
+    }
+
     /// A transfer that was not granted ends its link, and nothing else.
     @Test func transferWithoutCredit() throws {
         var limits = Limits()

@@ -232,6 +232,71 @@ import Testing
         ),
         ("a delivery id again", true, [(transfer(0, 5), .pass), (transfer(0, 5), .end(0, .invalidField))]),
         ("no delivery id", true, [(transfer(0, nil), .end(0, .invalidField))]),
+        ("no delivery id and more to come", true, [(transfer(0, nil, more: true), .end(0, .invalidField))]),
+        (
+            "no delivery id after a delivery of many frames", true,
+            [
+                (transfer(0, 5, more: true), .pass), (transfer(0, nil), .pass),
+                (transfer(0, nil, more: true), .end(0, .invalidField)),
+            ]
+        ),
+        (
+            "no delivery id after an abandoned delivery", true,
+            [
+                (transfer(0, 5, more: true), .pass), (transfer(0, nil, more: true, aborted: true), .pass),
+                (transfer(0, nil, more: true), .end(0, .invalidField)),
+            ]
+        ),
+        ("more to come from a receiver", true, [(transfer(1, 0, more: true), .end(0, .notAllowed))]),
+        (
+            "deliveries that are resumed", true,
+            [
+                (transfer(0, 0), .pass),
+                (
+                    ScanFrames.frame(
+                        .transfer,
+                        [.uint(0), .uint(1), .binary([1]), .null, .null, .null, .null, .null, .yes]),
+                    .end(0, .notImplemented)
+                ),
+            ]
+        ),
+        (
+            "links that are resumed", true,
+            [
+                (
+                    ScanFrames.frame(
+                        .attach,
+                        [
+                            .string("u"), .uint(3), .no, .null, .null, .null, .null,
+                            .map([.binary([1]), state(0x24)]), .no, .uint(0),
+                        ]), .pass
+                ),
+                (
+                    ScanFrames.frame(
+                        .attach,
+                        [
+                            .string("i"), .uint(4), .no, .null, .null, .null, .null, .map([]), .yes, .uint(0),
+                        ]), .end(0, .notImplemented)
+                ),
+            ]
+        ),
+        (
+            "a transfer of a transaction", true,
+            [
+                (
+                    ScanFrames.frame(
+                        .transfer,
+                        [
+                            .uint(0), .uint(0), .binary([1]), .null, .null, .null, .null,
+                            state(0x34, [.binary([1])]),
+                        ]), .end(0, .notImplemented)
+                )
+            ]
+        ),
+        (
+            "a disposition of a transaction", true,
+            [(disposition(0, 0, state: state(0x34, [.binary([1]), state(0x24)])), .end(0, .notImplemented))]
+        ),
         ("no second delivery id", true, [(transfer(0, 5), .pass), (transfer(0, nil), .end(0, .invalidField))]),
         (
             "frames of one delivery", true,

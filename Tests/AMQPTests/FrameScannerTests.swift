@@ -252,7 +252,8 @@ import Testing
 
     @Test func guardsFieldsAreRead() throws {
         let attach = try #require(ScanFrames.fields(ScanFrames.frame(.attach, ScanFrames.full(.attach))))
-        #expect(attach.handle == 3 && attach.id == 0 && attach.said == [.handle, .id] && attach.nameLength == 1)
+        #expect(
+            attach.handle == 3 && attach.id == 0 && attach.said == [.handle, .id, .resume] && attach.nameLength == 1)
         let open = try #require(ScanFrames.fields(ScanFrames.frame(.open, ScanFrames.full(.open))))
         #expect(open.limit == 255 && open.said == .limit)
         let begin = try #require(

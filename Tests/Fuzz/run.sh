@@ -1,7 +1,8 @@
 #!/bin/bash
 # Fuzzes the MQTT codec, whole conversations, what clients of each version do once they are let in, whole HTTP
-# conversations, WebSocket, what HTTP clients send (JSON, CloudEvents, header fields, paths), frames and messages of
-# AMQP, with libFuzzer and the address sanitizer; and a canary that must fail, so that the machinery itself is tested.
+# conversations, WebSocket, what HTTP clients send (JSON, CloudEvents, header fields, paths), frames, messages and whole
+# conversations of AMQP, with libFuzzer and the address sanitizer; and a canary that must fail, so that the machinery
+# itself is tested.
 #
 #   Tests/Fuzz/run.sh [seconds per target, default 20]
 #

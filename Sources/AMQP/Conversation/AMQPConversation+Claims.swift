@@ -7,14 +7,16 @@ extension AMQPConversation {
     /// any.
     func answerClaim(_ message: IncomingMessage, on lane: Lane) {
         let request = ClaimRequest(message)
-        let links = outgoingLinks.values.filter { $0.claims != nil }
-        let named = links.first { link in
+        let named = claimsLinks.first { link in
             request.replyTo.map { link.claims?.target.utf8.elementsEqual($0) ?? false } ?? false
         }
-        guard let outgoing = named ?? links.first, let claims = outgoing.claims else { return }
+        guard let outgoing = named ?? claimsLinks.first, let claims = outgoing.claims else { return }
         claims.add(request.answer())
-        outgoing.pumpClaims()
+        outgoing.pumpClaims(on: lane)
     }
+
+    /// Links from `$cbs` of a connection: a client has one.
+    static var maxClaimsLinks: Int { 4 }
 }
 
 /// Answers of `$cbs` that wait for credit on their link. Confined to the lane.

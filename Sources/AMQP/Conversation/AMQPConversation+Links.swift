@@ -62,6 +62,7 @@ extension AMQPConversation {
         }
         let window = lane.limits.amqpCredit
         incomingLinks[handle] = IncomingLink(handle, engine, topic: topic, isClaims: isClaims, window: window)
+        sessionLinks[engine.session(of: handle), default: []].insert(handle)
         target.expiry = .linkDetach
         target.timeout = 0
         target.durability = .none
@@ -87,17 +88,26 @@ extension AMQPConversation {
         if remote.source.kind == .null { return try attachToKnown(handle, key, remote, engine, state, lane) }
         var wish = try SourceWish(remote.source, key, context, lane.limits)
         if wish.isClaims {
+            guard claimsLinks.count < Self.maxClaimsLinks else {
+                throw AMQPError(.resourceLimitExceeded, "a connection may have \(Self.maxClaimsLinks) links from $cbs")
+            }
             let outgoing = OutgoingLink(handle, engine, self, .settled)
             outgoing.claims = ClaimsOutbox(target: remote.target.address ?? "")
-            outgoingLinks[handle] = outgoing
+            claimsLinks.append(outgoing)
+            note(outgoing, engine)
             return answer(handle, remote, wish.granted, .settled, engine)
         }
         let subscriber = try subscriber(for: &wish, key, principal, state, lane)
         let mode = remote.senderSettles
         let outgoing = OutgoingLink(handle, engine, self, mode, maxMessageBytes: remote.maxMessageBytes)
-        outgoingLinks[handle] = outgoing
+        note(outgoing, engine)
         answer(handle, remote, wish.granted, mode, engine)
         subscriber.begin(outgoing, principal: principal, on: lane)
+    }
+
+    private func note(_ outgoing: OutgoingLink, _ engine: Engine) {
+        outgoingLinks[outgoing.handle] = outgoing
+        sessionLinks[engine.session(of: outgoing.handle), default: []].insert(outgoing.handle)
     }
 
     private func answer(
@@ -120,7 +130,7 @@ extension AMQPConversation {
         }
         let outgoing = OutgoingLink(
             handle, engine, self, remote.senderSettles, maxMessageBytes: remote.maxMessageBytes)
-        outgoingLinks[handle] = outgoing
+        note(outgoing, engine)
         answer(handle, remote, known.source, remote.senderSettles, engine)
         known.begin(outgoing, principal: principal, on: lane)
     }
@@ -174,20 +184,23 @@ extension AMQPConversation {
 
     /// detach has come (§2.6.5–2.6.6).
     func detached(_ handle: Engine.Link, isClosing: Bool, _ engine: Engine, on lane: Lane) {
-        forget(handle, isClosing: isClosing, engine, lane)
+        forget(handle, isClosing: isClosing, lane)
+        sessionLinks[engine.session(of: handle)]?.remove(handle)
         engine.detach(handle, isClosing: isClosing, nil)
         engine.produce(into: link)
         engine.free(handle)
         touch()
     }
 
-    private func forget(_ handle: Engine.Link, isClosing: Bool, _ engine: Engine, _ lane: Lane) {
+    private func forget(_ handle: Engine.Link, isClosing: Bool, _ lane: Lane) {
         if let incoming = incomingLinks.removeValue(forKey: handle) {
             incoming.forgetPartial(self)
             incoming.isGone = true
             incoming.release()
         }
         if let outgoing = outgoingLinks.removeValue(forKey: handle) {
+            if outgoing.claims != nil { claimsLinks.removeAll { $0 === outgoing } }
+            forgetWaiting(outgoing)
             outgoing.detach(isClosing: isClosing, on: lane)
             outgoing.release()
         }
@@ -195,7 +208,7 @@ extension AMQPConversation {
 
     /// end has come: all its links go with it (§2.5.4).
     func sessionEnded(_ session: Engine.Session, _ engine: Engine, on lane: Lane) {
-        forgetLinks(of: session, engine, lane)
+        forgetLinks(of: session, lane)
         engine.end(session, nil)
         engine.produce(into: link)
         engine.free(session)
@@ -205,18 +218,14 @@ extension AMQPConversation {
     /// Ends a session because of what the client did on it.
     func endSession(_ session: Engine.Session, _ error: AMQPError, on lane: Lane) {
         guard let engine else { return }
-        forgetLinks(of: session, engine, lane)
+        forgetLinks(of: session, lane)
         engine.end(session, error)
         touch()
     }
 
-    private func forgetLinks(of session: Engine.Session, _ engine: Engine, _ lane: Lane) {
-        for handle in incomingLinks.keys where engine.session(of: handle) == session {
-            forget(handle, isClosing: false, engine, lane)
-        }
-        for handle in outgoingLinks.keys where engine.session(of: handle) == session {
-            forget(handle, isClosing: false, engine, lane)
-        }
+    private func forgetLinks(of session: Engine.Session, _ lane: Lane) {
+        guard let handles = sessionLinks.removeValue(forKey: session) else { return }
+        for handle in handles { forget(handle, isClosing: false, lane) }
     }
 }
 

@@ -135,12 +135,20 @@ extension AMQPConversation {
 
     // MARK: Open
 
+    /// The shortest idle time-out that a client may ask for, in milliseconds: it is sent something twice in each (§2.4.5).
+    static var leastIdleMilliseconds: Int { 100 }
+
     /// open has come: the connection goes to its container's lane.
     func opened(_ engine: Engine, on lane: Lane) -> Verdict? {
         guard case .awaitingOpen = state, let identity, let router = context.routers[identity.namespace] else {
             return nil
         }
-        let name = engine.remoteOpen.containerID
+        let remote = engine.remoteOpen
+        guard remote.idleMilliseconds == 0 || remote.idleMilliseconds >= Self.leastIdleMilliseconds else {
+            let text = "open.idle-time-out is \(remote.idleMilliseconds), and at least \(Self.leastIdleMilliseconds)"
+            return fail(AMQPError(.notAllowed, text), .protocolError, on: lane)
+        }
+        let name = remote.containerID
         let home = context.lane(ofContainer: name, in: router, count: lane.lanes.count)
         guard home != lane.number else { return establish(name, identity, router, on: lane) }
         state = .moving

@@ -55,10 +55,17 @@ final class AMQPConversation: Conversation {
     /// The links that are attached, in both directions.
     var incomingLinks: [Engine.Link: IncomingLink] = [:]
     var outgoingLinks: [Engine.Link: OutgoingLink] = [:]
+    /// Those of them that belong to a session.
+    var sessionLinks: [Engine.Session: Set<Engine.Link>] = [:]
+    /// Those of them that come from `$cbs`.
+    var claimsLinks: [OutgoingLink] = []
     /// Bytes of messages that have not arrived completely.
     var partialBytes = 0
     /// Links that go on when there is room.
     private var blocked: [OutgoingLink] = []
+
+    /// Links that give up their credit when the engine has sent everything.
+    private var giving: [Engine.Link: OutgoingLink] = [:]
 
     /// Bytes of frames that the engine is given before its events are looked at.
     private static let batchBytes = 1 << 16
@@ -267,6 +274,9 @@ final class AMQPConversation: Conversation {
     /// The engine has something to say: it is asked at the end of the pass.
     func touch() { _ = link.reserve(1) }
 
+    /// A link is gone.
+    func forgetWaiting(_ outgoing: OutgoingLink) { giving[outgoing.handle] = nil }
+
     override func produce(on lane: Lane) {
         guard let engine else { return }
         if case .ended = state { return }
@@ -276,6 +286,12 @@ final class AMQPConversation: Conversation {
             let turn = blocked
             blocked = []
             for outgoing in turn { outgoing.unblocked(on: lane) }
+            engine.produce(into: link)
+        }
+        if !giving.isEmpty, engine.bufferedBytes == 0 {
+            let turn = giving
+            giving = [:]
+            for outgoing in turn.values { outgoing.giveUpDrained() }
             engine.produce(into: link)
         }
         if guardian.hasEchoes { answerEchoes(engine) }
@@ -293,6 +309,9 @@ final class AMQPConversation: Conversation {
     }
 
     override func outputDrained(on lane: Lane) { touch() }
+
+    /// A link that is drained has sent everything, but the engine has not.
+    func waitToGiveUp(_ outgoing: OutgoingLink) { giving[outgoing.handle] = outgoing }
 
     /// A link has something to send and credit for it, but neither the engine nor the connection has room.
     func wait(_ outgoing: OutgoingLink) {
@@ -351,8 +370,11 @@ final class AMQPConversation: Conversation {
         for link in outgoingLinks.values { link.release() }
         outgoingLinks = [:]
         incomingLinks = [:]
+        sessionLinks = [:]
+        claimsLinks = []
         unsettled = [:]
         blocked = []
+        giving = [:]
         heldEvent = nil
         port?.end(on: lane)
         port = nil

@@ -135,6 +135,7 @@ final class OutgoingLink: LinkEnd {
     func unblocked(on lane: Lane) {
         isBlocked = false
         subscriber?.pump(on: lane)
+        pumpClaims(on: lane)
         giveUpDrained()
     }
 
@@ -174,24 +175,27 @@ final class OutgoingLink: LinkEnd {
         credit = max(engine.credit(handle), 0)
         subscriber?.pump(on: lane)
         isDraining = engine.isDraining(handle)
-        pumpClaims()
+        pumpClaims(on: lane)
         giveUpDrained()
     }
 
     /// What is left of a drained link's credit when everything has been sent goes back to the client (§2.6.7).
-    private func giveUpDrained() {
+    func giveUpDrained() {
         guard isDraining, credit > 0, subscriber?.hasNothingToSend ?? true, let engine = conversation.engine else {
             return
         }
+        if engine.bufferedBytes > 0 { engine.produce(into: connection) }
+        // The engine forgets it while messages wait for the peer's session window.
+        guard engine.bufferedBytes == 0 else { return conversation.waitToGiveUp(self) }
         engine.drained(handle)
         credit = 0
         conversation.touch()
     }
 
     /// Sends answers of `$cbs`.
-    func pumpClaims() {
+    func pumpClaims(on lane: Lane) {
         guard let claims, let engine = conversation.engine else { return }
-        while credit > 0, let answer = claims.next() {
+        while hasRoom(engine, lane), let answer = claims.next() {
             answer.withUnsafeBytes { send(MessageParts(first: $0), isSettled: true, context: 0, engine) }
             conversation.touch()
         }

@@ -77,6 +77,7 @@ final class Subscriber: Inbox {
         guard isDurable, !isClosing else { return end(on: lane) }
         principal.router.setPresence(self, false)
         shareOut(isEnding: false, on: lane)
+        releaseHeld(lane)
         endsAt = lane.now + UInt64(keepSeconds) * 1_000
         state.absent.add(self, dueAt: endsAt)
     }
@@ -298,10 +299,10 @@ final class Subscriber: Inbox {
     func settled(_ number: Int, _ outcome: Outcome?, on lane: Lane) {
         let entry = window.take(number)
         switch outcome {
-        // Settled without a word is done, too: the client will not settle it better the next time.
-        case .accepted, nil: break
+        case .accepted: break
         case .rejected: lane.counters.drop(.rejected)
-        case .released: comeBack(entry, hasFailed: false, lane)
+        // Settled without a word counts as the source's default outcome (§3.5.3), which is this one here.
+        case .released, nil: comeBack(entry, hasFailed: false, lane)
         case .modified(let isFailed, false): comeBack(entry, hasFailed: isFailed, lane)
         case .modified(_, true): lane.counters.drop(.rejected)
         }

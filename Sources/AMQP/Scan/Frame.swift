@@ -70,6 +70,10 @@ struct Frame {
         static let state = Said(rawValue: 1 << 10)
         /// Of flow: it asks for one in answer.
         static let echo = Said(rawValue: 1 << 11)
+        /// transfer.resume and attach.incomplete-unsettled: of deliveries that a link had before it was attached.
+        static let resume = Said(rawValue: 1 << 12)
+        /// The state of a transfer or disposition belongs to a transaction.
+        static let transactional = Said(rawValue: 1 << 13)
     }
 }
 

@@ -242,6 +242,12 @@ struct FrameGuard {
                 frame.channel, place, .notAllowed,
                 "more links than the peer's handle-max of \(sessions.values[place].maxLinks - 1)")
         }
+        // Its sender must not send anything new on such a link (§2.7.3). An unsettled map alone is answered by none.
+        guard !fields.said.contains(.resume) else {
+            return end(
+                frame.channel, place, .notImplemented,
+                "attach.incomplete-unsettled: deliveries of a former link are not resumed here")
+        }
         let isOutgoing = fields.said.contains(.receiver)
         let hash = frame.linkHash(isOutgoing: isOutgoing)
         guard !sessions.values[place].links.values.contains(where: { $0.nameHash == hash }) else {
@@ -308,6 +314,9 @@ struct FrameGuard {
         // Serial numbers (RFC 1982): more than half of all apart, and the last is before the first.
         guard last &- first <= UInt32(Int32.max) else {
             return end(channel, place, .invalidField, "disposition: the first is \(first), the last \(last)")
+        }
+        guard !fields.said.contains(.transactional) else {
+            return end(channel, place, .notImplemented, "disposition.state: transactions are not offered")
         }
         // The engine looks at what is unsettled, or at each number, whichever is fewer: a long range costs little, if
         // what it names is unsettled no longer afterwards. One that changes nothing could be said again and again.
@@ -423,6 +432,12 @@ struct FrameGuard {
         let link = session.links.values[index]
         let text: String
         switch wrong {
+        case .notOffered:
+            return end(
+                channel, place, .notImplemented,
+                fields.said.contains(.resume)
+                    ? "transfer.resume: deliveries of a former link are not resumed here"
+                    : "transfer.state: transactions are not offered")
         case .fromReceiver:
             return end(
                 channel, place, .notAllowed, "transfer on handle \(fields.handle), where the peer is the receiver")
@@ -442,7 +457,7 @@ struct FrameGuard {
     }
 
     /// What can be wrong with a transfer on a link that there is.
-    fileprivate enum WrongTransfer { case fromReceiver, noID, sequence, otherID, unsettled }
+    fileprivate enum WrongTransfer { case notOffered, fromReceiver, noID, sequence, otherID, unsettled }
 }
 
 extension FrameGuard.Hot {
@@ -451,6 +466,7 @@ extension FrameGuard.Hot {
     @inline(__always)
     mutating func take(_ fields: Frame.Fields) -> FrameGuard.WrongTransfer? {
         let said = fields.said
+        guard said.isDisjoint(with: [.resume, .transactional]) else { return .notOffered }
         if link.isPartial {
             guard !said.contains(.id) || fields.id == link.partialID else { return .otherID }
             if said.contains(.settledSaid), !said.contains(.settled), link.isPartialSettled { return .unsettled }

@@ -144,7 +144,7 @@ enum QuickFrame {
                 fields.said.insert(.id)
             }
             guard tag(&fields.said), uint() != nil, boolean(.settled, &fields.said, there: .settledSaid),
-                boolean(.more, &fields.said), nothing(), nothing(), boolean([], &fields.said),
+                boolean(.more, &fields.said), nothing(), nothing(), boolean(.resume, &fields.said),
                 boolean(.aborted, &fields.said), boolean([], &fields.said)
             else { return false }
             return left == 0 && place == end

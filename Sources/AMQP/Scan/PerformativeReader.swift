@@ -282,6 +282,7 @@ private struct FieldNumbers {
             put(1, in: &fields.handle, .handle, &fields.said)
             put(9, in: &fields.id, .id, &fields.said)
             if values[2] != 0 { fields.said.insert(.receiver) }
+            if values[8] != 0 { fields.said.insert(.resume) }
             (fields.nameStart, fields.nameLength) = (start, values[0])
         case .flow:
             put(4, in: &fields.handle, .handle, &fields.said)
@@ -295,12 +296,15 @@ private struct FieldNumbers {
             if has(4) { fields.said.insert(.settledSaid) }
             if values[4] != 0 { fields.said.insert(.settled) }
             if values[5] != 0 { fields.said.insert(.more) }
+            if values[7] == 0x34 { fields.said.insert(.transactional) }
+            if values[8] != 0 { fields.said.insert(.resume) }
             if values[9] != 0 { fields.said.insert(.aborted) }
         case .disposition:
             put(1, in: &fields.id, .id, &fields.said)
             if values[0] != 0 { fields.said.insert(.receiver) }
             if values[3] != 0 { fields.said.insert(.settled) }
             if has(4), values[4] != 0x23 { fields.said.insert(.state) }
+            if values[4] == 0x34 { fields.said.insert(.transactional) }
             fields.limit = fields.id
             put(2, in: &fields.limit, .limit, &fields.said)
         case .detach: put(0, in: &fields.handle, .handle, &fields.said)
