@@ -12,8 +12,8 @@ from azure.servicebus import ServiceBusClient, ServiceBusMessage, TransportType
 from azure.servicebus.exceptions import ServiceBusError
 
 from node import Node, check, main
-from proton_client import Client, data, is_, text
-from web import MEBIBYTE, curl, publish
+from proton_client import Client, data, is_
+from web import MEBIBYTE, publish
 
 PATIENCE = 10
 
@@ -109,7 +109,8 @@ def test(*only):
                     continue
                 start = time.monotonic()
                 part(node, web)
-                print(f"{part.__name__} over {'WebSocket' if web else 'TCP'}: ok, {time.monotonic() - start:.1f} s", flush=True)
+                way = "WebSocket" if web else "TCP"
+                print(f"{part.__name__} over {way}: ok, {time.monotonic() - start:.1f} s", flush=True)
     return f"Azure's client: {len(PARTS)} parts passed, over TCP and WebSocket"
 
 

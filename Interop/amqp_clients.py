@@ -16,9 +16,9 @@ import time
 import uuid
 
 import proton
-from proton import Delivery, Described, Link, Message, Terminus, symbol
+from proton import Delivery, Described, Link, Message, symbol
 from proton.handlers import MessagingHandler
-from proton.reactor import Container, DynamicNodeProperties
+from proton.reactor import Container
 from proton.utils import BlockingConnection, LinkDetached, SendException
 
 import amqp_wire as wire
@@ -557,7 +557,8 @@ def messages():
     instructions = wire.described(0x71, wire.mapped((wire.symbol("x-hop"), wire.string("to the node only"))))
     footer = wire.described(0x78, wire.mapped((wire.symbol("x-sum"), wire.uint(5))))
     full = properties(wire.string("id"), wire.binary(b"c")) + application_properties()
-    for name, body in (("data", wire.described(0x75, wire.binary(MEBIBYTE[:100_000]))), ("text", value(wire.string("t")))):
+    bodies = (("data", wire.described(0x75, wire.binary(MEBIBYTE[:100_000]))), ("text", value(wire.string("t"))))
+    for name, body in bodies:
         names[f"every section and {name}"] = around + instructions + annotations + full + body + footer
         names[f"every section but a footer and {name}"] = around + instructions + annotations + full + body
     return names

@@ -26,9 +26,11 @@ KILLED = 60
 
 def paced(node):
     """Each is opened, used, closed; the last hundred are as quick as the first."""
-    times = []
+    times, marks = [], []
     receiver = Client(node).receiver("paced", grants=1_000)
     for number in range(CONNECTIONS):
+        if number % 250 == 0:
+            marks.append(node.processor_seconds())
         start = time.monotonic()
         client = Client(node, f"paced-{number}")
         client.sender("paced").accepted(text(body=f"{number}"))
@@ -36,13 +38,12 @@ def paced(node):
         times.append(time.monotonic() - start)
     check(receiver.bodies(CONNECTIONS) == [f"{number}" for number in range(CONNECTIONS)], "not what was sent")
     receiver.client.close()
-    first, last = statistics.median(times[:100]), statistics.median(times[-100:])
-    check(last < 1.5 * first + 0.002, f"the last took {last * 1e3:.1f} ms, the first {first * 1e3:.1f} ms")
-    check(statistics.median(times) < 0.02, f"a connection takes {statistics.median(times) * 1e3:.1f} ms")
-    # Nobody waits for a timer: neither 40 ms for an acknowledgement nor longer.
-    late = sum(took > 0.03 for took in times)
-    check(late < CONNECTIONS / 20, f"{late} of {CONNECTIONS} took longer than 30 ms")
-    return f"{CONNECTIONS} connections, {first * 1e3:.1f} ms each at first, {last * 1e3:.1f} at last"
+    marks.append(node.processor_seconds())
+    first, last = marks[1] - marks[0], marks[4] - marks[3]
+    check(last < 1.3 * first + 0.1, f"the last quarter took {last:.2f} s of the node's time, the first {first:.2f} s")
+    # Nobody waits for a timer: an acknowledgement that is put off takes 40 ms.
+    check(statistics.median(times) < 0.03, f"a connection takes {statistics.median(times) * 1e3:.1f} ms")
+    return f"{CONNECTIONS} connections of {statistics.median(times) * 1e3:.1f} ms, {last / 250 * 1e6:.0f} us of the node's"
 
 
 def raw_pace(node):
@@ -92,11 +93,12 @@ class Rounds:
             check(ended.error is None, f"a link was refused: {ended.error}")
 
     def run(self, count):
-        start = time.monotonic()
+        """The node's time that it takes."""
+        start = self.node.processor_seconds()
         while count > 0:
             self.batch(min(count, 100))
             count -= 100
-        return time.monotonic() - start
+        return self.node.processor_seconds() - start
 
 
 def rounds(node, count):
@@ -110,11 +112,11 @@ def rounds(node, count):
         sizes.append(node.resident_kilobytes())
     allowed = sizes[0] * 1.05 + 2_048
     check(sizes[1] <= allowed, f"{sizes[1]} KiB after the second round, {sizes[0]} after the first")
-    check(times[1] < 1.5 * times[0] + 0.5, f"the second round took {times[1]:.1f} s, the first {times[0]:.1f}")
+    check(times[1] < 1.3 * times[0] + 0.2, f"the second round took {times[1]:.1f} s, the first {times[0]:.1f}")
     found = node.metrics()
     check(found["apus_subscriptions"] == 0, f"{found['apus_subscriptions']} subscriptions are left")
     worker.raw.close()
-    return f"2 x {count} links, {sizes[0]} and {sizes[1]} KiB, {count / times[1]:.0f} a second"
+    return f"2 x {count} links, {sizes[0]} and {sizes[1]} KiB, {times[1] / count * 1e6:.0f} us each"
 
 
 def work_until_killed(node, number):

@@ -21,7 +21,7 @@ from proton import Delivery, Message, symbol
 
 from node import APUS, Node, check, main
 from paho_client import Client as Paho
-from proton_client import BINARY, Client, body_of, WORLD, Options, Receiver, data, is_, rest, text, until
+from proton_client import BINARY, WORLD, Client, Options, Receiver, body_of, data, is_, rest, text, until
 from web import MEBIBYTE, PATIENCE, Stream, Subscriber, curl, mosquitto_pub, properties, publish
 
 TOTAL = 1_000

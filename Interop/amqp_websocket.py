@@ -140,8 +140,8 @@ def refused(node, path, **more):
 
 def handshakes(node):
     for path, protocols, chosen in (
-        ("/amqp", ["amqp"], "amqp"), ("/amqp", ["soap", "amqp"], "amqp"), ("/$servicebus/websocket", ["AMQPWSB10"], "AMQPWSB10"),
-        ("/$servicebus/websocket", ["amqp"], "amqp"),
+        ("/amqp", ["amqp"], "amqp"), ("/amqp", ["soap", "amqp"], "amqp"),
+        ("/$servicebus/websocket", ["AMQPWSB10"], "AMQPWSB10"), ("/$servicebus/websocket", ["amqp"], "amqp"),
     ):
         with address(node, path, subprotocols=protocols) as web:
             is_(f"{protocols} at {path}", chosen, web.subprotocol)

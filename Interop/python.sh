@@ -3,9 +3,10 @@
 # prints its interpreter.
 set -euo pipefail
 venv=$(cd "$(dirname "$0")/.." && pwd)/.build/interop-venv
-if ! "$venv/bin/python3" -c 'import paho.mqtt, aiomqtt, gmqtt, selenium, websockets, yaml, schemathesis, proton, azure.servicebus, websocket' 2>/dev/null; then
-    # aiomqtt stands on paho; both agree on 2.x. python-qpid-proton is compiled, which takes half a minute; pip keeps the
-    # result.
+modules="paho.mqtt, aiomqtt, gmqtt, selenium, websockets, yaml, schemathesis, proton, azure.servicebus, websocket"
+if ! "$venv/bin/python3" -c "import $modules" 2>/dev/null; then
+    # aiomqtt stands on paho; both agree on 2.x. python-qpid-proton is compiled, which takes half a minute; pip keeps
+    # the result.
     python3 -m venv "$venv" >&2
     "$venv/bin/python3" -m pip install --quiet --disable-pip-version-check 'paho-mqtt>=2,<3' 'aiomqtt>=2,<3' \
         'gmqtt>=0.7,<1' 'selenium>=4.20,<5' 'websockets>=13,<17' 'PyYAML>=6,<7' 'schemathesis>=4,<5' \
