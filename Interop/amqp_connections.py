@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Proves that connections and links of AMQP come and go without a trace: 1,000 connections of Qpid Proton opened and
 closed one after another at a steady pace, links attached and detached in two long rounds of which the second leaves
-hardly more memory than the first, and clients killed at work whose sockets and links are gone at once.
+hardly more memory than the first, and clients killed at work whose sockets and links are gone at once. And that clients
+are told why the node ends their connections.
 
     amqp_connections.py [links a round, default 5000]
 
@@ -14,11 +15,14 @@ import statistics
 import struct
 import sys
 import time
+import urllib.error
+import urllib.parse
+import urllib.request
 
 import amqp_wire as wire
 from amqp_wire import ATTACH, DETACH, HEADER, Raw, attach_receiver, attach_sender, begin_frame, open_frame
 from node import Node, check, main
-from proton_client import Client, text
+from proton_client import Client, is_, text, until
 
 CONNECTIONS = 1_000
 KILLED = 60
@@ -163,10 +167,48 @@ def killed(node):
     return f"{2 * KILLED} killed or reset"
 
 
+def manage(node, method, name, rest=""):
+    """The status of a request about a client to the management interface."""
+    path = f"/v1/clients/{urllib.parse.quote(name, safe='')}{rest}"
+    try:
+        return urllib.request.urlopen(urllib.request.Request(f"http://{node.admin}{path}", method=method)).status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def forced(client):
+    """What a client is told whose connection the node ends."""
+    until(lambda: client.is_gone, f"{client.name} is still connected")
+    is_("the connection's end", "amqp:connection:forced", client.error.name)
+    return client.error.text
+
+
+def ended(node):
+    """Ended by an administrator, by the connection's name and by a link's, and by the node's stop."""
+    client = Client(node, "press 4/a?b%2F#1")
+    name = f"amqp:{client.name}"
+    is_("a look", 200, manage(node, "GET", name))
+    is_("a trace", 409, manage(node, "PUT", name, "/trace"))
+    is_("an end", 204, manage(node, "DELETE", name))
+    is_("its reason", "ended by an administrator", forced(client))
+    client = Client(node, "kicked")
+    client.receiver("kicked/#", name="link/#", durable=True)
+    is_("an end by a link", 204, manage(node, "DELETE", "amqp:kicked/link/#"))
+    is_("its reason", "ended by an administrator", forced(client))
+    is_("what is durable", 409, manage(node, "DELETE", "amqp:kicked/link/#"))
+    is_("its end", 204, manage(node, "DELETE", "amqp:kicked/link/#", "?session=true"))
+    is_("a look at it", 404, manage(node, "GET", "amqp:kicked/link/#"))
+    clients = [Client(node), Client(node)]
+    clients[0].receiver("stop/#")
+    node.process.send_signal(signal.SIGTERM)
+    is_("its reason", ["the node is stopping"] * 2, [forced(client) for client in clients])
+    return "told why they end"
+
+
 def test(count):
     with Node(amqp=True) as node:
         said = []
-        for part in (raw_pace, paced, lambda node: rounds(node, count), killed):
+        for part in (raw_pace, paced, lambda node: rounds(node, count), killed, ended):
             said.append(part(node))
             print(said[-1], flush=True)
     return "connections: " + "; ".join(said)

@@ -23,7 +23,10 @@ extension AdminService {
         for (method, isOn) in [(Method.put, true), (.delete, false)] {
             table.add(method, "/v1/clients/{id}/trace") { [unowned self] request, responder in
                 withInbox(request, responder) { inbox, lane in
-                    inbox.setTrace(isOn, on: lane)
+                    guard inbox.setTrace(isOn, on: lane) else {
+                        responder.send(Problem(409, "Only packets of MQTT clients can be logged."))
+                        return
+                    }
                     responder.send(.noContent)
                 }
             }

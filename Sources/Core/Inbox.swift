@@ -79,7 +79,8 @@ open class Inbox: Port {
     open func kick(endsSession: Bool, on lane: Lane) { link?.close(.administrative) }
 
     /// Switches the log of its connections' packets on or off.
-    open func setTrace(_ isOn: Bool, on lane: Lane) {}
+    /// - Returns: false when its protocol has none.
+    open func setTrace(_ isOn: Bool, on lane: Lane) -> Bool { false }
 
     /// Whether one more event may wait.
     public final func hasRoom(for event: Event, _ limits: Limits) -> Bool {

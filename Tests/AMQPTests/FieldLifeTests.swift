@@ -184,6 +184,7 @@ import Testing
         let client = FieldClient(node)
         _ = client.receiver("sub", from: "a", keeps: true)
         let inbox = try #require(node.inbox("amqp:c"))
+        #expect(!inbox.setTrace(true, on: node.lanes[0]), "there is no log of frames")
         inbox.kick(endsSession: false, on: node.lanes[0])
         node.settle()
         client.hear()

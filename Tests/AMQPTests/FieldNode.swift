@@ -68,6 +68,8 @@ final class FieldLink: Link {
     }
 
     override func appendSlowly(_ bytes: UnsafeRawPointer, _ count: Int) {
+        // As the reactor's connection: what ends is not begun to be written to.
+        guard connection.closing == nil || isOpen else { return }
         open()
         collect()
         collected += UnsafeRawBufferPointer(start: bytes, count: count)

@@ -34,7 +34,8 @@ import Testing
     private func switchTrace(_ isOn: Bool, of clientID: String, _ node: TestNode) throws {
         let address = try #require(node.router.session(of: clientID))
         let lane = node.lanes[address.lane]
-        try #require(lane.port(at: address) as? Inbox).setTrace(isOn, on: lane)
+        let inbox = try #require(lane.port(at: address) as? Inbox)
+        #expect(inbox.setTrace(isOn, on: lane))
     }
 
     @Test func everyPacketOfAConnectionIsALine() throws {

@@ -350,6 +350,8 @@ final class AMQPConversation: Conversation {
     /// Sends close, behind an open if that has not been sent (§2.4.1): nobody understands it otherwise.
     private func closeEngine(_ error: AMQPError?) {
         guard let engine else { return }
+        // A connection that is ending takes what it has room for, and nothing behind it.
+        touch()
         // An engine that has given up has its close frame ready.
         if !engine.isClosed {
             switch state {

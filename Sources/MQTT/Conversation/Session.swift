@@ -330,7 +330,10 @@ final class Session: Inbox {
 
     override func kick(endsSession: Bool, on lane: Lane) { kickSession(endsSession: endsSession, on: lane) }
 
-    override func setTrace(_ isOn: Bool, on lane: Lane) { changeTrace(isOn, on: lane) }
+    override func setTrace(_ isOn: Bool, on lane: Lane) -> Bool {
+        changeTrace(isOn, on: lane)
+        return true
+    }
 
     override func receiptArrived(token: UInt32, refused: Int, more: Int, on lane: Lane) {
         conversation?.receiptArrived(token: token, on: lane)
