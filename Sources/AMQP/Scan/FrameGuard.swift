@@ -23,6 +23,8 @@ struct FrameGuard {
         var nameHash: Int?
         /// Whether the peer is the receiver.
         var isOutgoing: Bool
+        /// Bytes of its attach.
+        var size: UInt32 = 0
         /// A delivery has begun and not ended; its number and whether it was sent settled.
         var isPartial = false
         var isPartialSettled = false
@@ -38,6 +40,11 @@ struct FrameGuard {
         /// ``FrameGuard/flowCount`` with the last flow that asks for an answer and has none.
         var askedAt: UInt32?
     }
+
+    /// Bytes of the attach frames of all links that are attached: the engine keeps what they say.
+    private var attachBytes = 0
+    /// For a thousand links with a few hundred bytes each, several times over.
+    static let maxAttachBytes = 4 << 20
 
     fileprivate struct Session {
         /// Which of the begins that passed it is.
@@ -130,6 +137,7 @@ struct FrameGuard {
         }
         lastSession = place
         if performative == .end {
+            for link in sessions.values[place].links.values { attachBytes -= Int(link.size) }
             sessions.remove(at: place)
             return .pass
         }
@@ -148,6 +156,7 @@ struct FrameGuard {
             guard let link = sessions.values[place].links.place(of: frame.fields.handle) else {
                 return unattached(frame, place, "detach")
             }
+            attachBytes -= Int(sessions.values[place].links.values[link].size)
             sessions.values[place].links.remove(at: link)
             return .pass
         case .open, .begin, .end, .close: return .pass
@@ -255,8 +264,15 @@ struct FrameGuard {
                 frame.channel, place, .invalidField,
                 "attach.name: a link of this name and role is attached in the session already")
         }
+        guard attachBytes + frame.length <= Self.maxAttachBytes else {
+            return end(
+                frame.channel, place, .resourceLimitExceeded,
+                "the attached links of this connection have more than \(Self.maxAttachBytes) bytes of attach frames")
+        }
+        attachBytes += frame.length
         sessions.values[place].links.add(
-            fields.handle, Link(nameHash: hash, isOutgoing: isOutgoing, deliveryCount: fields.id))
+            fields.handle,
+            Link(nameHash: hash, isOutgoing: isOutgoing, size: UInt32(frame.length), deliveryCount: fields.id))
         return .pass
     }
 
