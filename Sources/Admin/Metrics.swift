@@ -27,7 +27,8 @@ public enum Metrics {
             "apus_connections_closed_total", "Connections ended, by reason.",
             CloseReason.allCases.map { ([("reason", label($0))], "\(counters.closed[$0.rawValue])") })
         text.counter(
-            "apus_connect_requests_total", "Requests to connect (MQTT CONNECT), whatever the answer.",
+            "apus_connect_requests_total",
+            "Requests to connect (MQTT CONNECT, SASL logins of AMQP), whatever the answer.",
             counters.connects)
         text.counter(
             "apus_descriptors_exhausted_total", "Times a connection found no file descriptor left.",

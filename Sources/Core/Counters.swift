@@ -94,7 +94,7 @@ public struct Counters: Sendable, Equatable {
     public var socketBytesIn: UInt64 = 0
     /// Bytes that sockets took.
     public var socketBytesOut: UInt64 = 0
-    /// Requests to connect (MQTT CONNECT), whatever the answer.
+    /// Requests to connect (MQTT CONNECT, SASL logins of AMQP), whatever the answer.
     public var connects: UInt64 = 0
     /// Sessions that ended because their clients did not come back in time.
     public var sessionsExpired: UInt64 = 0

@@ -368,6 +368,27 @@ import Testing
         #expect(node.router.subscriptionCount == 0)
     }
 
+    /// A temporary destination of JMS: a dynamic target whose address its connection, and nobody else, listens at.
+    @Test func dynamicTarget() throws {
+        let rules = [AccessRule(effect: .allow, action: .publish, topics: ["#"])]
+        let node = try FieldNode(rules: rules)
+        let client = FieldClient(node, "one")
+        let other = FieldClient(node, "two")
+        let target = client.sender("t", to: nil) { pn_terminus_set_dynamic(pn_link_target($0), true) }
+        let address = try #require(pn_terminus_get_address(pn_link_remote_target(target)).map { String(cString: $0) })
+        #expect(address.hasPrefix("apus/reply/"))
+        let receiver = client.receiver(from: address, credit: 10)
+        #expect(client.condition(receiver) == nil)
+        other.send(["answer"], on: other.sender(to: address))
+        other.pump()
+        client.pump()
+        #expect(client.texts(receiver) == ["answer"])
+        #expect(other.condition(other.receiver(from: address)) == "amqp:unauthorized-access")
+        #expect(client.condition(client.receiver("wild", from: "apus/reply/+")) == "amqp:unauthorized-access")
+        client.leave(target, closes: true)
+        #expect(client.condition(client.receiver("late", from: address)) == "amqp:unauthorized-access")
+    }
+
     /// Retained events come as credit does.
     @Test func retainedOneAtATime() throws {
         let node = try FieldNode()

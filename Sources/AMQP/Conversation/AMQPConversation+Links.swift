@@ -66,6 +66,7 @@ extension AMQPConversation {
         target.expiry = .linkDetach
         target.timeout = 0
         target.durability = .none
+        incomingLinks[handle]?.isDynamic = target.isDynamic
         engine.attach(
             handle,
             LocalAttach(
@@ -164,7 +165,7 @@ extension AMQPConversation {
             router.unregister(made, on: lane)
             throw AMQPError(.resourceLimitExceeded, "the node has as many subscriptions of links as it may")
         }
-        let asker = wish.isDynamic ? Principal.node(router) : principal
+        let asker = wish.isDynamic || isOwnTarget(filter) ? Principal.node(router) : principal
         let options: DeliveryOptions = .qos(1)
         switch router.subscribe(made, Subscription(filter: filter, options: options), as: asker, on: lane) {
         case .granted: break
@@ -178,6 +179,13 @@ extension AMQPConversation {
         state.subscribers[key] = made
         if filter.group == nil, !wish.isDynamic { made.startRetained(on: lane) }
         return made
+    }
+
+    /// Whether a filter is the address of a dynamic target of this connection: its client may listen there as at a
+    /// dynamic source, which is what JMS does at its temporary destinations.
+    private func isOwnTarget(_ filter: TopicFilter) -> Bool {
+        guard filter.group == nil, filter.bytes.starts(with: "apus/reply/".utf8) else { return false }
+        return incomingLinks.values.contains { $0.isDynamic && $0.topic?.elementsEqual(filter.bytes) == true }
     }
 
     // MARK: Detach and end

@@ -29,6 +29,8 @@ final class IncomingLink: LinkEnd {
     private(set) var topic: UnsafeBufferPointer<UInt8>?
     /// Whether it leads to the node at `$cbs`.
     let isClaims: Bool
+    /// Whether this node has made up its topic.
+    var isDynamic = false
     /// Why it was detached by this node; what still arrives is thrown away.
     var refusal: AMQPError?
     /// Whether the engine may have forgotten it, with its deliveries.
