@@ -13,7 +13,7 @@ extension AMQPConversation {
         }
         guard let outgoing = named ?? links.first, let claims = outgoing.claims else { return }
         claims.add(request.answer())
-        outgoing.pumpClaims()
+        outgoing.pumpClaims(on: lane)
     }
 }
 
@@ -26,6 +26,9 @@ final class ClaimsOutbox {
     private static let capacity = 64
 
     init(target: String) { self.target = target }
+
+    /// Whether no answer waits.
+    var isEmpty: Bool { waiting.isEmpty }
 
     /// Adds an answer; the oldest makes room for it.
     func add(_ answer: [UInt8]) {

@@ -135,6 +135,7 @@ final class OutgoingLink: LinkEnd {
     func unblocked(on lane: Lane) {
         isBlocked = false
         subscriber?.pump(on: lane)
+        pumpClaims(on: lane)
         giveUpDrained()
     }
 
@@ -174,24 +175,24 @@ final class OutgoingLink: LinkEnd {
         credit = max(engine.credit(handle), 0)
         subscriber?.pump(on: lane)
         isDraining = engine.isDraining(handle)
-        pumpClaims()
+        pumpClaims(on: lane)
         giveUpDrained()
     }
 
     /// What is left of a drained link's credit when everything has been sent goes back to the client (§2.6.7).
     private func giveUpDrained() {
-        guard isDraining, credit > 0, subscriber?.hasNothingToSend ?? true, let engine = conversation.engine else {
-            return
-        }
+        guard isDraining, credit > 0, subscriber?.hasNothingToSend ?? claims?.isEmpty ?? true,
+            let engine = conversation.engine
+        else { return }
         engine.drained(handle)
         credit = 0
         conversation.touch()
     }
 
     /// Sends answers of `$cbs`.
-    func pumpClaims() {
+    func pumpClaims(on lane: Lane) {
         guard let claims, let engine = conversation.engine else { return }
-        while credit > 0, let answer = claims.next() {
+        while !claims.isEmpty, hasRoom(engine, lane), let answer = claims.next() {
             answer.withUnsafeBytes { send(MessageParts(first: $0), isSettled: true, context: 0, engine) }
             conversation.touch()
         }
@@ -202,6 +203,8 @@ final class OutgoingLink: LinkEnd {
     func detach(isClosing: Bool, on lane: Lane) {
         let subscriber = self.subscriber
         self.subscriber = nil
+        // It may wait for room still: there is nothing to be given up when its turn comes, the engine forgets it.
+        credit = 0
         subscriber?.left(isClosing: isClosing, on: lane)
     }
 
