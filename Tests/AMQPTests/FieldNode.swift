@@ -397,7 +397,7 @@ final class FieldNode {
         connection.link.isCongested = false
         guard connection.closing == nil, connection.finishing == nil else { return bytes }
         connection.conversation.outputDrained(on: connection.lane)
-        if !connection.isPaused { connection.consume() }
+        if !connection.isPaused, !connection.carry.isEmpty { connection.consume() }
         connection.lane.finishPass()
         return bytes
     }

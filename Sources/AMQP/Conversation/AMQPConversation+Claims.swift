@@ -29,6 +29,9 @@ final class ClaimsOutbox {
 
     init(target: String) { self.target = target }
 
+    /// Whether no answer waits.
+    var isEmpty: Bool { waiting.isEmpty }
+
     /// Adds an answer; the oldest makes room for it.
     func add(_ answer: [UInt8]) {
         if waiting.count == Self.capacity { waiting.removeFirst() }

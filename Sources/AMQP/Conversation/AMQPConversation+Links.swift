@@ -9,6 +9,7 @@ extension AMQPConversation {
         let remote = engine.remoteAttach(handle)
         guardian.attached(
             handle, engine.name(handle), isOutgoing: !engine.isIncoming(handle), in: engine.session(of: handle))
+        let refusedBefore = lane.counters.subscriptionsRefused
         do throws(AMQPError) {
             if engine.isIncoming(handle) {
                 try attachIncoming(handle, remote, engine, lane)
@@ -18,7 +19,8 @@ extension AMQPConversation {
         } catch {
             if engine.isIncoming(handle) {
                 lane.counters.framesRefused &+= 1
-            } else {
+            } else if lane.counters.subscriptionsRefused == refusedBefore {
+                // The router counts what it refuses itself.
                 lane.counters.subscriptionsRefused &+= 1
             }
             refuse(handle, error, engine)
@@ -149,6 +151,10 @@ extension AMQPConversation {
                 throw AMQPError(.resourceLocked, "the subscription '\(key.name)' belongs to another user")
             }
             if known.filter == wish.filter, known.isNoLocal == wish.isNoLocal, known.isDurable, wish.keepSeconds > 0 {
+                // Attaching is subscribing again: the rules may have changed since.
+                guard principal.router.mayShare(known.filter, as: principal, on: lane) else {
+                    throw Self.mayNotSubscribe(known.filter)
+                }
                 return known
             }
             // Another topic under the same name ends what was there, as JMS wants it.
@@ -171,7 +177,7 @@ extension AMQPConversation {
         case .granted: break
         case .notAuthorized:
             made.end(on: lane)
-            throw AMQPError(.unauthorizedAccess, "subscribing to '\(filter.wholeText)' is not allowed")
+            throw Self.mayNotSubscribe(filter)
         case .overLimit:
             made.end(on: lane)
             throw AMQPError(.resourceLimitExceeded, "too many subscriptions")
@@ -186,6 +192,10 @@ extension AMQPConversation {
     private func isOwnTarget(_ filter: TopicFilter) -> Bool {
         guard filter.group == nil, filter.bytes.starts(with: "apus/reply/".utf8) else { return false }
         return incomingLinks.values.contains { $0.isDynamic && $0.topic?.elementsEqual(filter.bytes) == true }
+    }
+
+    private static func mayNotSubscribe(_ filter: TopicFilter) -> AMQPError {
+        AMQPError(.unauthorizedAccess, "subscribing to '\(filter.wholeText)' is not allowed")
     }
 
     // MARK: Detach and end

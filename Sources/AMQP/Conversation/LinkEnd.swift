@@ -183,9 +183,9 @@ final class OutgoingLink: LinkEnd {
 
     /// What is left of a drained link's credit when everything has been sent goes back to the client (§2.6.7).
     func giveUpDrained() {
-        guard isDraining, credit > 0, subscriber?.hasNothingToSend ?? true, let engine = conversation.engine else {
-            return
-        }
+        guard isDraining, credit > 0, subscriber?.hasNothingToSend ?? claims?.isEmpty ?? true,
+            let engine = conversation.engine
+        else { return }
         if engine.bufferedBytes > 0 { engine.produce(into: connection) }
         // The engine forgets it while messages wait for the peer's session window.
         guard engine.bufferedBytes == 0 else { return conversation.waitToGiveUp(self) }
@@ -197,7 +197,7 @@ final class OutgoingLink: LinkEnd {
     /// Sends answers of `$cbs`.
     func pumpClaims(on lane: Lane) {
         guard let claims, let engine = conversation.engine else { return }
-        while hasRoom(engine, lane), let answer = claims.next() {
+        while !claims.isEmpty, hasRoom(engine, lane), let answer = claims.next() {
             answer.withUnsafeBytes { send(MessageParts(first: $0), isSettled: true, context: 0, engine) }
             conversation.touch()
         }
@@ -208,6 +208,8 @@ final class OutgoingLink: LinkEnd {
     func detach(isClosing: Bool, on lane: Lane) {
         let subscriber = self.subscriber
         self.subscriber = nil
+        // It may wait for room still: there is nothing to be given up when its turn comes, the engine forgets it.
+        credit = 0
         subscriber?.left(isClosing: isClosing, on: lane)
     }
 

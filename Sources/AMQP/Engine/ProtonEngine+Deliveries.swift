@@ -137,10 +137,33 @@ extension ProtonEngine {
 
     var bufferedBytes: Int {
         var count = 0
-        for session in sendingSessions { count += pn_session_outgoing_bytes(session.pointer) }
+        for session in sendingSessions {
+            count += pn_session_outgoing_bytes(session.pointer)
+            if !leftBehind.isEmpty, let known = leftBehind[session], let known { count -= known }
+        }
         if count == 0 { sendingSessions.removeAll(keepingCapacity: true) }
         return count
     }
+
+    /// When the other links of a session have sent everything, what it has left is what links that are gone had not
+    /// sent: it must not hold the others back for ever. It has a bound, because it stays in memory.
+    func countLeftBehind() {
+        for (session, known) in leftBehind where known == nil {
+            var next = pn_link_head(connection, 0)
+            while let link = next {
+                // Those that are gone are still among them.
+                let isThere = pn_link_session(link) == session.pointer && pn_link_get_context(link) != Self.mark
+                if isThere, pn_link_queued(link) > 0 { break }
+                next = pn_link_next(link, 0)
+            }
+            guard next == nil else { continue }
+            let bytes = pn_session_outgoing_bytes(session.pointer)
+            leftBehind.updateValue(min(bytes, Self.mostLeftBehind), forKey: session)
+        }
+    }
+
+    /// Bytes that the links of a session may leave behind before others are held back after all.
+    private static var mostLeftBehind: Int { 1 << 20 }
 
     @inline(__always)
     private func noteSending(_ session: Session) {

@@ -71,6 +71,9 @@ extension ProtonEngine {
     func free(_ link: Link) {
         isDue = true
         hasFreedLinks = true
+        if pn_link_is_sender(link.pointer), pn_link_queued(link.pointer) > 0 {
+            leftBehind.updateValue(nil, forKey: session(of: link))
+        }
         pn_link_set_context(link.pointer, Self.mark)
         pn_link_free(link.pointer)
     }

@@ -40,6 +40,9 @@ final class ProtonEngine: AMQPEngine {
 
     /// Sessions to which messages have been given that may not have been produced yet. Hardly ever more than one.
     var sendingSessions: [Session] = []
+    /// What links that are gone had not sent, by session; nil until it is known. Proton keeps and counts it for as long
+    /// as there is the session.
+    var leftBehind: [Session: Int?] = [:]
     /// The next delivery tag, unique among the unsettled deliveries of a link.
     var nextTag: UInt32 = 0
 
@@ -98,6 +101,7 @@ final class ProtonEngine: AMQPEngine {
             output.append(start, due.size)
             due = pn_connection_driver_write_done(driver, due.size)
         }
+        if !leftBehind.isEmpty { countLeftBehind() }
     }
 
     /// Has the transport close the connection with an error of ours, as it does with its own.
@@ -172,6 +176,7 @@ final class ProtonEngine: AMQPEngine {
         isDue = true
         hasFreedSessions = true
         if let index = sendingSessions.firstIndex(of: session) { sendingSessions.remove(at: index) }
+        leftBehind[session] = nil
         pn_session_set_context(session.pointer, Self.mark)
         pn_session_free(session.pointer)
     }
