@@ -374,6 +374,10 @@ open class Lane {
         deferred.append(.redistribute(event, group: group, router))
     }
 
+    /// Whether something has been put off, or mail staged, since the loop last had it routed and posted: a conversation
+    /// that sends at the end of a pass may do so. Then the loop must not wait.
+    public final var hasPutOff: Bool { !deferred.isEmpty || hasStaged }
+
     /// Routes what was put off; the loop calls it after every turn's end and before it sends.
     public final func routeDeferred() {
         guard !deferred.isEmpty else { return }

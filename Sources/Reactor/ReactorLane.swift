@@ -127,7 +127,8 @@ final class ReactorLane: Lane {
     }
 
     private func timeout() -> Int32 {
-        if !closing.isEmpty || !resumed.isEmpty || !moving.isEmpty || !yielding.isEmpty || hasWork { return 0 }
+        if !closing.isEmpty || !resumed.isEmpty || !moving.isEmpty || !yielding.isEmpty { return 0 }
+        if hasWork || hasPutOff { return 0 }
         var wait = timers.wait(from: now) ?? -1
         func atMost(_ time: UInt64) {
             let left = time > now ? Int(time - now) : 0

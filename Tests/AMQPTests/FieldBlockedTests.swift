@@ -120,6 +120,7 @@ import Testing
         reader.pump()
         let sent = publisher.send((0..<17).map { Self.large($0, 30_000) }, on: publisher.sender(to: "a"))
         publisher.pump()
+        reader.pump()
         reader.connection.link.isStalled = true
         reader.proton.grant(receiver, 1_000)
         node.receive(reader.connection, reader.proton.bytes())

@@ -248,6 +248,7 @@ final class FieldLane: Lane {
     /// Whether there is something to do.
     fileprivate var isBusy: Bool {
         !resumed.isEmpty || !closing.isEmpty || !moving.isEmpty || !touched.isEmpty || !yielding.isEmpty || hasWork
+            || hasPutOff
     }
 
     fileprivate func resumeYielding() {

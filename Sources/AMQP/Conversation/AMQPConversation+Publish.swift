@@ -102,11 +102,6 @@ extension AMQPConversation {
         let topic = try topic(of: message, incoming, turn, lane)
         let event = turn.events + turn.eventCount
         note(delivery, isSettled, engine)
-        if message.isPlain, extend(message, topic, isSettled, incoming, turn) {
-            event.pointee = EventView(payload: message.payloadStart, payloadLength: message.payload.count)
-            turn.eventCount += 1
-            return
-        }
         var run = EventRun(
             topic: topic.start, topicLength: topic.count, events: event, count: 1, wire: message.head.start,
             wireLength: bytes.count, properties: message.head.start, propertiesLength: message.head.count,
@@ -191,27 +186,6 @@ extension AMQPConversation {
             engine.setContext(delivery, 1)
         }
         turnDeliveries.append(isSettled ? nil : delivery)
-    }
-
-    /// Adds a message to the turn's last run, if it differs from the ones there in its payload alone and lies behind
-    /// them.
-    private func extend(
-        _ message: IncomingMessage, _ topic: UnsafeRawBufferPointer, _ isSettled: Bool, _ incoming: IncomingLink,
-        _ turn: Turn
-    ) -> Bool {
-        guard turn.runCount > 0, lastLink == ObjectIdentifier(incoming) else { return false }
-        let run = turn.runs + (turn.runCount - 1)
-        guard run.pointee.packing != nil, run.pointee.qos == (isSettled ? 0 : 1),
-            run.pointee.expiresAt == 0, message.ttlMilliseconds == nil,
-            message.absoluteExpiryTime == nil,
-            run.pointee.wire + run.pointee.wireLength == message.head.start,
-            run.pointee.propertiesLength == message.head.count,
-            run.pointee.topic == topic.baseAddress || run.pointee.topicBytes.elementsEqual(topic),
-            bytesEqual(run.pointee.properties, message.head.start, message.head.count)
-        else { return false }
-        run.pointee.count += 1
-        run.pointee.wireLength += message.head.count + message.payload.count
-        return true
     }
 
     /// Where a message goes: the link's topic, or its own `to` (§3.2.4).

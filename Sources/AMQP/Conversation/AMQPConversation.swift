@@ -161,7 +161,7 @@ final class AMQPConversation: Conversation {
             touch()
         }
         let isDone = end + skipped == 0 && isIncomplete
-        return Step(consumed: end + skipped, verdict: isDone ? finish(turn) : nil)
+        return Step(consumed: end + skipped, verdict: isDone ? .waiting : nil)
     }
 
     /// What a frame means at most, other than a transfer.
@@ -171,9 +171,6 @@ final class AMQPConversation: Conversation {
         default: 8
         }
     }
-
-    /// All bytes have been taken that are complete.
-    private func finish(_ turn: Turn) -> Verdict { .waiting }
 
     /// What a frame deserves that the engine was not given.
     private func act(on verdict: FrameGuard.Verdict, _ engine: Engine, _ lane: Lane) -> Verdict? {
