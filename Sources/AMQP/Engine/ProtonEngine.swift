@@ -40,8 +40,8 @@ final class ProtonEngine: AMQPEngine {
 
     /// Sessions to which messages have been given that may not have been produced yet. Hardly ever more than one.
     var sendingSessions: [Session] = []
-    /// What links that are gone had not sent, by session; nil until it is known. Proton keeps and counts it for as long as
-    /// there is the session.
+    /// What links that are gone had not sent, by session; nil until it is known. Proton keeps and counts it for as long
+    /// as there is the session.
     var leftBehind: [Session: Int?] = [:]
     /// The next delivery tag, unique among the unsettled deliveries of a link.
     var nextTag: UInt32 = 0
