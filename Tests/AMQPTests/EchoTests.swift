@@ -4,8 +4,8 @@ import Testing
 
 @testable import AMQP
 
-/// Flows that ask for one in answer (§2.7.4, echo): the numbers are those that Proton's own flows say, and Proton at the
-/// other end goes on with them.
+/// Flows that ask for one in answer (§2.7.4, echo): the numbers are those that Proton's own flows say, and Proton at
+/// the other end goes on with them.
 @Suite struct EchoTests {
     /// A flow as it was sent.
     private struct Flow: Equatable {
