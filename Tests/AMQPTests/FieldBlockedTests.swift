@@ -158,7 +158,27 @@ import Testing
         #expect(client.texts(second) == ["x"])
     }
 
-    // MARK: Who may
+    // MARK: How many, and who may
+
+    /// Sessions share what a connection may have.
+    @Test func linksOfAConnection() throws {
+        var limits = Limits()
+        limits.maxAMQPLinks = 2
+        let node = try FieldNode(limits: limits)
+        let client = FieldClient(node)
+        var links: [OpaquePointer] = []
+        for number in 0..<9 {
+            let session = client.proton.session()
+            links.append(client.proton.sender(session, "s\(number)", to: "a"))
+            links.append(client.proton.receiver(session, "r\(number)", from: "a"))
+            client.pump()
+        }
+        #expect(links.prefix(16).allSatisfy { client.condition($0) == nil })
+        #expect(links.suffix(2).allSatisfy { client.condition($0) == "amqp:resource-limit-exceeded" })
+        client.leave(links[0], closes: true)
+        #expect(client.condition(client.sender("again", to: "a")) == nil)
+        #expect(client.closing == nil)
+    }
 
     @Test func refusedSubscriptionsAreCountedOnce() throws {
         let node = try FieldNode(rules: [AccessRule(effect: .allow, action: .subscribe, topics: ["in/a"])])
