@@ -4,8 +4,9 @@ import Core
 extension AMQPConversation {
     // MARK: Attach
 
-    /// A connection may have as many links as so many full sessions: each takes some kilobytes.
-    private static let fullSessions = 8
+    /// Links that a connection may have: as many as eight full sessions, each of some kilobytes. Those that were
+    /// refused count until the client detaches them, because the engine keeps them as long.
+    func mostLinks(_ lane: Lane) -> Int { lane.limits.maxAMQPLinks * 8 }
 
     /// attach has come: answered in any case, with the link or with why not.
     func attached(_ handle: Engine.Link, _ engine: Engine, on lane: Lane) {
@@ -14,10 +15,6 @@ extension AMQPConversation {
             handle, engine.name(handle), isOutgoing: !engine.isIncoming(handle), in: engine.session(of: handle))
         let refusedBefore = lane.counters.subscriptionsRefused
         do throws(AMQPError) {
-            let most = lane.limits.maxAMQPLinks * Self.fullSessions
-            guard incomingLinks.count + outgoingLinks.count < most else {
-                throw AMQPError(.resourceLimitExceeded, "a connection may have \(most) links")
-            }
             if engine.isIncoming(handle) {
                 try attachIncoming(handle, remote, engine, lane)
             } else {
