@@ -158,7 +158,32 @@ import Testing
         #expect(client.texts(second) == ["x"])
     }
 
-    // MARK: Who may
+    // MARK: How many, and who may
+
+    /// Sessions share what a connection may have.
+    @Test func linksOfAConnection() throws {
+        var limits = Limits()
+        limits.maxAMQPLinks = 2
+        let node = try FieldNode(limits: limits)
+        let client = FieldClient(node)
+        for number in 0..<8 {
+            let session = client.proton.session()
+            // What was refused counts until it is detached.
+            let refused = client.proton.sender(session, "s\(number)", to: "queue://q")
+            _ = client.proton.receiver(session, "r\(number)", from: "a")
+            client.pump()
+            #expect(client.closing == nil)
+            guard number == 0 else { continue }
+            client.leave(refused, closes: true)
+            _ = client.proton.sender(session, "again", to: "a")
+            client.pump()
+        }
+        _ = client.sender(to: "a")
+        #expect(client.closing == .overLimit)
+        let condition = ProtonClient.condition(pn_connection_remote_condition(client.proton.connection))
+        #expect(condition?.name == "amqp:resource-limit-exceeded")
+        #expect(node.router.subscriptionCount == 0)
+    }
 
     @Test func refusedSubscriptionsAreCountedOnce() throws {
         let node = try FieldNode(rules: [AccessRule(effect: .allow, action: .subscribe, topics: ["in/a"])])

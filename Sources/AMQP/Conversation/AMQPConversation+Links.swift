@@ -4,6 +4,10 @@ import Core
 extension AMQPConversation {
     // MARK: Attach
 
+    /// Links that a connection may have: as many as eight full sessions, each of some kilobytes. Those that were
+    /// refused count until the client detaches them, because the engine keeps them as long.
+    func mostLinks(_ lane: Lane) -> Int { lane.limits.maxAMQPLinks * 8 }
+
     /// attach has come: answered in any case, with the link or with why not.
     func attached(_ handle: Engine.Link, _ engine: Engine, on lane: Lane) {
         let remote = engine.remoteAttach(handle)

@@ -256,7 +256,13 @@ final class AMQPConversation: Conversation {
             guardian.begun(session)
             engine.begin(session)
         case .ended(let session, _): sessionEnded(session, engine, on: lane)
-        case .attached(let handle): attached(handle, engine, on: lane)
+        case .attached(let handle):
+            let most = mostLinks(lane)
+            guard guardian.linkCount <= most else {
+                return fail(
+                    AMQPError(.resourceLimitExceeded, "a connection may have \(most) links"), .overLimit, on: lane)
+            }
+            attached(handle, engine, on: lane)
         case .detached(let handle, let isClosing, _): detached(handle, isClosing: isClosing, engine, on: lane)
         case .failed(let error):
             let isSilent = error.condition == .resourceLimitExceeded

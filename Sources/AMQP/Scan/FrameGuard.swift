@@ -100,6 +100,9 @@ struct FrameGuard {
         (self.channelMax, self.handleMax, usableChannelMax) = (channelMax, handleMax, channelMax)
     }
 
+    /// Links that the peer has attached and not detached, in all sessions that have not been ended.
+    var linkCount: Int { sessions.values.reduce(0) { $0 + $1.links.count } }
+
     /// Whether a frame may go to the engine, which is told of it then.
     @inline(__always)
     mutating func admit(_ frame: Frame) -> Verdict {
