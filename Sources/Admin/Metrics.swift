@@ -88,6 +88,7 @@ public enum Metrics {
         let counters = node.counters
         text.gauge("apus_queued_events", "Events that wait in sessions.", node.queuedEvents)
         text.gauge("apus_queued_bytes", "What the events that wait in sessions count for.", node.queuedBytes)
+        text.gauge("apus_held_runs", "Runs of events whose publishers wait for a full queue.", node.heldRuns)
         text.gauge("apus_retained_events", "Topics with a retained event.", node.retainedEvents)
         text.gauge("apus_retained_bytes", "What all retained events count for.", node.retainedBytes)
         let misses = min(counters.cacheMisses, counters.cacheLookups)

@@ -58,6 +58,9 @@ public struct NodeStatistics: Sendable {
     /// What they count for in limits.
     public var queuedBytes: Int { lanes.reduce(0) { $0 + $1.queuedBytes } }
 
+    /// Runs of events whose publishers wait for a full queue.
+    public var heldRuns: Int { lanes.reduce(0) { $0 + $1.heldRuns } }
+
     /// The traffic of each protocol, those without any included.
     public var traffic: [TrafficStatistics] {
         var all = protocols.map { TrafficStatistics(protocolName: $0) }

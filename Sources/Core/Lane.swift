@@ -128,6 +128,8 @@ open class Lane {
     public final internal(set) var queuedEvents = 0
     /// What they count for in limits.
     public final internal(set) var queuedBytes = 0
+    /// Runs whose publishers wait, because a full port of this lane holds their receipts.
+    public final private(set) var heldRuns = 0
     final var traffics: [Traffic] = []
     final let meter = LaneMeter()
 
@@ -264,11 +266,13 @@ open class Lane {
         // On the way from another lane the token is the publisher's lane's; without one nobody waits.
         guard runToken != 0 || run.pointee.publisher.lane == number else { return nil }
         held += 1
+        heldRuns += 1
         return Receipt(publisher: run.pointee.publisher, token: receiptToken())
     }
 
     /// A port that held a run has room again, or gives it up.
     public final func answer(_ receipt: Receipt, refused: Int = 0) {
+        heldRuns -= 1
         if receipt.publisher.lane == number {
             // Not at once: this may be in the middle of a conversation, and the publisher's is another one.
             deferred.append(.receipt(receipt, refused: refused))

@@ -113,6 +113,8 @@ public struct LaneStatistics: Sendable, Equatable {
     public var queuedEvents: Int
     /// What they count for in limits.
     public var queuedBytes: Int
+    /// Runs whose publishers wait for a full queue.
+    public var heldRuns: Int
     /// Bytes that wait in its mailbox.
     public var mailboxBytes: Int
     /// Topics in its match caches.
@@ -143,7 +145,8 @@ extension Lane {
         return LaneStatistics(
             number: number, counters: counters, traffic: traffics.map(\.statistics), ports: portCount,
             absentInboxes: absentLists.reduce(0) { $0 + $1.count }, queuedEvents: queuedEvents,
-            queuedBytes: queuedBytes, mailboxBytes: mailbox.pendingBytes.load(ordering: .relaxed),
+            queuedBytes: queuedBytes, heldRuns: heldRuns,
+            mailboxBytes: mailbox.pendingBytes.load(ordering: .relaxed),
             cacheEntries: caches.reduce(0) { $0 + $1.count }, cacheBytes: caches.reduce(0) { $0 + $1.bytes },
             passes: meter.passStatistics, latency: meter.latencyStatistics)
     }

@@ -16,11 +16,13 @@ struct HeldReceiptTests {
         field.settle()
         #expect(outcome.pending == 1 && outcome.token != 0)
         let receipt = try #require(slow.held.first)
+        #expect(field.all[lane].heldRuns == 1 && field.all[lane].statistics().heldRuns == 1)
         // From another lane an answer has come that promises one more.
         #expect(publisher.receipts.map(\.more) == (lane == 0 ? [] : [1]))
         field.all[lane].answer(receipt, refused: 2)
         field.all[lane].routeDeferred()
         field.settle()
+        #expect(field.all[lane].heldRuns == 0)
         #expect(publisher.receipts.last == Recorder.Receipt(token: outcome.token, refused: 2))
         #expect(publisher.receipts.reduce(0) { $0 + 1 - $1.more } == Int(outcome.pending))
     }
