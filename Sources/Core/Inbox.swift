@@ -55,11 +55,6 @@ open class Inbox: Port {
         lane.queuedBytes += entry.event.cost
     }
 
-    /// Whether no further event may wait.
-    public final func isFull(_ limits: Limits) -> Bool {
-        waiting.count >= limits.maxQueuedEvents || waiting.bytes >= limits.maxQueuedBytes
-    }
-
     private final func popWaiting(on lane: Lane) -> EventQueue.Entry? {
         guard let entry = waiting.popFirst() else { return nil }
         lane.queuedEvents -= 1

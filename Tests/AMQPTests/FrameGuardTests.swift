@@ -424,10 +424,5 @@ import Testing
         #expect(Self.admit(Self.end(5), &guardian).0 == .pass)
         #expect(guardian.session(on: 5) == nil)
         guardian.endedByUs(channel: 5)
-        guardian.closedByUs()
-        #expect(Self.admit(Self.begin(5), &guardian).0 == .discard)
-        #expect(Self.admit(Self.close, &guardian).0 == .pass)
-        guardian.closedByUs()
-        #expect(Self.admit(Self.close, &guardian).0 == .discard)
     }
 }

@@ -5,7 +5,6 @@ extension AMQPConversation {
     /// A guaranteed run that waits for receipts.
     struct UnsettledRun {
         var pending: Int
-        var refused: Int
         var link: IncomingLink
         var deliveries: [Engine.Delivery?]
     }
@@ -262,7 +261,7 @@ extension AMQPConversation {
         switch outcome.verdict {
         case .routed where outcome.pending > 0:
             unsettled[outcome.token] = UnsettledRun(
-                pending: Int(outcome.pending), refused: Int(outcome.refused), link: incoming,
+                pending: Int(outcome.pending), link: incoming,
                 deliveries: Array(deliveries))
             return
         case .routed: settle(deliveries, .accepted, incoming, engine)
@@ -291,10 +290,9 @@ extension AMQPConversation {
     }
 
     /// An answer of another lane, or of a subscription that has held a run.
-    func receiptArrived(token: UInt32, refused: Int, more: Int, on lane: Lane) {
+    func receiptArrived(token: UInt32, more: Int) {
         guard let engine, var run = unsettled[token] else { return }
         run.pending += more - 1
-        run.refused += refused
         guard run.pending <= 0 else { return unsettled[token] = run }
         unsettled[token] = nil
         // Of a link that is gone the deliveries are, too.

@@ -34,7 +34,7 @@ final class ConnectionPort: Inbox {
     }
 
     override func receiptArrived(token: UInt32, refused: Int, more: Int, on lane: Lane) {
-        conversation.receiptArrived(token: token, refused: refused, more: more, on: lane)
+        conversation.receiptArrived(token: token, more: more)
     }
 
     override func describe(on lane: Lane, maxSubscriptions: Int) -> InboxDescription {

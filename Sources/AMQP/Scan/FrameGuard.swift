@@ -188,12 +188,6 @@ struct FrameGuard {
         markEnded(place)
     }
 
-    /// This end has closed the connection: whatever comes but the peer's close is discarded.
-    mutating func closedByUs() {
-        coolDown()
-        if stage != .closed { stage = .closing }
-    }
-
     // MARK: Connection and sessions
 
     private mutating func open(_ frame: Frame) -> Verdict {
