@@ -48,16 +48,19 @@ import Testing
         return try residentBytes() - before
     }
 
+    /// Whether this is a build with a sanitizer: freed memory stays in use there, and leaks are found in another way.
+    private static let isSanitized = dlsym(nil, "__asan_init") != nil || dlsym(nil, "__tsan_init") != nil
+
     // In processes of their own: what other tests need at the time would be counted, too.
 
-    @Test func connectionsLeaveNothingBehind() async {
+    @Test(.disabled(if: isSanitized)) func connectionsLeaveNothingBehind() async {
         await #expect(processExitsWith: .success) {
             // One connection's engine has more than 20 KiB.
             guard try ProtonCycleTests.growth(200, 1_000, ProtonCycleTests.cycle) < 4_000_000 else { exit(2) }
         }
     }
 
-    @Test func linksLeaveNothingBehind() async {
+    @Test(.disabled(if: isSanitized)) func linksLeaveNothingBehind() async {
         await #expect(processExitsWith: .success) {
             let stage = EngineStage()
             let (session, _) = stage.open()
