@@ -9,6 +9,8 @@ public struct Credentials: Sendable, CustomStringConvertible {
     public var user: String?
     /// The password's bytes, or nil when the client gave none.
     public var password: [UInt8]?
+    /// Who the transport has proven the client to be, if the client wants to be that one; then there is no password.
+    public var provenUser: String?
     /// Whether the connection comes from this machine: a loopback address or a Unix socket.
     public var isLocal: Bool
     /// The peer's address as text, for the log and for rate limits.

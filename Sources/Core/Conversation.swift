@@ -74,6 +74,8 @@ open class Link: Output {
     public final var isLocal = true
     /// The peer's address, for the log.
     open var peer: String { "" }
+    /// Who the transport has proven the peer to be, as one with client certificates does; nil for nobody.
+    open var provenUser: String? { nil }
 
     /// Who is shown the connection's bytes. What was appended before a change is the former one's.
     public final var tap: LinkTap? { willSet { settleTap() } }

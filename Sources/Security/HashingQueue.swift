@@ -84,6 +84,13 @@ final class HashingQueue: Sendable {
         }
     }
 
+    /// A user whom the transport vouches for, with the groups that the table says, if it has the user.
+    func admit(proven user: String) -> AuthenticationResult {
+        state.withLock { state in
+            .accepted(state.users[user].map { state.identity(of: $0) } ?? Identity(user: user))
+        }
+    }
+
     func admitsAnonymous(isLocal: Bool) -> Bool {
         switch state.withLock({ $0.anonymous }) {
         case .loopback: isLocal

@@ -107,6 +107,7 @@ public final class PasswordAuthenticator: Authenticator, Sendable {
     public func authenticate(
         _ credentials: Credentials, reply: @escaping @Sendable (AuthenticationResult) -> Void
     ) -> AuthenticationResult? {
+        if let proven = credentials.provenUser { return queue.admit(proven: proven) }
         guard let user = credentials.user else {
             return queue.admitsAnonymous(isLocal: credentials.isLocal)
                 ? .accepted(Identity()) : .refused(.anonymousNotAllowed)

@@ -16,6 +16,9 @@ final class FieldLink: Link {
     fileprivate(set) var collected: [UInt8] = []
     fileprivate unowned let connection: FieldConnection
     private var isOpen = false
+    /// Whom the transport has proven the peer to be.
+    var proven: String?
+    override var provenUser: String? { proven }
     /// Whether the peer reads nothing: what is sent waits, as in a socket that is full.
     var isStalled = false { didSet { updateCongestion() } }
 
@@ -295,6 +298,7 @@ final class FieldAuthenticator: Authenticator {
     func authenticate(
         _ credentials: Credentials, reply: @escaping @Sendable (AuthenticationResult) -> Void
     ) -> AuthenticationResult? {
+        if let proven = credentials.provenUser { return .accepted(Identity(user: proven)) }
         if credentials.password == Array("wrong".utf8) { return .refused(.badCredentials) }
         return .accepted(Identity(user: credentials.user))
     }
@@ -302,6 +306,8 @@ final class FieldAuthenticator: Authenticator {
 
 /// A node of some lanes, all driven by the test's own thread.
 final class FieldNode {
+    /// Whom the transport of further connections proves their clients to be.
+    var proves: String?
     private final class Bell: Sendable { let isRung = Atomic<Bool>(false) }
 
     let router: Router
@@ -363,6 +369,7 @@ final class FieldNode {
         let connection = FieldConnection(number: connectionsMade, lane: lanes[lane])
         connectionsMade += 1
         connections[connection.number] = connection
+        connection.link.proven = proves
         connection.conversation =
             isMQTT
             ? mqtt.makeConversation(link: connection.link, on: lanes[lane])

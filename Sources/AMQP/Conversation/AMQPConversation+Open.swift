@@ -5,9 +5,11 @@ extension AMQPConversation {
     private static let header: [UInt8] = Array("AMQP".utf8) + [0, 1, 0, 0]
     private static let saslHeader: [UInt8] = Array("AMQP".utf8) + [3, 1, 0, 0]
 
-    /// The mechanisms that are offered. EXTERNAL comes with certificates.
-    static func mechanisms(_ settings: AMQPSettings, isLocal: Bool) -> [SASLServer.Mechanism] {
-        isLocal || settings.allowsRemotePlain ? [.plain, .anonymous] : [.anonymous]
+    /// The mechanisms that are offered: EXTERNAL where the transport has proven who the client is.
+    static func mechanisms(_ settings: AMQPSettings, _ link: Link) -> [SASLServer.Mechanism] {
+        let others: [SASLServer.Mechanism] =
+            link.isLocal || settings.allowsRemotePlain ? [.plain, .anonymous] : [.anonymous]
+        return link.provenUser == nil ? others : [.external] + others
     }
 
     // MARK: Headers
@@ -78,10 +80,16 @@ extension AMQPConversation {
                 .auth, error.condition == .notImplemented ? .badAuthenticationMethod : .malformedPacket,
                 bytes.count)
         }
+        let isExternal = initial.mechanism == .external
+        // Nobody may act for another one (RFC 4422 appendix A).
+        guard !isExternal || initial.authorizationID == nil || initial.authorizationID == link.provenUser else {
+            return refuse(.auth, .notAuthenticated, bytes.count)
+        }
         state = .authenticating(isSASL: true)
         return Step(
             consumed: frame.length,
-            verdict: authenticate(user: initial.user, password: initial.password, on: lane))
+            verdict: authenticate(
+                user: initial.user, password: initial.password, proven: isExternal ? link.provenUser : nil, on: lane))
     }
 
     private func refuse(_ code: SASLServer.Code, _ reason: CloseReason, _ consumed: Int) -> Step {
@@ -98,9 +106,12 @@ extension AMQPConversation {
     // MARK: Credentials
 
     /// - Returns: nil to go on with the next bytes.
-    private func authenticate(user: String?, password: [UInt8]?, on lane: Lane) -> Verdict? {
-        let credentials = Credentials(
+    private func authenticate(
+        user: String?, password: [UInt8]?, proven: String? = nil, on lane: Lane
+    ) -> Verdict? {
+        var credentials = Credentials(
             clientID: "", user: user, password: password, isLocal: link.isLocal, peer: user == nil ? "" : link.peer)
+        credentials.provenUser = proven
         let reply = link.callback { (conversation: Conversation, result: AuthenticationResult, lane: Lane) in
             guard let conversation = conversation as? AMQPConversation else { return }
             if conversation.decide(result, on: lane) == nil { conversation.link.resume() }

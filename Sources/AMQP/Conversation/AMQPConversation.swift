@@ -78,7 +78,7 @@ final class AMQPConversation: Conversation {
         self.context = context
         self.link = link
         connectDeadline = lane.now + UInt64(lane.limits.connectTimeoutSeconds) * 1_000
-        sasl = SASLServer(mechanisms: AMQPConversation.mechanisms(context.settings, isLocal: link.isLocal))
+        sasl = SASLServer(mechanisms: AMQPConversation.mechanisms(context.settings, link))
         scanner = FrameScanner(maxFrameBytes: lane.limits.maxAMQPFrameBytes)
         guardian = FrameGuard(
             channelMax: lane.limits.maxAMQPSessions - 1, handleMax: lane.limits.maxAMQPLinks - 1)
