@@ -77,7 +77,7 @@ extension AMQPConversation {
             initial = try sasl.take(frame)
         } catch {
             return refuse(
-                .auth, error.condition == .notImplemented ? .badAuthenticationMethod : .malformedPacket,
+                .auth, error.condition == .unauthorizedAccess ? .badAuthenticationMethod : .malformedPacket,
                 bytes.count)
         }
         let isExternal = initial.mechanism == .external
