@@ -62,6 +62,37 @@ open class Inbox: Port {
         return entry
     }
 
+    // MARK: Leaving a shared group
+
+    /// Gives what the client has not taken of its shared groups to other members (MQTT 5 §4.8.2): while the inbox lives
+    /// only to those that are present, when it ends to any. First what was sent, then what waits: the order in which it
+    /// was published.
+    /// - Parameter takeSent: takes what was sent and may leave, by the group; what may not stays with the protocol.
+    public final func shareOut(
+        isEnding: Bool, on lane: Lane, takeSent: (_ mayLeave: (UInt32) -> Bool) -> [(Event, UInt32)]
+    ) {
+        let router = principal.router
+        var answers: [UInt32: Bool] = [:]
+        func mayLeave(_ group: UInt32) -> Bool {
+            if group == 0 || isEnding { return group != 0 }
+            if let known = answers[group] { return known }
+            let answer = router.hasPresentMember(group)
+            answers[group] = answer
+            return answer
+        }
+        for (event, group) in takeSent(mayLeave) { lane.redistributeLater(event, group: group, in: router) }
+        var queue = takeWaiting(on: lane)
+        var kept = EventQueue()
+        while let entry = queue.popFirst() {
+            if mayLeave(entry.group) {
+                lane.redistributeLater(entry.event, group: entry.group, in: router)
+            } else {
+                kept.append(entry)
+            }
+        }
+        if !isEnding { putBack(kept, on: lane) }
+    }
+
     // MARK: Management
 
     /// What it tells about itself, with at most `maxSubscriptions` of its subscriptions.

@@ -106,33 +106,13 @@ final class Subscriber: Inbox {
     /// when it ends to any.
     private func shareOut(isEnding: Bool, on lane: Lane) {
         guard filter.group != nil else { return }
-        let router = principal.router
-        var answers: [UInt32: Bool] = [:]
-        func mayLeave(_ group: UInt32) -> Bool {
-            if group == 0 || isEnding { return group != 0 }
-            if let known = answers[group] { return known }
-            let answer = router.hasPresentMember(group)
-            answers[group] = answer
-            return answer
-        }
-        // First what was sent, then what waited: the order in which it was published.
-        for entry in returned.takeAll() {
-            if mayLeave(entry.group) {
-                lane.redistributeLater(entry.event, group: entry.group, in: router)
-            } else {
-                returned.add(entry)
+        shareOut(isEnding: isEnding, on: lane) { mayLeave in
+            var leaving: [(Event, UInt32)] = []
+            for entry in returned.takeAll() {
+                if mayLeave(entry.group) { leaving.append((entry.event, entry.group)) } else { returned.add(entry) }
             }
+            return leaving
         }
-        var queue = takeWaiting(on: lane)
-        var kept = EventQueue()
-        while let entry = queue.popFirst() {
-            if mayLeave(entry.group) {
-                lane.redistributeLater(entry.event, group: entry.group, in: router)
-            } else {
-                kept.append(entry)
-            }
-        }
-        if !isEnding { putBack(kept, on: lane) }
     }
 
     /// Everything that was sent and not settled is to be sent again.

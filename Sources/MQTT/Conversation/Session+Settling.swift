@@ -41,28 +41,6 @@ extension Session {
     /// lives only to members that are present; when it ends, to any.
     func shareOut(isEnding: Bool, on lane: Lane) {
         guard hasShared else { return }
-        let router = principal.router
-        var answers: [UInt32: Bool] = [:]
-        func mayLeave(_ group: UInt32) -> Bool {
-            if isEnding { return true }
-            if let known = answers[group] { return known }
-            let answer = router.hasPresentMember(group)
-            answers[group] = answer
-            return answer
-        }
-        // First what was sent, then what waited: the order in which it was published.
-        for (event, group) in inFlight.takeShared(mayLeave) {
-            lane.redistributeLater(event, group: group, in: router)
-        }
-        var queue = takeWaiting(on: lane)
-        var kept = EventQueue()
-        while let entry = queue.popFirst() {
-            if entry.group != 0, mayLeave(entry.group) {
-                lane.redistributeLater(entry.event, group: entry.group, in: router)
-            } else {
-                kept.append(entry)
-            }
-        }
-        if !isEnding { putBack(kept, on: lane) }
+        shareOut(isEnding: isEnding, on: lane) { inFlight.takeShared($0) }
     }
 }
