@@ -52,6 +52,7 @@ let package = Package(
             swiftSettings: hot),
         .target(name: "MQTT", dependencies: ["Core"], swiftSettings: hot),
         .target(name: "AMQP", dependencies: ["Core", "CProton"], swiftSettings: hot),
+        .target(name: "Mesh", dependencies: ["Core", "COpenSSL"], swiftSettings: hot),
         .target(
             name: "Web", dependencies: ["Core", "COpenSSL"], resources: [.embedInCode("Console")], swiftSettings: hot),
         .target(
@@ -66,7 +67,7 @@ let package = Package(
         .target(
             name: "Node",
             dependencies: [
-                "Core", "Reactor", "MQTT", "AMQP", "Web", "Webhooks", "Admin", "Security", "CLinux", "Yams",
+                "Core", "Reactor", "MQTT", "AMQP", "Mesh", "Web", "Webhooks", "Admin", "Security", "CLinux", "Yams",
                 .product(name: "Logging", package: "swift-log"),
             ], swiftSettings: strict),
         .executableTarget(
@@ -87,6 +88,8 @@ let package = Package(
             swiftSettings: strict),
         .testTarget(name: "MQTTTests", dependencies: ["MQTT", "Core"], swiftSettings: strict),
         .testTarget(name: "AMQPTests", dependencies: ["AMQP", "Core", "MQTT", "CProton"], swiftSettings: strict),
+        .testTarget(name: "MeshTests", dependencies: ["Mesh", "Core", "MQTT"], swiftSettings: strict),
+        .testTarget(name: "Simulation", dependencies: ["Mesh", "Core"], swiftSettings: strict),
         .target(name: "RawHTTP", path: "Tests/RawHTTP", swiftSettings: strict),
         .testTarget(
             name: "WebTests",

@@ -64,6 +64,9 @@ public struct EventRun: BitwiseCopyable {
     /// Whether its publisher waits for receipts, however long they take, and publishes less meanwhile: a full queue may
     /// hold its receipt (``Lane/hold(_:)``) instead of refusing the event.
     public var isPatient = false
+    /// Whether it comes from another node, which has chosen the destinations: it goes to this node's subscriptions
+    /// only, and to a shared group only when the other node says so (``Router/deliverShare(_:group:on:)``).
+    public var isFromMesh = false
     /// How the properties are taken out of what stands at ``properties``, when they are still as they were received;
     /// nil when they are as ``EventProperties`` reads them. See ``Port/takesPacked``.
     public var packing: Unmanaged<EventPacking>?

@@ -80,6 +80,16 @@ private final class Gathering<Answer: Sendable>: Sendable {
     }
 }
 
+/// Something that a lane calls at a time. Confined to its lane.
+public final class Alarm {
+    /// When, in the lane's milliseconds; .max for never.
+    public var at = UInt64.max
+    fileprivate let ring: (Lane) -> Void
+
+    /// Makes an alarm that is not set. It is to set itself again.
+    public init(_ ring: @escaping (Lane) -> Void) { self.ring = ring }
+}
+
 /// One thread with one event loop, as the router sees it: ports, a match cache, mail for the other lanes. The epoll
 /// reactor and the HTTP plane each have their own kind.
 ///
@@ -122,6 +132,8 @@ open class Lane {
     public final var belongings: [String: AnyObject] = [:]
     /// Called about once a second: expiry and the like.
     public final var chores: [(Lane) -> Void] = []
+    /// What wants to be called at certain times, more precisely than chores: few of them. The mesh has one.
+    public final var alarms: [Alarm] = []
     /// Adapters' inboxes that wait for their clients, for the statistics.
     public final var absentLists: [AbsentInboxes] = []
     /// Events that wait in this lane's inboxes; kept by ``Inbox``.
@@ -311,6 +323,23 @@ open class Lane {
 
     /// Called about once a second.
     public final func forgiveCostlyTurns() { turn.runCeiling = min(turn.runCeiling + 4, Turn.runCapacity) }
+
+    // MARK: Alarms
+
+    /// The time of the next alarm; nil for none. The loop does not wait longer.
+    public final var nextAlarm: UInt64? {
+        var next = UInt64.max
+        for alarm in alarms { next = min(next, alarm.at) }
+        return next == .max ? nil : next
+    }
+
+    /// Calls the alarms whose time has come; the loop calls it once a pass, after sockets and mail.
+    public final func ringAlarms() {
+        for alarm in alarms where alarm.at <= now {
+            alarm.at = .max
+            alarm.ring(self)
+        }
+    }
 
     // MARK: Work in portions
 

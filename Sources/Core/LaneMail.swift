@@ -27,6 +27,7 @@ struct MailRecord: BitwiseCopyable {
     /// In a receipt: how many further ones will come.
     var more: UInt32 = 0
     var isPatient = false
+    var isFromMesh = false
     var packing: Unmanaged<EventPacking>?
     /// The shared group that this is one member's share of; 0 for none.
     var group: UInt32 = 0
@@ -65,6 +66,7 @@ extension Lane {
         record.isRetained = run.pointee.isRetained
         record.expiresAt = run.pointee.expiresAt
         record.isPatient = run.pointee.isPatient
+        record.isFromMesh = run.pointee.isFromMesh
         record.packing = run.pointee.packing
         record.group = group
         record.targetCount = UInt32(count)
@@ -212,6 +214,7 @@ extension Lane {
             expiresAt: record.expiresAt)
         run.extensionLength = record.extensionLength
         run.isPatient = record.isPatient
+        run.isFromMesh = record.isFromMesh
         run.packing = record.packing
         runToken = record.token
         held = 0

@@ -250,7 +250,7 @@ public final class Router: @unchecked Sendable {
         for index in 0..<Int(entry.pointee.localCount) { refused &+= lane.deliver(run, targets + index) }
         outcome.refused = Int32(truncatingIfNeeded: refused)
         if entry.pointee.localCount < entry.pointee.targetCount { stageRemote(run, entry, on: lane, &outcome) }
-        if entry.pointee.groupCount > 0 { deliverToGroups(run, entry, on: lane, &outcome) }
+        if entry.pointee.groupCount > 0, !run.pointee.isFromMesh { deliverToGroups(run, entry, on: lane, &outcome) }
         if run.pointee.isRetained { retain(lane.unpacked(run), on: lane) }
         outcome.token = lane.runToken
         outcome.pending &+= Int32(truncatingIfNeeded: lane.held)

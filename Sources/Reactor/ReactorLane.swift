@@ -106,6 +106,7 @@ final class ReactorLane: Lane {
             if !yielding.isEmpty { resumeYielding() }
             for slot in timers.advance(to: now) { tick(slot) }
             if listenAgainAt != 0, now >= listenAgainAt { listenAgain() }
+            if !alarms.isEmpty { ringAlarms() }
             if now >= choresAt { doChores() }
             finishPass()
             endPass(at: apus_monotonic_ns())
@@ -135,6 +136,7 @@ final class ReactorLane: Lane {
             wait = wait < 0 ? left : min(wait, left)
         }
         if listenAgainAt != 0 { atMost(listenAgainAt) }
+        if let nextAlarm { atMost(nextAlarm) }
         if !chores.isEmpty { atMost(choresAt) }
         if isStopping { atMost(stopDeadline) }
         return Int32(clamping: wait)

@@ -1,0 +1,38 @@
+/// What the parts of the mesh ask of the node they belong to. ``MeshNode`` is one, tests and the simulation have others.
+///
+/// Every part (link state, interest, streams, retained events, sessions) is a state machine without socket, clock or
+/// thread: it is told what happened, and acts by calling these. Nothing here calls back into the part before it
+/// returns.
+protocol ControlPlane: AnyObject {
+    /// Monotonic milliseconds.
+    var now: UInt64 { get }
+    /// Milliseconds since 1970, for what other nodes compare.
+    func wallClock() -> UInt64
+    /// Unpredictable bits; seeded in the simulation.
+    func random() -> UInt64
+    /// The nodes there are.
+    var nodes: NodeTable { get }
+    /// Links whose control connection is established, in the order of their numbers; not all of them carry events yet.
+    var establishedLinks: [LinkNumber] { get }
+    /// Who is at the other end of an established link.
+    func peer(of link: LinkNumber) -> NodeIndex
+    /// Appends a complete frame to a link's control connection. A link that has gone takes nothing.
+    func send(_ frame: [UInt8], on link: LinkNumber)
+    /// Sends a complete frame to any node, link by link: on control connections, or in class `bulk` on data
+    /// connections for what may wait. It may get lost; frames of one kind to one node keep their order while routes
+    /// stay as they are.
+    /// - Returns: false when there is no route, or too much waits already.
+    @discardableResult
+    func route(_ frame: [UInt8], to node: NodeIndex, isBulk: Bool) -> Bool
+    /// Whether there is a route to a node now.
+    func isReachable(_ node: NodeIndex) -> Bool
+    /// Asks for the part's `tick` at a time, or before.
+    func wake(at time: UInt64)
+    /// A line of the log that an operator should see.
+    func log(_ level: MeshLogLevel, _ message: String)
+}
+
+/// How important a line of the log is.
+public enum MeshLogLevel: Int, Sendable {
+    case debug, info, notice, warning, error
+}

@@ -1,0 +1,118 @@
+import Core
+
+/// What is sealed in a frame: a run of events of one publisher to one topic.
+///
+///     0  flags u8 (0-1 QoS, 2 retained, 3 part of an event, 4 last part, 5 shares), shares u8, topic u16
+///     4  extension u16, events u16
+///     8  properties u32, milliseconds left u32 (0: does not expire)
+///     16 if retained: version, time u64 and writer u64
+///        for each share: node's short id u16, key of the group u64
+///        topic, properties, and for each event: length u32, payload
+struct EventContent {
+    /// One member of one shared group is to have the event: at this node.
+    struct Share: Equatable {
+        var shortID: UInt16
+        var key: UInt64
+    }
+
+    private static let fixedSize = 16
+    static let (retainedFlag, partFlag, lastPartFlag, sharesFlag): (UInt8, UInt8, UInt8, UInt8) = (4, 8, 16, 32)
+
+    /// Where the parts lie, borrowed.
+    var topic: UnsafeRawBufferPointer
+    var properties: UnsafeRawBufferPointer
+    var flags: UInt8
+    var extensionLength: UInt16
+    var eventCount: Int
+    /// Milliseconds that the events are still wanted for; 0 for ever.
+    var millisecondsLeft: UInt32
+    var version: (time: UInt64, writer: UInt64)
+    var shares: [Share]
+    /// The events: each its length and its payload.
+    var payloads: UnsafeRawBufferPointer
+
+    var qos: UInt8 { min(flags & 3, 2) }
+    var isRetained: Bool { flags & Self.retainedFlag != 0 }
+
+    /// Reads what is sealed in a frame; nil when it is malformed. Every length has been checked then.
+    init?(_ sealed: UnsafeRawBufferPointer) {
+        var reader = WireReader(sealed)
+        flags = reader.u8()
+        let shareCount = Int(reader.u8())
+        let topicLength = Int(reader.u16())
+        extensionLength = reader.u16()
+        eventCount = Int(reader.u16())
+        let propertiesLength = Int(reader.u32())
+        millisecondsLeft = reader.u32()
+        version = flags & Self.retainedFlag != 0 ? (reader.u64(), reader.u64()) : (0, 0)
+        shares = []
+        for _ in 0..<shareCount where !reader.isBroken {
+            shares.append(Share(shortID: reader.u16(), key: reader.u64()))
+        }
+        topic = reader.bytes(topicLength)
+        properties = reader.bytes(propertiesLength)
+        payloads = reader.rest()
+        guard !reader.isBroken, topicLength > 0, eventCount > 0, Int(extensionLength) <= propertiesLength else {
+            return nil
+        }
+        guard Self.areWhole(payloads, eventCount) else { return nil }
+    }
+
+    private static func areWhole(_ payloads: UnsafeRawBufferPointer, _ count: Int) -> Bool {
+        var offset = 0
+        for _ in 0..<count {
+            guard payloads.count - offset >= 4 else { return false }
+            let length = Int(UInt32(littleEndian: payloads.loadUnaligned(fromByteOffset: offset, as: UInt32.self)))
+            guard payloads.count - offset - 4 >= length else { return false }
+            offset += 4 + length
+        }
+        return offset == payloads.count
+    }
+
+    /// Bytes that ``write(_:_:shares:from:count:now:to:)`` writes.
+    static func size(_ run: UnsafePointer<EventRun>, shares: Int, from first: Int, count: Int) -> Int {
+        var size = fixedSize + shares * 10 + run.pointee.topicLength + run.pointee.propertiesLength + count * 4
+        if run.pointee.isRetained { size += 16 }
+        for index in first..<first + count { size += Int(run.pointee.events[index].payloadLength) }
+        return size
+    }
+
+    /// Seals events of a run that is not packed.
+    static func write(
+        _ run: UnsafePointer<EventRun>, shares: [Share], from first: Int, count: Int, now: UInt64,
+        version: (time: UInt64, writer: UInt64), to base: UnsafeMutableRawPointer
+    ) {
+        var place = base
+        func put(_ value: some FixedWidthInteger) {
+            place.storeBytes(of: value.littleEndian, as: type(of: value.littleEndian))
+            place += value.bitWidth / 8
+        }
+        func copy(_ bytes: UnsafeRawPointer, _ count: Int) {
+            place.copyMemory(from: bytes, byteCount: count)
+            place += count
+        }
+        let run = run.pointee
+        put(run.qos | (run.isRetained ? retainedFlag : 0) | (shares.isEmpty ? 0 : sharesFlag))
+        put(UInt8(truncatingIfNeeded: shares.count))
+        put(UInt16(truncatingIfNeeded: run.topicLength))
+        put(run.extensionLength)
+        put(UInt16(truncatingIfNeeded: count))
+        put(UInt32(truncatingIfNeeded: run.propertiesLength))
+        let left = run.expiresAt == 0 ? 0 : UInt32(clamping: max(1, run.expiresAt > now ? run.expiresAt - now : 1))
+        put(left)
+        if run.isRetained {
+            put(version.time)
+            put(version.writer)
+        }
+        for share in shares {
+            put(share.shortID)
+            put(share.key)
+        }
+        copy(run.topic, run.topicLength)
+        copy(run.properties, run.propertiesLength)
+        for index in first..<first + count {
+            put(run.events[index].payloadLength)
+            copy(run.events[index].payload, Int(run.events[index].payloadLength))
+        }
+    }
+}

@@ -1,0 +1,5 @@
+import Testing
+
+@testable import Mesh
+
+@Suite struct SimulationTests {}
