@@ -74,6 +74,8 @@ open class Link: Output {
     public final var isLocal = true
     /// The peer's address, for the log.
     open var peer: String { "" }
+    /// Bytes that the socket has not taken yet. Who keeps a queue of its own appends only while there are few.
+    open var unsentBytes: Int { 0 }
     /// Who the transport has proven the peer to be, as one with client certificates does; nil for nobody.
     open var provenUser: String? { nil }
 
@@ -109,6 +111,13 @@ open class Link: Output {
 public protocol Adapter: Sendable {
     /// The name in configuration and logs.
     var name: String { get }
+    /// The lane that all its connections live on; nil for whichever has the fewest.
+    var homeLane: Int? { get }
     /// A conversation for a new connection. Called on the connection's lane.
     func makeConversation(link: Link, on lane: Lane) -> Conversation
+}
+
+extension Adapter {
+    /// Any lane.
+    public var homeLane: Int? { nil }
 }
