@@ -130,7 +130,8 @@ public final class MeshConversation: Conversation {
 
     private func refuse(_ reason: ByeReason, _ text: String, _ consumed: Int) -> Progress {
         leave(reason, text)
-        return Progress(consumed: consumed, verdict: .close(.protocolError))
+        link.finish(.protocolError)
+        return Progress(consumed: consumed, verdict: .waiting)
     }
 
     /// Tells the other side why; the caller, or the connection's end, does the rest.
@@ -143,7 +144,12 @@ public final class MeshConversation: Conversation {
     /// Ends the connection with a reason.
     func end(_ reason: ByeReason, _ text: String) {
         leave(reason, text)
-        link.close(reason == .stopping ? .shutdown : .protocolError)
+        switch reason {
+        // Nobody is there to read it.
+        case .silence, .otherHalf, .replaced, .congested: link.close(.connectionLost)
+        case .stopping: link.finish(.shutdown)
+        default: link.finish(.protocolError)
+        }
     }
 
     // MARK: Handshake
