@@ -92,8 +92,8 @@ open class Link: Output {
     open func finish(_ reason: CloseReason) { close(reason) }
     /// An output that writes into this one, for a protocol inside of a protocol: it learns when this one is congested.
     public final weak var rider: Output? { didSet { rider?.isCongested = isCongested } }
-    /// Bytes appended that the socket has not taken yet, for conversations that keep their queues themselves. Who sees
-    /// any is told when they have gone, by ``Conversation/outputDrained(on:)`` in a later pass.
+    /// Bytes that the socket has not taken yet. Who keeps a queue of its own appends only while there are few, and who
+    /// sees any is told when they have gone, by ``Conversation/outputDrained(on:)`` in a later pass.
     open var unsentBytes: Int { 0 }
     /// Lets the system take no more than about so many bytes that it has not sent (`TCP_NOTSENT_LOWAT`), so that what
     /// waits does so where it can still be chosen from, and not in the socket.
@@ -116,13 +116,13 @@ open class Link: Output {
 public protocol Adapter: Sendable {
     /// The name in configuration and logs.
     var name: String { get }
-    /// The lane that all its connections live on; nil for the one with the fewest.
+    /// The lane that all its connections live on; nil for whichever has the fewest.
     var homeLane: Int? { get }
     /// A conversation for a new connection. Called on the connection's lane.
     func makeConversation(link: Link, on lane: Lane) -> Conversation
 }
 
 extension Adapter {
-    /// Connections are spread over the lanes.
+    /// Any lane.
     public var homeLane: Int? { nil }
 }

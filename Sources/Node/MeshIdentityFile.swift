@@ -174,7 +174,8 @@ final class MeshIdentityFile: Sendable {
         var count = 0
         while count < bytes.count {
             let more = bytes.withUnsafeMutableBytes { bytes in
-                Glibc.read(descriptor, $0.baseAddress! + count, $0.count - count)
+                let rest = UnsafeMutableRawBufferPointer(rebasing: bytes[count...])
+                return Glibc.read(descriptor, rest.baseAddress, rest.count)
             }
             if more < 0, errno == EINTR { continue }
             guard more >= 0 else { throw failure("cannot read \(path)", "the node must be able to read who it is") }
