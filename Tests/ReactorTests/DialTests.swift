@@ -65,9 +65,10 @@ private final class Door {
 
     init(backlog: Int32 = 16) throws {
         let any = try SocketAddress("127.0.0.1:0")
-        socket = Glibc.socket(AF_INET, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
-        #expect(any.withSystemAddress { bind(socket, $0, $1) } == 0 && listen(socket, backlog) == 0)
-        address = try #require(SocketAddress(socket: socket, peer: false))
+        let made = Glibc.socket(AF_INET, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
+        #expect(any.withSystemAddress { bind(made, $0, $1) } == 0 && listen(made, backlog) == 0)
+        socket = made
+        address = try #require(SocketAddress(socket: made, peer: false))
         var time = timeval(tv_sec: 5, tv_usec: 0)
         setsockopt(socket, SOL_SOCKET, SO_RCVTIMEO, &time, socklen_t(MemoryLayout<timeval>.size))
     }
