@@ -37,7 +37,7 @@ extension MeshNode: ControlPlane {
         var writer = WireWriter(.routed, isBulk ? .bulk : .control, capacity: frame.count + 32)
         writer.u16(destination)
         writer.u16(nodes[NodeTable.own].shortID)
-        writer.u64(identity.epoch)
+        writer.u64(epoch)
         writer.raw(frame)
         var whole = writer.finish()
         whole[6] = Forwarder.timeToLive
@@ -142,6 +142,7 @@ extension MeshNode: LinkStateEvents {
     }
 
     func nodeChanged(_ node: NodeIndex, isRestart: Bool) {
+        if node == NodeTable.own, isRestart { host.keep(epoch: epoch) }
         forwarder.nodeChanged(node)
         interest.nodeChanged(node, isRestart: isRestart)
     }

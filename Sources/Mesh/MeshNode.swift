@@ -19,6 +19,8 @@ open class MeshHost {
     open func log(_ level: MeshLogLevel, _ message: String) {}
     /// Keeps the number that this node has in destination sets for its next life.
     open func keep(shortID: UInt16) {}
+    /// Keeps the epoch, which had to be raised.
+    open func keep(epoch: UInt64) {}
 }
 
 /// The mesh as one node sees it: links, routes, who wants what, and the events on their way. Made of parts that do not
@@ -39,6 +41,9 @@ public final class MeshNode {
     private(set) var linkState: LinkState!
     private(set) var interest: Interest!
     let alarm: Alarm
+
+    /// This life's number; raised when another node has heard of a later one.
+    var epoch: UInt64 { nodes[NodeTable.own].epoch }
 
     // Links
     /// In the order of their numbers.

@@ -188,7 +188,7 @@ final class Forwarder {
         let base = link.queues[Int(frameClass.rawValue)].reserve(length)
         DataFrame.write(
             to: base, length: length, type: type, frameClass: frameClass, timeToLive: Self.timeToLive, lane: number,
-            flags: flags, originID: own, namespace: 0, originEpoch: node.identity.epoch,
+            flags: flags, originID: own, namespace: 0, originEpoch: node.epoch,
             destinations: branch.destinations.count)
         for index in 0..<branch.destinations.count {
             DataFrame.write(branch.destinations[index], at: index, to: base)
@@ -323,7 +323,7 @@ final class Forwarder {
 
     private func arrive(_ frame: DataFrame, _ mine: Destination, _ conversation: MeshConversation?, _ turn: Turn) {
         guard let origin = node.nodes.node(shortID: frame.originID), node.nodes[origin].epoch == frame.originEpoch,
-            mine.epochTag == Destination.tag(ofEpoch: node.identity.epoch)
+            mine.epochTag == Destination.tag(ofEpoch: node.epoch)
         else {
             node.counters.wrongEpoch &+= 1
             return

@@ -40,7 +40,7 @@ extension MeshNode {
         var own = Initiation()
         own.meshID = settings.meshID
         own.node = identity.id
-        own.epoch = identity.epoch
+        own.epoch = epoch
         own.instance = identity.instance
         own.name = identity.name
         own.purpose = dataOf == nil ? .control : .data
@@ -338,7 +338,7 @@ extension MeshNode {
     func learnTargets() {
         guard settings.join != .configured else { return }
         for node in 1..<max(nodes.count, 1) where !dials.targets.contains(where: { $0.node == node }) {
-            guard wants(node), let address = linkState.addresses(of: node).first else { continue }
+            guard wants(node), let address = linkState.node(node)?.addresses.first else { continue }
             // The one with the smaller id dials at once, so that not both do.
             let delay = identity.id < nodes[node].id ? random() % 100 : 1_500 + random() % 500
             dials.add(MeshSettings.LinkEntry(address: address), isConfigured: false, node: node, at: now + delay)
