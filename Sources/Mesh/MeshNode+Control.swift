@@ -143,7 +143,7 @@ extension MeshNode: LinkStateEvents {
 
     func nodeChanged(_ node: NodeIndex, isRestart: Bool) {
         if node == NodeTable.own, isRestart { host.keep(epoch: epoch) }
-        forwarder.nodeChanged(node)
+        arrivals.nodeChanged(node)
         interest.nodeChanged(node, isRestart: isRestart)
     }
 

@@ -37,7 +37,9 @@ public final class MeshNode {
     let nodes: NodeTable
     /// Events for other nodes come in here.
     let port: MeshPort
+    private(set) var departures: Departures!
     private(set) var forwarder: Forwarder!
+    private(set) var arrivals: Arrivals!
     private(set) var linkState: LinkState!
     private(set) var interest: Interest!
     let alarm: Alarm
@@ -90,7 +92,9 @@ public final class MeshNode {
 
     private func makeParts() {
         port.node = self
+        departures = Departures(self)
         forwarder = Forwarder(self)
+        arrivals = Arrivals(self)
         var own = LinkStateSettings(name: identity.name)
         own.addresses = settings.advertise
         own.isTransit = settings.isTransit
@@ -128,7 +132,7 @@ public final class MeshNode {
         learnTargets()
         dialDue()
         partDeadline = .max
-        for next in [linkState.tick(), interest.tick(), forwarder.tick()] {
+        for next in [linkState.tick(), interest.tick(), forwarder.tick(), arrivals.tick()] {
             if let next { partDeadline = min(partDeadline, next) }
         }
         judgeJoining()
