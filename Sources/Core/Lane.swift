@@ -56,6 +56,12 @@ public final class Lanes: @unchecked Sendable {
         return best
     }
 
+    /// A lane is given one more connection, whatever the others have.
+    public func assignConnection(to lane: Int) -> Int {
+        connectionJoined(lane)
+        return lane
+    }
+
     /// A connection of a lane has ended or moved away.
     public func connectionLeft(_ lane: Int) { shared[lane].load.connections.subtract(1, ordering: .relaxed) }
     /// A connection has moved to a lane.
