@@ -98,6 +98,7 @@ extension MeshNode: ControlPlane {
         var reader = WireReader(body)
         var problem: String?
         switch type {
+        case .traceAnswer: problem = probes.answered(&reader, from: origin)
         default: problem = "\(type) is not for nodes far away"
         }
         _ = reader.rest()

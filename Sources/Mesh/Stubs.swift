@@ -26,5 +26,6 @@ final class Interest {
     func nodeChanged(_ n: NodeIndex, isRestart: Bool) {}
     func nodeLeft(_ n: NodeIndex) {}
     var isSynchronised: Bool { true }
+    func count(of n: NodeIndex) -> Int { 0 }
     func tick() -> UInt64? { nil }
 }

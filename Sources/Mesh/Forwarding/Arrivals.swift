@@ -59,10 +59,10 @@ final class Arrivals {
         }
         while origins.count <= origin { origins.append(Origin()) }
         if origins[origin].epoch != frame.originEpoch { origins[origin] = Origin(epoch: frame.originEpoch) }
-        if frame.header.type == FrameType.streamData.rawValue {
-            arriveStream(frame, mine, from: origin, isCopy: isCopy)
-        } else {
-            arriveDirect(frame, mine, from: origin, isCopy: isCopy)
+        switch frame.header.type {
+        case FrameType.streamData.rawValue: arriveStream(frame, mine, from: origin, isCopy: isCopy)
+        case FrameType.trace.rawValue: node.probes.arrived(frame, from: origin)
+        default: arriveDirect(frame, mine, from: origin, isCopy: isCopy)
         }
     }
 

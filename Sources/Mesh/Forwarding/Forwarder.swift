@@ -148,6 +148,12 @@ final class Forwarder {
             guard let frame = DataFrame(bytes) else { return (.malformed, "a frame with events that cannot be read") }
             pass(frame, from: link.number)
             return nil
+        case FrameType.trace.rawValue:
+            guard let frame = DataFrame(bytes), let stamped = node.probes.stamped(frame) else {
+                return (.malformed, "a probe that cannot be read")
+            }
+            stamped.withUnsafeBytes { if let frame = DataFrame($0) { pass(frame, from: link.number, isCopy: true) } }
+            return nil
         case FrameType.routed.rawValue:
             return node.receiveRouted(
                 UnsafeRawBufferPointer(rebasing: bytes[FrameHeader.size...]), header, isBulk: true)
