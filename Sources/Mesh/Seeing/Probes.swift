@@ -1,3 +1,5 @@
+import Core
+
 /// Probes: frames that take the way an event of a topic would take, and note the time at every node.
 
 /// What came of a probe.

@@ -1,3 +1,5 @@
+import Core
+
 /// What an operator may see of the mesh from one node.
 public struct MeshTopology: Sendable {
     /// A node.
