@@ -84,6 +84,12 @@ struct EventContent {
         return size
     }
 
+    /// Says anew how long sealed events are wanted for, when they are sent again.
+    static func setMillisecondsLeft(_ milliseconds: UInt32, in sealed: UnsafeMutableRawBufferPointer) {
+        guard sealed.count >= fixedSize else { return }
+        sealed.storeBytes(of: milliseconds.littleEndian, toByteOffset: 12, as: UInt32.self)
+    }
+
     /// Seals events of a run that is not packed.
     static func write(
         _ run: UnsafePointer<EventRun>, shares: [Share], from first: Int, count: Int, now: UInt64,
