@@ -98,6 +98,7 @@ extension MeshNode: ControlPlane {
         var reader = WireReader(body)
         var problem: String?
         switch type {
+        case .traceAnswer: problem = probes.answered(&reader, from: origin)
         default: problem = "\(type) is not for nodes far away"
         }
         _ = reader.rest()
@@ -143,7 +144,7 @@ extension MeshNode: LinkStateEvents {
 
     func nodeChanged(_ node: NodeIndex, isRestart: Bool) {
         if node == NodeTable.own, isRestart { host.keep(epoch: epoch) }
-        forwarder.nodeChanged(node)
+        arrivals.nodeChanged(node)
         interest.nodeChanged(node, isRestart: isRestart)
     }
 

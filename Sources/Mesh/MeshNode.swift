@@ -13,6 +13,8 @@ open class MeshHost {
     open func wallClock() -> UInt64 { 0 }
     /// Monotonic microseconds.
     open func microseconds() -> UInt64 { 0 }
+    /// Microseconds since 1970.
+    open func wallMicroseconds() -> UInt64 { wallClock() * 1_000 }
     /// Unpredictable bits.
     open func random() -> UInt64 { 0 }
     /// A line of the log.
@@ -37,7 +39,10 @@ public final class MeshNode {
     let nodes: NodeTable
     /// Events for other nodes come in here.
     let port: MeshPort
+    private(set) var departures: Departures!
     private(set) var forwarder: Forwarder!
+    private(set) var arrivals: Arrivals!
+    private(set) var probes: Probes!
     private(set) var linkState: LinkState!
     private(set) var interest: Interest!
     let alarm: Alarm
@@ -90,7 +95,10 @@ public final class MeshNode {
 
     private func makeParts() {
         port.node = self
+        departures = Departures(self)
         forwarder = Forwarder(self)
+        arrivals = Arrivals(self)
+        probes = Probes(self)
         var own = LinkStateSettings(name: identity.name)
         own.addresses = settings.advertise
         own.isTransit = settings.isTransit
@@ -128,7 +136,7 @@ public final class MeshNode {
         learnTargets()
         dialDue()
         partDeadline = .max
-        for next in [linkState.tick(), interest.tick(), forwarder.tick()] {
+        for next in [linkState.tick(), interest.tick(), forwarder.tick(), arrivals.tick(), probes.tick()] {
             if let next { partDeadline = min(partDeadline, next) }
         }
         judgeJoining()

@@ -12,10 +12,10 @@ final class MeshPort: Port {
         if run.pointee.isFromMesh || run.pointee.topicBytes[0] == UInt8(ascii: "$") { return 0 }
         let first = lane.identifiers + Int(target.pointee.identifierStart)
         let wanted = UnsafeBufferPointer(start: first, count: Int(target.pointee.identifierCount))
-        return node.forwarder.publish(run, to: wanted, target.pointee, on: lane)
+        return node.departures.publish(run, to: wanted, on: lane)
     }
 
     override func receiptArrived(token: UInt32, refused: Int, more: Int, on lane: Lane) {
-        node.forwarder.receiptArrived(token: token)
+        node.arrivals.receiptArrived(token: token, more: more)
     }
 }

@@ -12,8 +12,6 @@ final class Interest {
     func nodeChanged(_ n: NodeIndex, isRestart: Bool) {}
     func nodeLeft(_ n: NodeIndex) {}
     var isSynchronised: Bool { true }
+    func count(of n: NodeIndex) -> Int { 0 }
     func tick() -> UInt64? { nil }
-}
-extension Router {
-    func attachMesh(_ p: Port, on lane: Lane, interestChanged: @escaping @Sendable () -> Void) { register(p, on: lane) }
 }

@@ -31,7 +31,9 @@ import Testing
     ])
     func whoDoesNotBelongIsToldWhy(_ difference: String, _ word: String) {
         let field = MeshField()
-        let a = field.start("a:1", links: []) { $0.secret = difference == "another mesh" ? nil : "correct horse battery" }
+        let a = field.start("a:1", links: []) {
+            $0.secret = difference == "another mesh" ? nil : "correct horse battery"
+        }
         let b = field.start("b:1", links: ["a:1"]) {
             if difference == "another mesh" { $0.meshID = "other" }
             if difference == "wrong secret" { $0.secret = "another secret altogether" }

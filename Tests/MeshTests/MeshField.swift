@@ -241,7 +241,8 @@ final class Listening: Port {
             let view = run.pointee.events[index]
             heard.append(
                 String(
-                    decoding: UnsafeRawBufferPointer(start: view.payload, count: Int(view.payloadLength)), as: UTF8.self))
+                    decoding: UnsafeRawBufferPointer(start: view.payload, count: Int(view.payloadLength)), as: UTF8.self
+                ))
         }
         return 0
     }

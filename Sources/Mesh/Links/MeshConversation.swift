@@ -26,8 +26,6 @@ public final class MeshConversation: Conversation {
     var own = Initiation()
     private var ownFrame: [UInt8] = []
     private let deadline: UInt64
-    /// What is in the turn, for when it has been routed.
-    var arrivals: [Arrival] = []
     /// Why it ends, told to the other side or heard from it.
     private(set) var farewell: (reason: ByeReason?, text: String, isOurs: Bool)?
 
@@ -86,13 +84,12 @@ public final class MeshConversation: Conversation {
                 return refuse(.malformed, "this is the mesh's port, and the first frame is none of the mesh", consumed)
             }
             guard bytes.count - consumed >= header.length else { break }
-            if case .data(let mesh) = phase, turn.isFull || arrivals.count >= Turn.runCapacity {
-                _ = mesh
+            if case .data = phase, !node.arrivals.hasRoom {
                 return Progress(consumed: consumed, verdict: .routeFirst)
             }
             let frame = UnsafeRawBufferPointer(start: base + consumed, count: header.length)
             consumed += header.length
-            if let (reason, text) = take(frame, header, turn, on: lane) { return refuse(reason, text, consumed) }
+            if let (reason, text) = take(frame, header) { return refuse(reason, text, consumed) }
             if case .probing = phase { return Progress(consumed: consumed, verdict: .paused) }
             if case .over = phase { return Progress(consumed: consumed, verdict: .close(.clientDisconnected)) }
         }
@@ -101,10 +98,10 @@ public final class MeshConversation: Conversation {
 
     /// - Returns: why the connection must end, if it must.
     private func take(
-        _ frame: UnsafeRawBufferPointer, _ header: FrameHeader, _ turn: Turn, on lane: Lane
+        _ frame: UnsafeRawBufferPointer, _ header: FrameHeader
     ) -> (ByeReason, String)? {
         let body = UnsafeRawBufferPointer(rebasing: frame[FrameHeader.size...])
-        if case .data(let mesh) = phase { return node.forwarder.receive(frame, header, on: mesh, self, turn) }
+        if case .data(let mesh) = phase { return node.forwarder.receive(frame, header, on: mesh) }
         guard let type = FrameType(rawValue: header.type) else { return nil }
         if type == .bye { return hearBye(body) }
         switch phase {
@@ -239,7 +236,7 @@ public final class MeshConversation: Conversation {
         }
     }
 
-    public override func routed(_ turn: Turn, on lane: Lane) { node.forwarder.routed(turn, &arrivals) }
+    public override func routed(_ turn: Turn, on lane: Lane) { node.arrivals.routed(turn) }
 
     public override func drain(on lane: Lane) -> Bool {
         node.drain()
