@@ -44,6 +44,9 @@ public struct DeliveryOptions: OptionSet, Sendable, Hashable, BitwiseCopyable {
     /// Keep the retain flag of live events as published.
     public static let retainAsPublished = DeliveryOptions(rawValue: 8)
 
+    /// To the mesh's port only: to all nodes, whoever subscribes, because all keep the topic's last value.
+    public static let everywhere = DeliveryOptions(rawValue: 32)
+
     /// Options with a highest quality of service of 0, 1 or 2.
     @inlinable public static func qos(_ level: UInt8) -> DeliveryOptions { DeliveryOptions(rawValue: level & 3) }
     /// The highest quality of service.
