@@ -77,7 +77,9 @@ final class RetainedVersions {
     }
 
     /// The version of a number; none when it is not in use.
-    func version(_ number: UInt32) -> EventVersion { number <= marks.highest ? marks[number].version : .none }
+    func version(_ number: UInt32) -> EventVersion {
+        number > 0 && number <= marks.highest ? marks[number].version : .none
+    }
 
     /// What is known of a number, if it is still this topic's.
     func entry(_ number: UInt32, hash: UInt64) -> RetainedEntry? {
