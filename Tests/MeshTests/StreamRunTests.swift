@@ -41,7 +41,7 @@ import Testing
 
     @Test(arguments: scenarios.keys.sorted()) func run(name: String) throws {
         let scenario = try #require(Self.scenarios[name])
-        for seed in 0..<20 {
+        for seed in 0..<8 {
             let network = StreamNetwork(scenario, stream: UInt64(seed))
             let failure = network.run()
             #expect(failure == nil, "\(name), run \(seed): \(failure ?? ""); \(network.random.note)")
