@@ -318,7 +318,8 @@ struct RetainedSyncTests {
         world.mutates = true
         world.run(20_000)
         world.mutates = false
+        #expect(world.nodes.allSatisfy { !$0.complaints.isEmpty })
+        // A changed byte of a value is a value like any other: only that they agree again can be asked.
         _ = try #require(world.converge(within: 200_000))
-        #expect(world.nodes[0].contents == world.nodes[1].contents)
     }
 }
