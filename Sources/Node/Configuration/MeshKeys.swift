@@ -126,7 +126,8 @@ extension ConfigurationReader {
     }
 
     private static let needsSecret =
-        "set mesh.secret (at least \(MeshKeys.minSecretCharacters) characters, the same on every node), or stay on 127.0.0.1"
+        "set mesh.secret (at least \(MeshKeys.minSecretCharacters) characters, the same on every node), "
+        + "or stay on 127.0.0.1"
 
     private mutating func links(_ setting: Setting?, _ mesh: MeshSettings) -> [MeshSettings.LinkEntry] {
         var links: [MeshSettings.LinkEntry] = []
