@@ -71,10 +71,13 @@ public final class MeshNode {
     public private(set) var isJoined = false
     /// Why it has left for good, because of another node with its id; nil while it takes part.
     public private(set) var hasLeft: String?
-    private var isDraining = false
+    /// When a node that is stopping ends its links; .max while it is not.
+    private var goodbyeAt = UInt64.max
     private let startedAt: UInt64
     private var isTicking = false
 
+    /// Between the news that a node is stopping and the end of its links, in milliseconds.
+    private static let drainMilliseconds: UInt64 = 250
     /// For how long a node without neighbours counts as joining, in milliseconds.
     private static let joinMilliseconds: UInt64 = 3_000
 
@@ -144,8 +147,11 @@ public final class MeshNode {
             schedule()
         }
         tickLinks()
-        learnTargets()
-        dialDue()
+        if now >= goodbyeAt { sayGoodbye() }
+        if goodbyeAt == .max {
+            learnTargets()
+            dialDue()
+        }
         partDeadline = .max
         let deadlines = [
             linkState.tick(), interest.tick(), streams.tick(), retained.tick(), forwarder.tick(), probes.tick(),
@@ -163,6 +169,7 @@ public final class MeshNode {
         guard !isTicking else { return }
         var next = min(partDeadline, dials.deadline(isLinked: isLinked))
         for mesh in links { next = min(next, mesh.deadline) }
+        if now < goodbyeAt { next = min(next, goodbyeAt) }
         if !isJoined { next = min(next, startedAt + Self.joinMilliseconds, now + 50) }
         next = min(next, now + 1_000)
         alarm.at = max(next, now + 1)
@@ -191,12 +198,18 @@ public final class MeshNode {
         schedule()
     }
 
-    /// Tells the neighbours that this node is stopping: what passes through it goes another way. Then it says goodbye.
+    /// Tells the neighbours that this node is stopping: what passes through it goes another way. A moment later, when
+    /// what its own clients leave behind, their wills above all, is on its way, it says goodbye.
     public func drain() {
-        guard !isDraining else { return }
-        isDraining = true
+        guard goodbyeAt == .max else { return }
+        goodbyeAt = now + Self.drainMilliseconds
         linkState.setDraining(true)
+        schedule()
+    }
+
+    private func sayGoodbye() {
         for mesh in links { mesh.control.end(.stopping, "the node is stopping") }
+        for handshake in handshakes { handshake.end(.stopping, "the node is stopping") }
     }
 
     /// Another node with this id goes on; this one takes no part any more.
