@@ -107,7 +107,7 @@ final class LinkState {
     var complainedAt: UInt64?
 
     /// When the routes are to be computed; nil when they are true.
-    private var settleAt: UInt64?
+    private(set) var settleAt: UInt64?
     private var paths = ShortestPaths()
     /// What the last computation took, in calls to the heap.
     private var lastWork = 0
@@ -228,7 +228,9 @@ final class LinkState {
             guard let head = database[node]?.advertisement.head else { return nil }
             return ShortIDClaim(
                 node: node, id: head.id, shortID: head.shortID, claims: head.claims,
-                isUp: !head.has(AdvertisementHead.joining), isReachable: routes.isReachable(node))
+                isUp: !head.has(AdvertisementHead.joining),
+                // Who joins has heard of nodes before it has routes to them, and gives way to these, too.
+                isReachable: isJoining || routes.isReachable(node))
         }
     }
 
