@@ -28,9 +28,7 @@ import Testing
     /// All nodes that are connected know the same, and have the routes that the real links give.
     static func check(_ world: LinkStateWorld, _ note: Comment) {
         let graph = world.truth()
-        var expected = ReferencePaths(graph)
-        _ = expected
-        expected = ReferencePaths(graph)
+        let expected = ReferencePaths(graph)
         let alive = world.nodes.indices.filter { world.isAlive[$0] }
         #expect(world.malformed.isEmpty, note)
         #expect(world.regressions == 0, note)
@@ -125,7 +123,7 @@ import Testing
 
     /// Links come and go and nodes crash, at random; afterwards all is right.
     @Test func afterFaultsAllIsRight() {
-        for seed in UInt64(100)...115 {
+        for seed in UInt64(100)...109 {
             let world = Self.mesh(seed: seed, nodes: 9, links: 18, transit: seed % 3 != 0)
             world.run(1_000)
             for _ in 0..<40 {
@@ -198,6 +196,63 @@ import Testing
         }
     }
 
+    /// Frames get lost, come twice and late: comparing digests in hellos mends what flooding has missed.
+    @Test func lostFramesAreMended() {
+        for seed in UInt64(200)...205 {
+            let world = Self.mesh(seed: seed, nodes: 8, links: 12)
+            world.trouble = 300
+            world.run(4_000)
+            for _ in 0..<6 {
+                let wire = Int(world.random.next() % UInt64(world.wires.count))
+                world.down(wire)
+                world.run(300)
+                world.up(wire)
+                world.restart(Int(world.random.next() % 8))
+                world.run(700)
+            }
+            // Still losing; then not.
+            world.run(15_000)
+            #expect(Set(world.nodes.map(\.state.digest)).count == 1, "seed \(seed)")
+            world.trouble = 0
+            world.run(35_000)
+            Self.check(world, "seed \(seed)")
+            #expect(world.nodes.reduce(0) { $0 + $1.state.counters.repairs } > 0)
+        }
+    }
+
+    /// Everybody wants the same number.
+    @Test func numbersAreSharedOut() {
+        let world = LinkStateWorld(seed: 51)
+        for _ in 0..<16 { world.add(LinkStateSettings(shortID: 1)) }
+        for node in 1..<16 { world.connect(node, node / 2) }
+        world.run(5_000)
+        Self.check(world, "numbers")
+        #expect(Set(world.nodes.map { $0.nodes[NodeTable.own].shortID }).count == 16)
+        #expect(world.nodes.allSatisfy { $0.state.node(NodeTable.own)?.isJoining == false })
+    }
+
+    /// Two processes with one id, at different ends of a chain, alive before they hear of each other: the one with the
+    /// larger instance leaves within a second, and the others end up with the one that stays.
+    @Test func aCloneElsewhereIsNoticed() {
+        for seed in UInt64(61)...66 {
+            let world = LinkStateWorld(seed: seed)
+            for _ in 0..<4 { world.add() }
+            world.add(id: world.nodes[0].id)
+            for (a, b) in [(0, 1), (1, 2), (3, 4)] { world.connect(a, b) }
+            world.run(4_000)
+            world.connect(2, 3)
+            world.run(1_000)
+            let instances = [0, 4].map { world.nodes[$0].nodes[NodeTable.own].instance }
+            let (leaves, stays) = instances[0] < instances[1] ? (4, 0) : (0, 4)
+            #expect(world.nodes[leaves].told.contains(.mustLeave), "seed \(seed)")
+            #expect(!world.nodes[stays].told.contains(.mustLeave), "seed \(seed)")
+            #expect(world.nodes[stays].state.counters.raises < 8)
+            world.crash(leaves)
+            world.run(5_000)
+            Self.check(world, "seed \(seed)")
+        }
+    }
+
     @Test func aDrainingNodeIsAvoided() {
         let world = LinkStateWorld(seed: 31)
         for _ in 0..<4 { world.add() }
@@ -242,21 +297,21 @@ import Testing
         #expect(node.state.node(node.nodes.known(LinkStateTests.id(5))!)?.version.sequence == 30_000)
     }
 
-    /// A mesh of 64 nodes: how many frames a change takes, printed, and that it converges.
+    /// A mesh of 40 nodes: how many frames a change takes, printed, and that it converges.
     @Test func aLargeMeshConverges() {
-        let world = Self.mesh(seed: 77, nodes: 64, links: 128)
+        let world = Self.mesh(seed: 77, nodes: 40, links: 80)
         world.run(6_000)
         let frames = world.frames
-        world.down(100, noticedWithin: 0)
+        world.down(60, noticedWithin: 0)
         var converged: UInt64 = 0
         while Set(world.nodes.map(\.state.digest)).count > 1 || converged == 0 {
             world.run(5)
             converged += 5
             guard converged < 2_000 else { break }
         }
-        print("64 nodes, 128 links: \(world.frames - frames) frames, \(converged) ms for a link that goes down")
+        print("40 nodes, 80 links: \(world.frames - frames) frames, \(converged) ms for a link that goes down")
         #expect(converged < 500)
         world.run(100)
-        Self.check(world, "64")
+        Self.check(world, "40")
     }
 }

@@ -204,7 +204,6 @@ import Testing
     @Test func whatExpiresIsForgottenAndNobodyBringsItBack() {
         let node = Self.node()
         node.establish(1, to: Self.id(1))
-        let digest = node.state.digest
         var one = Self.advertisement(of: 3, sequence: 5, shortID: 33, [Self.link(to: 100, 1, 1)])
         one.head.lifetime = 4_000_000
         node.receive(one.frame(), from: 1)
@@ -219,8 +218,6 @@ import Testing
         #expect(node.nodes[index].shortID == 0)
         #expect(node.nodes.node(shortID: 33) == nil)
         #expect(node.state.counters.expired == 1)
-        _ = digest
-
         // A neighbour whose time is a little later still has it: it stays out, and is not asked for.
         node.sent = []
         node.receive(one.frame(), from: 1)

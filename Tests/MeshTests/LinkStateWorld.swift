@@ -36,6 +36,8 @@ final class WorldNode: ControlPlane, LinkStateEvents {
     var peers: [LinkNumber: NodeIndex] = [:]
     /// When the link state wants its tick.
     var alarm: UInt64?
+    /// When the world will look whether it is due.
+    var scheduled: UInt64?
     var settings: LinkStateSettings
     private(set) var state: LinkState!
 
@@ -128,6 +130,9 @@ final class LinkStateWorld {
     var wires: [Wire] = []
     var malformed: [String] = []
     var frames = 0
+    /// Of a thousand frames so many are lost, and as many come twice, the second time late. Connections do neither;
+    /// what mends it must work all the same.
+    var trouble: UInt64 = 0
     /// Milliseconds from one hello to the next.
     var helloInterval: UInt64 = 100
     private var heap: [(at: UInt64, order: UInt64, what: Happening)] = []
@@ -142,9 +147,9 @@ final class LinkStateWorld {
     // MARK: Building
 
     @discardableResult
-    func add(_ settings: LinkStateSettings = LinkStateSettings()) -> Int {
+    func add(_ settings: LinkStateSettings = LinkStateSettings(), id given: NodeID? = nil) -> Int {
         let index = nodes.count
-        let id = NodeID(high: random.next(), low: random.next())
+        let id = given ?? NodeID(high: random.next(), low: random.next())
         lives.append(1)
         nodes.append(
             WorldNode(
@@ -271,8 +276,8 @@ final class LinkStateWorld {
         for node in nodes { node.now = now }
         switch what {
         case .tick(let node):
-            guard isAlive[node], let due = nodes[node].alarm, due <= now else { return }
-            nodes[node].alarm = nodes[node].state.tick()
+            nodes[node].scheduled = nil
+            if isAlive[node], let due = nodes[node].alarm, due <= now { nodes[node].alarm = nodes[node].state.tick() }
             settle(node)
         case .frame(let wire, let life, let to, let frame):
             guard isAlive[to], wires[wire].isUp, wires[wire].life == life else { return }
@@ -320,12 +325,16 @@ final class LinkStateWorld {
             let direction = wires[wire].a == node ? 0 : 1
             let arrival = max(wires[wire].busy[direction], now + wires[wire].delay + random.next() % 3)
             wires[wire].busy[direction] = arrival
-            at(
-                arrival,
-                .frame(
-                    wire: wire, life: wires[wire].life, to: direction == 0 ? wires[wire].b : wires[wire].a, frame))
+            let what = Happening.frame(
+                wire: wire, life: wires[wire].life, to: direction == 0 ? wires[wire].b : wires[wire].a, frame)
+            let fate = trouble == 0 ? 1_000 : random.next() % 1_000
+            if fate >= trouble { at(arrival, what) }
+            if fate >= trouble, fate < 2 * trouble { at(arrival + 1 + random.next() % 500, what) }
         }
-        if let alarm = nodes[node].alarm { at(max(alarm, now), .tick(node)) }
+        if let alarm = nodes[node].alarm, alarm < (nodes[node].scheduled ?? .max) {
+            nodes[node].scheduled = alarm
+            at(max(alarm, now), .tick(node))
+        }
     }
 
     /// Notes what a node holds now.

@@ -118,7 +118,9 @@ extension LinkState {
         let head = advertisement.head
         let known = nodes.known(head.id)
         let entry = known.flatMap { database[$0] }
-        guard !(entry?.hasLeft ?? true) || database.hasRoom, let node = nodes.index(of: head.id) else {
+        guard !(entry?.hasLeft ?? true) || database.hasRoom, known != nil || newcomers.take(now),
+            let node = nodes.index(of: head.id)
+        else {
             counters.refusedForNodes += 1
             return complain("there are too many nodes: node \(head.id) is refused", now)
         }
