@@ -1,5 +1,5 @@
 /// SipHash-2-4 with a fixed key: the same on every node and in every version, unlike the hashing of the standard
-/// library, which is seeded anew in every process. What nodes must agree on (ties between paths, digests) is made of it.
+/// library, which is seeded anew in every process. What nodes must agree on is made of it: ties between paths, digests.
 struct SipHash {
     private var v0: UInt64
     private var v1: UInt64
