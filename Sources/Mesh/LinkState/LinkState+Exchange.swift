@@ -1,5 +1,8 @@
 /// What neighbours tell each other: advertisements are flooded, and versions compared when a link is established or
 /// the digests in hellos differ.
+///
+///     versions: count, then for each advertisement node id, epoch u64, sequence u64
+///     request:  count, then node ids; each advertisement comes in a frame of its own
 
 /// What goes on with one neighbour on one link.
 struct LinkExchange {
