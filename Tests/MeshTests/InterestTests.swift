@@ -8,7 +8,9 @@ struct InterestTests {
     /// A ring with a chord.
     static func ring(_ count: Int, seed: UInt64, maxFilters: Int = 1_000_000) -> InterestWorld {
         let world = InterestWorld(seed: seed, nodes: count, maxFilters: maxFilters)
-        for number in 0..<count { world.addWire(number, (number + 1) % count, delay: UInt64(1 + world.random.below(15))) }
+        for number in 0..<count {
+            world.addWire(number, (number + 1) % count, delay: UInt64(1 + world.random.below(15)))
+        }
         if count > 3 { world.addWire(0, count / 2, delay: 4) }
         return world
     }

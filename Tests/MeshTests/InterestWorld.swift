@@ -354,7 +354,8 @@ final class InterestNode: ControlPlane {
     // MARK: What it has
 
     func content(of other: Int) -> [String] {
-        guard let interest, let set = interest.sets[index(of: other)] else { return [] }
+        let index = index(of: other)
+        guard let interest, index < interest.sets.count, let set = interest.sets[index] else { return [] }
         var found: [String] = []
         var cursor: UInt32 = 0
         while true {
