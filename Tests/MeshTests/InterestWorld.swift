@@ -317,6 +317,7 @@ final class InterestNode: ControlPlane {
 
     func hear(of other: Int, _ epoch: UInt64) {
         let index = index(of: other)
+        guard epoch >= nodes[index].epoch else { return }
         nodes.update(index, epoch: epoch, instance: 1, name: "\(other)")
         interest?.nodeChanged(index, isRestart: true)
     }
