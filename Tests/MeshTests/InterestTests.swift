@@ -33,7 +33,7 @@ struct InterestTests {
         #expect(world.differences().isEmpty && world.nodes[0].content(of: 2).isEmpty)
     }
 
-    @Test("After faults have stopped everybody has everything", arguments: 1...12)
+    @Test("After faults have stopped everybody has everything", arguments: 1...24)
     func randomFaults(_ seed: Int) {
         let world = Self.ring(4 + seed % 4, seed: UInt64(seed))
         world.loses = seed % 3 == 0 ? 20 : 0
