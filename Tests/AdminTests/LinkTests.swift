@@ -1,5 +1,6 @@
 import Admin
 import Foundation
+import RawHTTP
 import Synchronization
 import Testing
 import Web
