@@ -31,6 +31,7 @@ struct MailRecord: BitwiseCopyable {
     var packing: Unmanaged<EventPacking>?
     /// The shared group that this is one member's share of; 0 for none.
     var group: UInt32 = 0
+    var identity: UInt64 = 0
 }
 
 extension Lane {
@@ -69,6 +70,7 @@ extension Lane {
         record.isFromMesh = run.pointee.isFromMesh
         record.packing = run.pointee.packing
         record.group = group
+        record.identity = run.pointee.identity
         record.targetCount = UInt32(count)
         record.identifierCount = UInt32(identifierCount)
         record.eventCount = UInt32(run.pointee.count)
@@ -216,6 +218,7 @@ extension Lane {
         run.isPatient = record.isPatient
         run.isFromMesh = record.isFromMesh
         run.packing = record.packing
+        run.identity = record.identity
         runToken = record.token
         held = 0
         identifiers = UnsafePointer(parts.identifiers)
