@@ -25,12 +25,19 @@ final class StageClient {
     /// Whether events are acknowledged as soon as they are seen.
     var acknowledges = true
 
+    /// Packet identifiers of QoS 2 that the client has received and that have not been released: what it keeps from
+    /// connection to connection.
+    final class Memory { var received: Set<UInt16> = [] }
+    let memory: Memory
+
     /// Sends CONNECT and does not wait.
     init(
-        _ stage: Stage, at node: Int, _ clientID: String, clean: Bool = false, expiry: UInt32 = 3_600, lane: Int = 0,
+        _ stage: Stage, at node: Int, _ clientID: String, memory: Memory = Memory(), clean: Bool = false,
+        expiry: UInt32 = 3_600, lane: Int = 0,
         user: String? = nil, version5: Bool = true, will: String? = nil, willDelay: UInt32 = 0
     ) {
         self.stage = stage
+        self.memory = memory
         self.node = stage.nodes[node]
         isVersion5 = version5
         connection = self.node.accept(lane: lane)
@@ -107,9 +114,12 @@ final class StageClient {
             packets.append(packet)
             switch packet {
             case .publish(let text, let qos, let id, _):
-                texts.append(text)
+                if qos < 2 || memory.received.insert(id).inserted { texts.append(text) }
                 if acknowledges, qos > 0 { send(qos == 1 ? 0x40 : 0x50, Self.uint16(id)) }
-            case .acknowledge(0x62, let id): if acknowledges { send(0x70, Self.uint16(id)) }
+            case .acknowledge(0x50, let id): if acknowledges { send(0x62, Self.uint16(id)) }
+            case .acknowledge(0x62, let id):
+                memory.received.remove(id)
+                if acknowledges { send(0x70, Self.uint16(id)) }
             default: break
             }
         }

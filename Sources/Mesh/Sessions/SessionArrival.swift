@@ -159,7 +159,7 @@ extension SessionMoves {
 
     private func take(_ arrival: SessionArrival) {
         if arrival.mode == .move, !arrival.isMoving {
-            guard movesIn < Self.maxArrivals else {
+            guard movesIn < maxArrivals else {
                 if arrival.phase != .queued { counters.delayed &+= 1 }
                 arrival.phase = .queued
                 return wait(arrival, 20)
@@ -317,7 +317,7 @@ extension SessionMoves {
         _ bytes: UnsafeRawBufferPointer, _ part: SessionPart, _ serial: UInt32, _ total: Int, _ offset: Int,
         _ arrival: SessionArrival
     ) -> Int? {
-        guard incomingBytes + bytes.count <= Self.maxIncomingBytes else {
+        guard incomingBytes + bytes.count <= maxIncomingBytes else {
             counters.delayed &+= 1
             return nil
         }

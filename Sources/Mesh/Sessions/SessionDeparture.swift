@@ -76,7 +76,7 @@ extension SessionMoves {
             let ghost = ghosts[client]
             return answer(request, ghost == nil ? .nothing : .elsewhere, ghost?.target, to: node)
         }
-        guard departing < Self.maxDepartures else {
+        guard departing < maxDepartures else {
             counters.delayed &+= 1
             return answer(request, .busy, nil, to: node)
         }
@@ -152,7 +152,7 @@ extension SessionMoves {
             held.set(departure.client, Holding(clientID: clientID, count: departure.count + 1, home: home))
             announce([(departure.client, departure.count + 1)], to: home)
         case .outline(let bytes):
-            guard bytes.count <= IncomingTransfer.maxBytes else { return refuseSize(departure) }
+            guard bytes.count <= maxSessionBytes else { return refuseSize(departure) }
             departure.phase = .offered
             start(.outline, 0, bytes, departure)
         }
@@ -187,7 +187,7 @@ extension SessionMoves {
             answer(request, .nothing, nil, to: departure.target)
             return keep(departure)
         }
-        guard bytes.count <= IncomingTransfer.maxBytes else { return refuseSize(departure) }
+        guard bytes.count <= maxSessionBytes else { return refuseSize(departure) }
         departure.phase = .sending
         start(.contents, 0, bytes, departure)
     }
@@ -321,7 +321,7 @@ extension SessionMoves {
                 departure.endsAt = plane.now + 2_000
                 schedule(departure.endsAt)
             }
-            if let bytes = tail.bytes, bytes.count <= IncomingTransfer.maxBytes {
+            if let bytes = tail.bytes, bytes.count <= maxSessionBytes {
                 departure.tails += 1
                 start(.tail, departure.tails, bytes, departure)
             } else {

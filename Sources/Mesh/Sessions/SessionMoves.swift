@@ -15,7 +15,7 @@ public struct SessionMoveCounters: Sendable, Equatable {
     /// Claims that had to wait because of ``SessionMoves/maxArrivals``, ``SessionMoves/maxDepartures`` or
     /// ``SessionMoves/maxIncomingBytes``, and those that were not made because there are too many.
     public var delayed: UInt64 = 0, unclaimed: UInt64 = 0
-    /// Sessions larger than ``IncomingTransfer/maxBytes``, which stay where they are.
+    /// Sessions larger than ``SessionMoves/maxSessionBytes``, which stay where they are.
     public var tooLarge: UInt64 = 0
     /// Sessions that stay where they are because nothing was heard of the node that claimed them.
     public var abandoned: UInt64 = 0
@@ -50,12 +50,6 @@ final class SessionMoves {
     static let giveUpMilliseconds: UInt64 = 10_000
     /// For how long after a change of nodes a home that does not know a client id waits for those who do.
     static let uncertainMilliseconds: UInt64 = 300
-    /// Sessions on their way here at once; further ones begin when there is room, if their clients still wait then.
-    static let maxArrivals = 1_024
-    /// Sessions on their way to other nodes at once; further ones are asked for again.
-    static let maxDepartures = 1_024
-    /// Bytes of all sessions on their way here; parts beyond it are sent again.
-    static let maxIncomingBytes = 256 << 20
     /// Connections of one client that wait for one move.
     static let maxWaiters = 16
     /// Claims that a home lets wait after a change of nodes; further ones are decided by what it knows.
@@ -68,6 +62,15 @@ final class SessionMoves {
         /// The home that has been told.
         var home: NodeIndex
     }
+
+    /// Sessions on their way here at once; further ones begin when there is room, if their clients still wait then.
+    var maxArrivals = 1_024
+    /// Sessions on their way to other nodes at once; further ones are asked for again.
+    var maxDepartures = 1_024
+    /// Bytes of all sessions on their way here; parts beyond it are sent again.
+    var maxIncomingBytes = 256 << 20
+    /// Bytes of one session; a larger one stays where it is. At most ``IncomingTransfer/maxBytes``.
+    var maxSessionBytes = IncomingTransfer.maxBytes
 
     unowned let plane: any ControlPlane
     let router: Router
