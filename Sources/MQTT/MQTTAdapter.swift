@@ -103,7 +103,7 @@ final class MQTTContext: Sendable {
     /// The client is back.
     func returned(_ session: Session, on lane: Lane) {
         state(of: lane).absent.remove(session)
-        if session.move?.packed != nil { session.keep(on: lane) }
+        if let move = session.move, move.packed != nil || move.suspended != nil { session.keep(on: lane) }
         session.principal.router.setPresence(session, true)
     }
 

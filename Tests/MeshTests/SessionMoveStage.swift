@@ -228,6 +228,8 @@ final class StageNode: ControlPlane {
     /// Which others this one believes to want events.
     fileprivate var knownWants: [Bool]
     fileprivate var wanted = false
+    /// Which others it has been told there are.
+    private var told: [Bool]
     private var seed: UInt64
     private var routesVersion: UInt64 = 0
     private var connectionsMade = 0
@@ -246,6 +248,7 @@ final class StageNode: ControlPlane {
             routers: ["default": router], authenticator: StageAuthenticator(), random: { counter.next() })
         nodes = NodeTable(own: Stage.id(number), epoch: UInt64(number + 1) << 16, instance: 7, name: "n\(number)")
         knownWants = Array(repeating: false, count: count)
+        told = knownWants
         seed = UInt64(number) &* 7_919 &+ 17
         let shared = Lanes(
             wakes: bells.map { bell in { bell.isRung.store(true, ordering: .relaxed) } }, limits: limits)
@@ -292,14 +295,15 @@ final class StageNode: ControlPlane {
         return stage.send(frame, from: number, to: Stage.number(nodes[node].id), isBulk: isBulk)
     }
     func isReachable(_ node: NodeIndex) -> Bool {
-        guard let stage else { return false }
-        return node == 0 || stage.isJoined(number, Stage.number(nodes[node].id))
+        return node == 0 || told[Stage.number(nodes[node].id)]
     }
     func wake(at time: UInt64) {}
     func log(_ level: MeshLogLevel, _ message: String) { log.append(message) }
 
     /// Tells the part which nodes there are.
     func tellRoutes() {
+        guard let stage else { return }
+        for other in told.indices { told[other] = other != number && stage.isJoined(number, other) }
         routesVersion += 1
         var routes = Routes()
         routes.links = (0..<nodes.count).map { $0 != 0 && isReachable($0) ? $0 : 0 }
@@ -406,6 +410,8 @@ final class Stage {
     var interestDelay: UInt64 = 25
     /// Frames that get lost: called with sender, receiver and kind.
     var loses: (Int, Int, SessionFrame) -> Bool = { _, _, _ in false }
+    /// Sees every frame that is sent.
+    var watches: ([UInt8]) -> Void = { _ in }
     private var cuts: Set<[Int]> = []
     private var frames: [(at: UInt64, from: Int, to: Int, bytes: [UInt8])] = []
     private(set) var framesSent = 0
@@ -443,6 +449,7 @@ final class Stage {
 
     fileprivate func send(_ frame: [UInt8], from: Int, to: Int, isBulk: Bool) -> Bool {
         framesSent += 1
+        watches(frame)
         largestFrame = max(largestFrame, frame.count)
         guard let kind = SessionFrame(rawValue: frame[FrameHeader.size]), !loses(from, to, kind) else { return true }
         frames.append((now + (isBulk ? bulkDelay : controlDelay), from, to, frame))

@@ -9,6 +9,11 @@ final class SessionMove {
     var packed: EventQueue?
     /// At the old node: whether the new one has the contents.
     var isGhost = false
+    /// At the old node, when the new one has gone on without the session: what it was subscribed to. It takes nothing
+    /// meanwhile, because the client gets that where it is.
+    var suspended: [Subscription]?
+    /// At the new node, when an earlier move has left a session behind here: the events in it, older than all others.
+    var leftBehind: EventQueue?
     /// From when on nothing can come twice any more, in the lane's milliseconds.
     var endsAt = UInt64.max
     private var recent = RecentIdentities()
@@ -44,14 +49,17 @@ extension Session {
         case .clean:
             context(on: lane)?.discard(self, on: lane)
             return .nothing
-        case .yield, .superseded: return .nothing
-        case .move: break
+        case .move, .yield, .superseded: break
         }
         let move = self.move ?? SessionMove()
         move.endsAt = .max
         self.move = move
+        guard mode == .move else {
+            suspend(move)
+            return .nothing
+        }
         let wanted = retained?.filters ?? []
-        let subscriptions = principal.router.subscriptions(of: self).map { subscription in
+        let subscriptions = (move.suspended ?? principal.router.subscriptions(of: self)).map { subscription in
             (
                 filter: Array(subscription.filter.wholeText.utf8), options: subscription.options,
                 identifier: subscription.identifier,
@@ -63,6 +71,14 @@ extension Session {
             SessionBytes.Outline(
                 expirySeconds: expirySeconds, millisecondsLeft: left, subscriptions: subscriptions
             ).bytes)
+    }
+
+    /// The session is left behind.
+    private func suspend(_ move: SessionMove) {
+        guard move.suspended == nil, !move.isGhost else { return }
+        let subscriptions = principal.router.subscriptions(of: self)
+        for subscription in subscriptions { principal.router.unsubscribe(self, subscription.filter) }
+        move.suspended = subscriptions
     }
 
     func packSession(on lane: Lane) -> [UInt8]? {
@@ -106,6 +122,10 @@ extension Session {
         guard let move, !move.isGhost else { return }
         move.endsAt = lane.now + SessionMove.recentMilliseconds
         context(on: lane)?.state(of: lane).moved.append(self)
+        for subscription in move.suspended ?? [] {
+            _ = principal.router.subscribe(self, subscription, as: principal, on: lane)
+        }
+        move.suspended = nil
         guard var queue = move.packed else { return }
         move.packed = nil
         var later = takeWaiting(on: lane)
@@ -113,10 +133,33 @@ extension Session {
         putBack(queue, on: lane)
     }
 
+    /// Every event that its client has not settled, in order, to begin with at another session.
+    fileprivate func takeAll(on lane: Lane) -> EventQueue {
+        var queue = EventQueue()
+        for sequence in inFlight.first..<inFlight.next {
+            let slot = inFlight.slot(sequence)
+            guard let event = slot.event else { continue }
+            queue.append(
+                EventQueue.Entry(
+                    event: event, qos: slot.state == .awaitingPuback ? 1 : 2, isRetained: slot.isRetained,
+                    identifiers: slot.identifiers))
+        }
+        inFlight = InFlight()
+        var later = takeWaiting(on: lane)
+        while let entry = later.popFirst() { queue.append(entry) }
+        return queue
+    }
+
     func retireSession(on lane: Lane) {
         will = nil
         displace(on: lane)
         guard lane.port(at: address) === self else { return }
+        if let move, let older = move.leftBehind {
+            // Nothing newer has come: what was here before is what there is.
+            move.leftBehind = nil
+            move.packed = older
+            return keepSession(on: lane)
+        }
         context(on: lane)?.state(of: lane).absent.remove(self)
         principal.router.releaseSession(clientID, at: address)
         principal.router.unregister(self, on: lane)
@@ -136,14 +179,19 @@ extension Session {
             will.dueAt = lane.now + contents.willMillisecondsLeft
             self.will = will
         }
-        // What came here meanwhile stands behind, without what comes with the contents.
+        // What was left behind here comes first, what has come here meanwhile last; both without what the other node
+        // has sent.
         var later = takeWaiting(on: lane)
         var brought: Set<UInt64> = []
-        for entry in contents.waiting {
-            if entry.event.identity != 0 { brought.insert(entry.event.identity) }
-            _ = move.isFirst(entry.event.identity)
-            _ = wait(entry, on: lane)
+        for identity in contents.identities where identity != 0 {
+            brought.insert(identity)
+            _ = move.isFirst(identity)
         }
+        while let entry = move.leftBehind?.popFirst() {
+            if !brought.contains(entry.event.identity) { _ = wait(entry, on: lane) }
+        }
+        move.leftBehind = nil
+        for entry in contents.waiting { _ = wait(entry, on: lane) }
         while let entry = later.popFirst() {
             if !brought.contains(entry.event.identity) { _ = wait(entry, on: lane) }
         }
@@ -181,11 +229,12 @@ extension MQTTContext: SessionMaker {
     func makeSession(_ claim: SessionClaim, outline: [UInt8], in router: Router, on lane: Lane) -> Inbox? {
         guard let outline = try? SessionBytes.Outline(outline) else { return nil }
         var tail = EventQueue()
+        var leftBehind: EventQueue?
         if let known = router.session(of: claim.clientID) {
-            // Left behind by an earlier move; the newer one is on its way here. If it comes back before it was quite
-            // gone, what has come in since is its tail.
+            // Left behind by an earlier move. Or it comes back before it was quite gone: then all that was in it has
+            // gone, and what has come in since is its tail.
             guard known.lane == lane.number, let old = lane.port(at: known) as? Session else { return nil }
-            if old.move?.packed != nil { tail = old.takeWaiting(on: lane) }
+            if old.move?.packed != nil { tail = old.takeWaiting(on: lane) } else { leftBehind = old.takeAll(on: lane) }
             old.retire(on: lane)
         }
         let principal = Principal(identity: claim.identity, clientID: claim.clientID, router: router)
@@ -199,6 +248,7 @@ extension MQTTContext: SessionMaker {
         router.setPresence(session, false)
         let move = SessionMove()
         session.move = move
+        move.leftBehind = leftBehind
         while let entry = tail.popFirst() {
             if move.isFirst(entry.event.identity) { _ = session.wait(entry, on: lane) }
         }

@@ -122,6 +122,9 @@ extension SessionBytes.Outline {
 }
 
 extension SessionBytes.Contents {
+    /// What tells the events apart.
+    var identities: [UInt64] { slots.compactMap { $0.event?.identity } + waiting.map(\.event.identity) }
+
     /// - Parameter now: the lane's time, which all times left count from.
     func bytes(now: UInt64) -> [UInt8] {
         let size = waiting.reduce(0) { $0 + $1.event.cost } + slots.reduce(0) { $0 + ($1.event?.cost ?? 8) }

@@ -200,7 +200,9 @@ extension SessionMoves {
     private func remove(_ arrival: SessionArrival) {
         arrival.phase = .ended
         arrivalsByRequest[arrival.request] = nil
-        if claiming[arrival.client] === arrival { claiming[arrival.client] = nil }
+        guard claiming[arrival.client] === arrival else { return }
+        claiming[arrival.client] = nil
+        doubt(arrival.client)
     }
 
     /// The move is given up. Whatever the old node has is thrown away there, or left behind.
@@ -215,6 +217,12 @@ extension SessionMoves {
         arrival.request = plane.random()
         arrivalsByRequest[arrival.request] = arrival
         take(arrival)
+    }
+
+    /// The client goes on without its session, which is left behind at the other node.
+    private func goOn(_ arrival: SessionArrival) {
+        restart(arrival, as: .yield)
+        arrival.answer(.proceed)
     }
 
     /// Another node has claimed the client id later.
@@ -382,8 +390,7 @@ extension SessionMoves {
             return lane.lanes.call(address.lane) { lane in (lane.port(at: address) as? Inbox)?.retire(on: lane) }
         }
         guard let address else {
-            send(frame(.abort, request), to: arrival.source)
-            return end(arrival, .proceed)
+            return goOn(arrival)
         }
         arrival.address = address
         arrival.phase = .settling
@@ -394,14 +401,14 @@ extension SessionMoves {
         defer { finish() }
         guard let arrival = arrivalsByRequest[request], arrival.phase == .unpacking else { return }
         guard isTaken else {
-            send(frame(.abort, request), to: arrival.source)
-            return end(arrival, .proceed)
+            return goOn(arrival)
         }
         counters.movedIn &+= 1
         movesIn -= 1
         arrival.phase = .finishing
         arrival.giveUpAt = plane.now + Self.giveUpMilliseconds
         claiming[arrival.client] = nil
+        doubt(arrival.client)
         send(frame(.done, request), to: arrival.source)
         wait(arrival, Self.retryMilliseconds)
         arrival.answer(.proceed)
@@ -433,8 +440,7 @@ extension SessionMoves {
             switch arrival.phase {
             case .asking, .queued, .taking, .settling, .fetching:
                 counters.timedOut &+= 1
-                restart(arrival, as: .yield)
-                return arrival.answer(.proceed)
+                return goOn(arrival)
             // The session's lane answers in a moment.
             case .making, .unpacking, .finishing, .following, .ended: break
             }

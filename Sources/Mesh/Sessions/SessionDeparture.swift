@@ -162,6 +162,10 @@ extension SessionMoves {
         counters.tooLarge &+= 1
         answer(departure.request, .tooLarge, nil, to: departure.target)
         keep(departure)
+        let address = departure.address
+        lane.callLater(address.lane) { lane in
+            _ = (lane.port(at: address) as? Inbox)?.surrender(.superseded, to: nil, on: lane)
+        }
     }
 
     // MARK: Contents

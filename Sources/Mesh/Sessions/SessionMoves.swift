@@ -40,6 +40,8 @@ final class SessionMoves {
     static let settleMilliseconds: UInt64 = 100
     /// For how long the old node goes on collecting what comes late; less than `SessionMove.recentMilliseconds`.
     static let ghostMilliseconds: UInt64 = 3_000
+    /// Until a client whose claim was decided must have a session.
+    static let doubtMilliseconds: UInt64 = 5_000
     /// How often it sends that.
     static let tailMilliseconds: UInt64 = 100
     /// The grain of all times.
@@ -102,6 +104,8 @@ final class SessionMoves {
     var deferred: [ClientHash: [DeferredClaim]] = [:]
     var deferredOrder: [ClientHash] = []
     var sweep = SessionSweep()
+    /// Clients whose claims have been decided, to see whether they have a session; in the order of time.
+    var doubtful: [(at: UInt64, client: ClientHash)] = []
     var released: [(client: ClientHash, count: UInt64)] = []
     var tailAt: UInt64 = .max
 
@@ -169,6 +173,7 @@ final class SessionMoves {
             tickArrivals()
             tickDepartures()
             tickHome()
+            tickDoubtful()
             tickSweep()
             finish()
         }

@@ -136,6 +136,27 @@ extension SessionMoves {
         finish()
     }
 
+    /// A claim has been decided: a moment later its client should have a session.
+    func doubt(_ client: ClientHash) {
+        let time = plane.now + Self.doubtMilliseconds
+        doubtful.append((time, client))
+        schedule(time)
+    }
+
+    func tickDoubtful() {
+        let now = plane.now
+        var done = 0
+        while done < doubtful.count, doubtful[done].at <= now {
+            let client = doubtful[done].client
+            done += 1
+            guard claiming[client] == nil, let holding = held[client], router.session(of: holding.clientID) == nil
+            else { continue }
+            release(client)
+        }
+        doubtful.removeFirst(done)
+        if let next = doubtful.first { schedule(next.at) }
+    }
+
     private func release(_ client: ClientHash) {
         guard let holding = held[client] else { return }
         held.remove(client)
