@@ -6,13 +6,13 @@ import Node
 import Security
 import Testing
 
-private func load(
+func load(
     _ yaml: String, environment: [String: String] = [:], flags: [ConfigurationFlag] = []
 ) throws -> Configuration {
     try Configuration.load(yaml: yaml, file: "apus.yaml", environment: environment, flags: flags)
 }
 
-private func problems(
+func problems(
     _ yaml: String, environment: [String: String] = [:], flags: [ConfigurationFlag] = []
 ) -> [String] {
     do {
@@ -109,7 +109,7 @@ struct ConfigurationTests {
             ("nod: {}", "apus.yaml:1: nod: unknown key; did you mean 'node'? allowed: node, listeners"),
             (
                 "zzzzzz: {}",
-                "apus.yaml:1: zzzzzz: unknown key; allowed: node, listeners, security, admin, mqtt, amqp, http, limits,"
+                "apus.yaml:1: zzzzzz: unknown key; allowed: node, listeners, mesh, security, admin, mqtt, amqp, http,"
             ),
             ("node:\n  nmae: x", "apus.yaml:2: node.nmae: unknown key; did you mean 'name'?"),
             ("node: 5", "apus.yaml:1: node: expected a group of keys, found a single value"),
