@@ -95,7 +95,7 @@ Change ==
 NewLife(epoch) ==
   LET v == <<epoch, 0>>
   IN /\ copies' = [copies EXCEPT ![Origin] = [version |-> v, set |-> {}]]
-     /\ truth' = {t \in truth : t.version # v} \cup {[version |-> v, set |-> {}]}
+     /\ truth' = truth \cup {[version |-> v, set |-> {}]}
      /\ lives' = lives \cup {epoch}
      /\ disk' = Counter(epoch)
 
@@ -217,6 +217,9 @@ Symmetry == Permutations(Others)
 -----------------------------------------------------------------------------
 (* Whoever holds a version has the set that Origin had with it. *)
 Faithful == \A n \in Others : Version(n) = <<0, 0>> \/ copies[n] \in truth
+
+(* One version never names two sets. *)
+Unique == \A a, b \in truth : a.version = b.version => a.set = b.set
 
 (* I5: in a life of a node its copy never gets older. *)
 Fresh == \A n \in Others : ~Newer(applied[n], Version(n))
