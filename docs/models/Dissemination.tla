@@ -63,9 +63,9 @@ Version(n) == copies[n].version
 Content(n) == copies[n].set
 
 Init ==
-  /\ copies = [n \in Nodes |-> [version |-> IF n = Origin THEN <<Epoch(1, 0), 0>> ELSE <<0, 0>>, set |-> {}]]
-  /\ disk = 1 /\ lives = {Epoch(1, 0)}
-  /\ truth = {[version |-> <<Epoch(1, 0), 0>>, set |-> {}]}
+  /\ copies = [n \in Nodes |-> [version |-> IF n = Origin THEN <<Epoch(1, 1), 0>> ELSE <<0, 0>>, set |-> {}]]
+  /\ disk = 1 /\ lives = {Epoch(1, 1)}
+  /\ truth = {[version |-> <<Epoch(1, 1), 0>>, set |-> {}]}
   /\ messages = {} /\ changes = 0 /\ originStarts = 0 /\ otherStarts = 0 /\ faults = 0
   /\ applied = [n \in Nodes |-> <<0, 0>>]
 
