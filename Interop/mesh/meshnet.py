@@ -323,7 +323,7 @@ class MeshNode:
         return 0
 
     def topology(self):
-        return Topology(self.get("/api/v1/mesh/topology"))
+        return Topology(self.get("/v1/mesh/topology"))
 
 
 class Topology:
