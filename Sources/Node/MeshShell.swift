@@ -27,7 +27,7 @@ final class MeshShell: Sendable {
 
     private let settings: MeshSettings
     private let identity: MeshIdentityFile
-    private let reactor: Reactor
+    let reactor: Reactor
     private let listener: Listener?
     private let logger = Logger(label: "mesh")
     private let wanted: Mutex<Wanted>
@@ -237,7 +237,7 @@ private final class JoinWatch {
 
 /// What the mesh asks for, as this process has it. Made and used on the mesh's lane.
 private final class ReactorHost: MeshHost {
-    private let reactor: Reactor
+    let reactor: Reactor
     private let identity: MeshIdentityFile
     private let logger: Logger
     /// The disk is waited for there.
