@@ -1,0 +1,3 @@
+@testable import Simulator
+
+print("nothing yet")
