@@ -44,7 +44,8 @@ open class Conversation {
     /// - Returns: the next deadline in the lane's milliseconds (nil: none), or why the connection is to be closed.
     open func tick(on lane: Lane) -> Result<UInt64?, CloseReason> { .success(nil) }
 
-    /// The output was congested and has been sent: what was held back may go on.
+    /// What waited in the output has been sent: what was held back may go on. Called when the socket had not taken all
+    /// of it at once, and whenever somebody has seen ``Link/unsentBytes`` and they have gone since.
     open func outputDrained(on lane: Lane) {}
 
     /// The end of the pass: what has been appended is about to be sent. Whoever puts bytes together late does so here.
@@ -91,6 +92,12 @@ open class Link: Output {
     open func finish(_ reason: CloseReason) { close(reason) }
     /// An output that writes into this one, for a protocol inside of a protocol: it learns when this one is congested.
     public final weak var rider: Output? { didSet { rider?.isCongested = isCongested } }
+    /// Bytes that the socket has not taken yet. Who keeps a queue of its own appends only while there are few, and who
+    /// sees any is told when they have gone, by ``Conversation/outputDrained(on:)`` in a later pass.
+    open var unsentBytes: Int { 0 }
+    /// Lets the system take no more than about so many bytes that it has not sent (`TCP_NOTSENT_LOWAT`), so that what
+    /// waits does so where it can still be chosen from, and not in the socket.
+    open func setNotSentLowWater(_ bytes: Int) {}
     /// Goes on after ``Conversation/Verdict/paused``.
     open func resume() {}
     /// Calls `body` on the connection's lane, with its conversation, if the connection still exists then. The function
@@ -109,6 +116,13 @@ open class Link: Output {
 public protocol Adapter: Sendable {
     /// The name in configuration and logs.
     var name: String { get }
+    /// The lane that all its connections live on; nil for whichever has the fewest.
+    var homeLane: Int? { get }
     /// A conversation for a new connection. Called on the connection's lane.
     func makeConversation(link: Link, on lane: Lane) -> Conversation
+}
+
+extension Adapter {
+    /// Any lane.
+    public var homeLane: Int? { nil }
 }

@@ -62,7 +62,7 @@ public struct EventRun: BitwiseCopyable {
     /// How many of the last bytes at ``properties`` are of no use to MQTT; see ``EventProperties``.
     public var extensionLength: UInt16 = 0
     /// Whether its publisher waits for receipts, however long they take, and publishes less meanwhile: a full queue may
-    /// hold its receipt (``Lane/hold(_:)``) instead of refusing the event.
+    /// hold its receipt (``Lane/hold(_:evenImpatient:)``) instead of refusing the event.
     public var isPatient = false
     /// Whether it comes from another node, which has chosen the destinations: it goes to this node's subscriptions
     /// only, and to a shared group only when the other node says so (``Router/deliverShare(_:group:on:)``).

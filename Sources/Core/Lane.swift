@@ -56,6 +56,12 @@ public final class Lanes: @unchecked Sendable {
         return best
     }
 
+    /// A lane is given one more connection, whatever the others have.
+    public func assignConnection(to lane: Int) -> Int {
+        connectionJoined(lane)
+        return lane
+    }
+
     /// A connection of a lane has ended or moved away.
     public func connectionLeft(_ lane: Int) { shared[lane].load.connections.subtract(1, ordering: .relaxed) }
     /// A connection has moved to a lane.
@@ -255,7 +261,7 @@ open class Lane {
 
     // MARK: Receipts
 
-    /// Who is told what became of a run, see ``hold(_:)``.
+    /// Who is told what became of a run, see ``hold(_:evenImpatient:)``.
     public struct Receipt: Sendable, BitwiseCopyable {
         let publisher: PortAddress
         let token: UInt32
@@ -270,11 +276,16 @@ open class Lane {
         return runToken
     }
 
-    /// Called by a port that is being delivered a patient run and has taken it although it is full: the publisher
+    /// Called by a port that is being delivered a guaranteed run and has taken it although it is full: the publisher
     /// waits until ``answer(_:refused:)`` is called with what this returns.
+    /// - Parameter evenImpatient: whether publishers that are not patient wait, too. Their clients have no other way to
+    ///   be told that they are too fast than an acknowledgement that comes late, so this is for what would be lost
+    ///   otherwise although nobody is slow on purpose: the way to other nodes.
     /// - Returns: nil when the publisher cannot wait.
-    public final func hold(_ run: UnsafePointer<EventRun>) -> Receipt? {
-        guard run.pointee.isPatient, run.pointee.publisher != .none, run.pointee.qos > 0 else { return nil }
+    public final func hold(_ run: UnsafePointer<EventRun>, evenImpatient: Bool = false) -> Receipt? {
+        guard run.pointee.isPatient || evenImpatient, run.pointee.publisher != .none, run.pointee.qos > 0 else {
+            return nil
+        }
         // On the way from another lane the token is the publisher's lane's; without one nobody waits.
         guard runToken != 0 || run.pointee.publisher.lane == number else { return nil }
         held += 1

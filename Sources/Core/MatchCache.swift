@@ -217,14 +217,18 @@ final class MatchCache {
         let topic = UnsafeRawBufferPointer(start: entry.pointee.block, count: Int(entry.pointee.topicLength))
         index.match(topic, into: &raw, scratch: &scratch)
         entry.pointee.generation = generation
-        entry.pointee.matched = Int32(raw.hits.count + raw.groupEnds.count)
-        sortOut()
+        entry.pointee.matched = Int32(raw.hits.count + raw.remotes.count + raw.groupEnds.count)
+        if !raw.remotes.isEmpty {
+            // Other nodes are one target, the mesh's port, with a node to each identifier.
+            raw.hits.append(RawMatch.Hit(address: index.remote.address.packed, identifier: 0, options: .remote))
+        }
+        sortOut(meshAddress: index.remote.address.packed)
         store(entry)
-        return scratch.visited + raw.hits.count + raw.members.count
+        return scratch.visited + raw.hits.count + raw.members.count + raw.remotes.count
     }
 
     /// One target for each port, own lane first, with the strongest options and all identifiers.
-    private func sortOut() {
+    private func sortOut(meshAddress: UInt64) {
         targets.removeAll(keepingCapacity: true)
         identifiers.removeAll(keepingCapacity: true)
         members.removeAll(keepingCapacity: true)
@@ -232,7 +236,11 @@ final class MatchCache {
         let own = UInt64(lane) << 56
         // With its own lane's bits cleared to zero, a lane's own targets come first.
         if raw.hits.count > 1 { raw.hits.sort { $0.address ^ own < $1.address ^ own } }
-        for hit in raw.hits { merge(hit) }
+        for hit in raw.hits {
+            merge(hit)
+            guard hit.address == meshAddress else { continue }
+            for node in raw.remotes { identify(&targets[targets.count - 1], node) }
+        }
         var start = 0
         for end in raw.groupEnds {
             for hit in raw.members[start..<end] {

@@ -16,12 +16,26 @@ struct RawMatch {
     var groupEnds: [Int] = []
     /// Each group's number.
     var groupNumbers: [UInt32] = []
+    /// Other nodes that want the topic, as identifiers of the mesh's port: each once, in order.
+    var remotes: [UInt32] = []
 
     mutating func removeAll() {
+        remotes.removeAll(keepingCapacity: true)
         hits.removeAll(keepingCapacity: true)
         members.removeAll(keepingCapacity: true)
         groupEnds.removeAll(keepingCapacity: true)
         groupNumbers.removeAll(keepingCapacity: true)
+    }
+
+    /// A node may have several filters that match: once is enough.
+    mutating func sortRemotes() {
+        remotes.sort()
+        var count = 1
+        for index in 1..<remotes.count where remotes[index] != remotes[count - 1] {
+            remotes[count] = remotes[index]
+            count += 1
+        }
+        remotes.removeLast(remotes.count - count)
     }
 }
 
@@ -53,6 +67,8 @@ extension TopicIndex {
         guard let base = topic.baseAddress else { return }
         splitLevels(base, topic.count, into: &scratch)
         let isSystem = topic[0] == UInt8(ascii: "$")
+        if remote.hasLiterals { collectLiteral(base, topic.count, into: &result) }
+        defer { if result.remotes.count > 1 { result.sortRemotes() } }
         let depth = Int32(scratch.levels.count)
         scratch.stack.removeAll(keepingCapacity: true)
         scratch.stack.append(MatchScratch.Step(node: TopicTree.root, level: 0))
@@ -98,6 +114,10 @@ extension TopicIndex {
     private func collect(_ head: UInt32, atEnd: Bool, into result: inout RawMatch) {
         var number = head
         while number != 0 {
+            if RemoteInterest.isRemote(number) {
+                number = collectRemote(number, atEnd: atEnd, into: &result)
+                continue
+            }
             let record = records[number]
             number = record.next
             if record.ending == .more, atEnd { continue }
@@ -109,36 +129,65 @@ extension TopicIndex {
         }
     }
 
-    /// The members of a group that are present; all of them when none is, so that guaranteed events wait with one.
+    /// The members of a group that an event may go to: those here that are present; if there are none, the nodes that
+    /// have one; if none has, the absent ones here, so that guaranteed events wait with one; else other nodes' absent
+    /// ones.
     private func collectMembers(of groupNumber: UInt32, into result: inout RawMatch) {
         guard let group = groups[groupNumber] else { return }
-        let start = result.members.count
-        for onlyPresent in [true, false] where result.members.count == start {
-            var number = group.firstMember
-            while number != 0 {
-                let record = records[number]
-                number = record.next
-                if ports[record.owner].isPresent || !onlyPresent { result.members.append(hit(record)) }
-            }
-        }
+        forEachMember(of: group) { result.members.append($0) }
         result.groupEnds.append(result.members.count)
         result.groupNumbers.append(groupNumber)
     }
 
-    /// The `turn`-th member of a group, counted round and round among those that are present.
+    /// Calls `body` with the members of the best kind that a group has.
+    private func forEachMember(of group: Group, orAbsent: Bool = true, _ body: (RawMatch.Hit) -> Void) {
+        var isFound = false
+        func local(present: Bool) {
+            var number = group.firstMember
+            while number != 0 {
+                let record = records[number]
+                number = record.next
+                guard ports[record.owner].isPresent == present else { continue }
+                isFound = true
+                body(hit(record))
+            }
+        }
+        local(present: true)
+        if !isFound, group.firstRemote != 0 {
+            forEachRemoteMember(of: group) { hit, kind in
+                guard kind == .present else { return }
+                isFound = true
+                body(hit)
+            }
+        }
+        guard orAbsent, !isFound else { return }
+        local(present: false)
+        if isFound || group.firstRemote == 0 { return }
+        for wanted in [RemoteMemberKind.absent, .unreachable] where !isFound {
+            forEachRemoteMember(of: group) { hit, kind in
+                guard kind == wanted else { return }
+                isFound = true
+                body(hit)
+            }
+        }
+    }
+
+    /// The `turn`-th member of a group, counted round and round among those of the best kind that it has.
     /// - Parameter orAbsent: whether an absent one will do when nobody is present.
     func member(of groupNumber: UInt32, turn: UInt32, orAbsent: Bool) -> RawMatch.Hit? {
         guard let group = groups[groupNumber] else { return nil }
-        for wantsPresent in orAbsent ? [true, false] : [true] {
-            var members: [UInt32] = []
-            var number = group.firstMember
-            while number != 0 {
-                if ports[records[number].owner].isPresent || !wantsPresent { members.append(number) }
-                number = records[number].next
-            }
-            if !members.isEmpty { return hit(records[members[Int(turn) % members.count]]) }
-        }
-        return nil
+        var members: [RawMatch.Hit] = []
+        forEachMember(of: group, orAbsent: orAbsent) { members.append($0) }
+        return members.isEmpty ? nil : members[Int(turn) % members.count]
+    }
+
+    /// The `turn`-th member of a group on this node, among those present if there are any.
+    func localMember(of groupNumber: UInt32, turn: UInt32) -> RawMatch.Hit? {
+        guard var group = groups[groupNumber] else { return nil }
+        group.firstRemote = 0
+        var members: [RawMatch.Hit] = []
+        forEachMember(of: group) { members.append($0) }
+        return members.isEmpty ? nil : members[Int(turn) % members.count]
     }
 
     private func hit(_ record: Record) -> RawMatch.Hit {

@@ -28,8 +28,8 @@ open class Port {
     /// An answer to a run that this port published: another lane's ports have taken it, or one that held it has room.
     /// - Parameters:
     ///   - refused: how many events were refused.
-    ///   - more: how many further answers will come that ``PublishOutcome/pending`` did not count; only to patient
-    ///     runs.
+    ///   - more: how many further answers will come that ``PublishOutcome/pending`` did not count: of ports that hold
+    ///     the run on another lane. Whoever publishes guaranteed events under its own address counts them.
     open func receiptArrived(token: UInt32, refused: Int, more: Int, on lane: Lane) {}
 
     /// Whether ``work(_:on:)`` is going to be called.

@@ -4,7 +4,7 @@ import Synchronization
 /// for whatever reason, comes through here with a ``Principal``.
 ///
 /// Threading: shared by all lanes. Every call names the lane it is made on.
-/// SAFETY: `index`, `changes` and `redistributed` are used under `indexLock`, `retainedEvents` under `retainedLock`,
+/// SAFETY: `index`, `changes`, `meshHook` and `redistributed` are used under `indexLock`, `retainedEvents` under `retainedLock`,
 /// `sessions` and `access` are in mutexes, generation and version are atomics, everything else never changes.
 public final class Router: @unchecked Sendable {
     /// The namespace's name.
@@ -19,13 +19,15 @@ public final class Router: @unchecked Sendable {
 
     private let access: Mutex<(rules: AccessRules, version: UInt64)>
     private let accessCounter = Atomic<UInt64>(1)
-    private let indexLock = Mutex(())
-    private var index: TopicIndex
+    let indexLock = Mutex(())
+    var index: TopicIndex
+    /// What the mesh is told; nil on a node without one.
+    var meshHook: MeshHook?
     /// The filters that changed last, by generation; nil stands for any filter.
     private var changes = [TopicFilter?](repeating: nil, count: Router.changesKept)
     private let generation = Atomic<UInt64>(1)
     /// Whose turn it is when a shared group's events are given to another member.
-    private var redistributed: UInt32 = 0
+    var redistributed: UInt32 = 0
     /// Held for one event, or one bounded step of a look-up. Used in `Router+Retained.swift` only.
     let retainedLock = Mutex(())
     var retainedEvents: RetainedEvents
@@ -73,14 +75,14 @@ public final class Router: @unchecked Sendable {
 
     /// Removes a port with all its subscriptions. Mail on its way to it is dropped.
     public func unregister(_ port: Port, on lane: Lane) {
-        indexLock.withLock { _ in index.removePort(port.number) { noteChange($0) } }
+        changingInterest { index.removePort(port.number, hook: meshHook) { noteChange($0) } }
         lane.displace(port.address)
         port.unregistered(on: lane)
     }
 
     /// Notes whether somebody is attached to a port: shared groups choose among members that are present.
     public func setPresence(_ port: Port, _ isPresent: Bool) {
-        indexLock.withLock { _ in index.setPresence(port.number, isPresent) { noteChange($0) } }
+        changingInterest { index.setPresence(port.number, isPresent, hook: meshHook) { noteChange($0) } }
     }
 
     // MARK: Subscribing
@@ -103,14 +105,14 @@ public final class Router: @unchecked Sendable {
             lane.counters.subscriptionsRefused &+= 1
             return .notAuthorized
         }
-        return indexLock.withLock { _ in
+        return changingInterest {
             let isFull = index.ports[port.number].count >= limits.maxSubscriptionsPerSession
             guard !isFull || index.find(port.number, subscription.filter) != 0 else {
                 lane.counters.subscriptionsRefused &+= 1
                 return .overLimit
             }
             let isNew = index.subscribe(port.number, subscription)
-            noteChange(subscription.filter)
+            noteLocalChange(subscription.filter)
             return .granted(isNew: isNew)
         }
     }
@@ -127,9 +129,9 @@ public final class Router: @unchecked Sendable {
     /// - Returns: whether it was there.
     @discardableResult
     public func unsubscribe(_ port: Port, _ filter: TopicFilter) -> Bool {
-        indexLock.withLock { _ in
+        changingInterest {
             guard index.unsubscribe(port.number, filter) else { return false }
-            noteChange(filter)
+            noteLocalChange(filter)
             return true
         }
     }
@@ -158,7 +160,7 @@ public final class Router: @unchecked Sendable {
     public var sharedSubscriptionCount: Int { indexLock.withLock { _ in index.membershipCount } }
 
     /// Called under the index's lock; nil stands for any filter. So do filters of absurd length, which are not kept.
-    private func noteChange(_ filter: TopicFilter?) {
+    func noteChange(_ filter: TopicFilter?) {
         let next = generation.load(ordering: .relaxed) &+ 1
         let isShort = filter.map { $0.bytes.count <= 1_024 } ?? false
         changes[Int(truncatingIfNeeded: next) & (Self.changesKept - 1)] = isShort ? filter : nil
@@ -340,7 +342,7 @@ public final class Router: @unchecked Sendable {
         }
     }
 
-    private func stage(
+    func stage(
         _ run: UnsafePointer<EventRun>, _ targets: UnsafePointer<Target>, _ count: Int, to remote: Int, on lane: Lane,
         _ outcome: inout PublishOutcome
     ) {

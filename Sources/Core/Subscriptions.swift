@@ -44,6 +44,11 @@ public struct DeliveryOptions: OptionSet, Sendable, Hashable, BitwiseCopyable {
     /// Keep the retain flag of live events as published.
     public static let retainAsPublished = DeliveryOptions(rawValue: 8)
 
+    /// A member of a shared group on another node, where nobody is there to take events now.
+    public static let absentMember = DeliveryOptions(rawValue: 32)
+    /// What every other node asks for.
+    static let remote = DeliveryOptions.qos(2).union(.retainAsPublished)
+
     /// Options with a highest quality of service of 0, 1 or 2.
     @inlinable public static func qos(_ level: UInt8) -> DeliveryOptions { DeliveryOptions(rawValue: level & 3) }
     /// The highest quality of service.

@@ -21,7 +21,8 @@ struct TopicIndex: ~Copyable {
         var isLocalOnly: Bool
     }
 
-    enum Role: UInt8 { case direct, group, member }
+    /// `free` is a record that is not in use.
+    enum Role: UInt8 { case direct, group, member, free }
     enum Ending: UInt8 { case exact, rest, more }
 
     /// A port as the index knows it: its number stays when its address changes.
@@ -40,24 +41,33 @@ struct TopicIndex: ~Copyable {
         var node: UInt32
         var ending: Ending
         var entry: UInt32
+        /// The same for this group on every node.
+        var key: UInt64
         var firstMember: UInt32 = 0
+        /// Other nodes that have members; see `TopicIndex+Remote.swift`.
+        var firstRemote: UInt32 = 0
+        /// Members, and nodes that have some.
         var memberCount: UInt32 = 0
     }
 
-    private struct GroupKey: Hashable {
+    struct GroupKey: Hashable {
         var node: UInt32
         var ending: Ending
         var name: [UInt8]
     }
 
-    private(set) var tree: TopicTree
+    var tree: TopicTree
     private(set) var records = Arena<Record>()
     private(set) var ports = Arena<PortRecord>()
-    private(set) var groups: [UInt32: Group] = [:]
-    private var groupNumbers: [GroupKey: UInt32] = [:]
+    var groups: [UInt32: Group] = [:]
+    private(set) var groupNumbers: [GroupKey: UInt32] = [:]
+    /// Groups by the key that other nodes know them by.
+    private(set) var groupsByKey: [UInt64: UInt32] = [:]
     private var nextGroup: UInt32 = 1
     private var table = NumberTable()
-    private let key: UInt64
+    /// What other nodes want.
+    var remote = RemoteInterest()
+    let key: UInt64
 
     init(key: UInt64) {
         self.key = key
@@ -76,13 +86,18 @@ struct TopicIndex: ~Copyable {
     /// From here on changes are not told one by one: `changed` is told nil, for any filter.
     private static let manyChanges = 64
 
-    /// Removes a port with everything it subscribes to; `changed` is told each filter, or nil for very many.
-    mutating func removePort(_ port: UInt32, changed: (TopicFilter?) -> Void) {
+    /// Removes a port with everything it subscribes to; `changed` is told each filter, or nil for very many. The mesh
+    /// is told by its hook.
+    mutating func removePort(_ port: UInt32, hook: MeshHook? = nil, changed: (TopicFilter?) -> Void) {
         let isMany = ports[port].count > Self.manyChanges
         if isMany { changed(nil) }
         while ports[port].firstRecord != 0 {
             let record = ports[port].firstRecord
-            if !isMany { changed(filter(of: record)) }
+            if !isMany || hook != nil {
+                let filter = filter(of: record)
+                hook?.touch(filter)
+                if !isMany { changed(filter) }
+            }
             remove(record)
         }
         ports.release(port)
@@ -90,14 +105,22 @@ struct TopicIndex: ~Copyable {
 
     /// Notes whether somebody is attached to a port; `changed` is told each filter whose groups choose anew, or nil
     /// for very many.
-    mutating func setPresence(_ port: UInt32, _ isPresent: Bool, changed: (TopicFilter?) -> Void) {
+    mutating func setPresence(
+        _ port: UInt32, _ isPresent: Bool, hook: MeshHook? = nil, changed: (TopicFilter?) -> Void
+    ) {
         guard ports[port].isPresent != isPresent else { return }
         ports[port].isPresent = isPresent
         guard ports[port].memberships > 0 else { return }
-        if ports[port].memberships > Self.manyChanges { return changed(nil) }
+        let isMany = ports[port].memberships > Self.manyChanges
+        if isMany { changed(nil) }
+        if isMany, hook == nil { return }
         var number = ports[port].firstRecord
         while number != 0 {
-            if records[number].role == .member { changed(filter(of: number)) }
+            if records[number].role == .member {
+                let filter = filter(of: number)
+                hook?.touch(filter)
+                if !isMany { changed(filter) }
+            }
             number = records[number].portNext
         }
     }
@@ -107,7 +130,7 @@ struct TopicIndex: ~Copyable {
     /// Adds or replaces a subscription.
     /// - Returns: whether it is new.
     mutating func subscribe(_ port: UInt32, _ subscription: Subscription) -> Bool {
-        let (node, ending) = insertPath(subscription.filter)
+        let (node, ending) = tree.insertPath(subscription.filter)
         var place = node
         var role = Role.direct
         if let name = subscription.filter.group {
@@ -149,7 +172,7 @@ struct TopicIndex: ~Copyable {
 
     /// The record of a port's subscription; 0 when there is none.
     func find(_ port: UInt32, _ filter: TopicFilter) -> UInt32 {
-        guard let (node, ending) = findPath(filter) else { return 0 }
+        guard let (node, ending) = tree.findPath(filter) else { return 0 }
         var place = node
         var role = Role.direct
         if let name = filter.group {
@@ -183,52 +206,7 @@ struct TopicIndex: ~Copyable {
 
     // MARK: Paths
 
-    private func path(to node: UInt32) -> [(TopicFilter.Kind, [UInt8])] {
-        var levels: [(TopicFilter.Kind, [UInt8])] = []
-        var number = node
-        while number != TopicTree.root {
-            let kind = TopicFilter.Kind(rawValue: tree.nodes[number].kind) ?? .literal
-            levels.append((kind, Array(tree.label(number))))
-            number = tree.nodes[number].parent
-        }
-        return levels.reversed()
-    }
-
-    private mutating func insertPath(_ filter: TopicFilter) -> (node: UInt32, ending: Ending) {
-        var node = TopicTree.root
-        for level in filter.levels {
-            if level.kind == .rest { return (node, .rest) }
-            if level.kind == .more { return (node, .more) }
-            node = filter.bytes.withUnsafeBytes { bytes in
-                let start = Int(level.start)
-                return tree.insertChild(
-                    of: node, level.kind, UnsafeRawBufferPointer(rebasing: bytes[start..<start + Int(level.length)]))
-            }
-        }
-        return (node, .exact)
-    }
-
-    private func findPath(_ filter: TopicFilter) -> (node: UInt32, ending: Ending)? {
-        var node = TopicTree.root
-        for level in filter.levels {
-            switch level.kind {
-            case .rest: return (node, .rest)
-            case .more: return (node, .more)
-            case .single: node = tree.nodes[node].singleChild
-            case .literal, .prefix:
-                node = filter.bytes.withUnsafeBytes { bytes in
-                    // An empty array has no address to begin with; a filter is never empty.
-                    guard let base = bytes.baseAddress else { return 0 }
-                    let start = base + Int(level.start)
-                    let count = Int(level.length)
-                    return tree.child(
-                        of: node, level.kind, start, count, levelHash: tree.levelHash(start, count))
-                }
-            }
-            if node == 0 { return nil }
-        }
-        return (node, .exact)
-    }
+    func path(to node: UInt32) -> [(TopicFilter.Kind, [UInt8])] { tree.path(to: node) }
 
     // MARK: Records
 
@@ -253,6 +231,7 @@ struct TopicIndex: ~Copyable {
             hash: hash(place: record.place, role: record.role, ending: record.ending, owner: record.owner))
         unlinkFromPort(number)
         unlinkFromPlace(number)
+        records[number].role = .free
         records.release(number)
         subscriptionCount -= 1
     }
@@ -301,18 +280,31 @@ struct TopicIndex: ~Copyable {
         }
     }
 
+    /// What other nodes want stands first in a node's list, so a record may have one of those before it.
     private mutating func linkToPlace(_ number: UInt32) {
         let record = records[number]
-        let next = head(record)
+        var previous: UInt32 = 0
+        var next = head(record)
+        while RemoteInterest.isRemote(next) {
+            previous = next
+            next = remote.next(next)
+        }
         records[number].next = next
+        records[number].previous = previous
         if next != 0 { records[next].previous = number }
-        setHead(record, number)
+        if previous == 0 { setHead(record, number) } else { remote.setNext(previous, number) }
         if record.role == .member { groups[record.place]?.memberCount += 1 }
     }
 
     private mutating func unlinkFromPlace(_ number: UInt32) {
         let record = records[number]
-        if record.previous == 0 { setHead(record, record.next) } else { records[record.previous].next = record.next }
+        if record.previous == 0 {
+            setHead(record, record.next)
+        } else if RemoteInterest.isRemote(record.previous) {
+            remote.setNext(record.previous, record.next)
+        } else {
+            records[record.previous].next = record.next
+        }
         if record.next != 0 { records[record.next].previous = record.previous }
         if record.role == .member {
             leaveGroup(record.place)
@@ -321,9 +313,12 @@ struct TopicIndex: ~Copyable {
         }
     }
 
+    /// Notes who stands before a record: another one, or what another node wants.
+    func setPrevious(of number: UInt32, _ previous: UInt32) { records[number].previous = previous }
+
     // MARK: Groups
 
-    private mutating func group(named name: [UInt8], node: UInt32, ending: Ending) -> UInt32 {
+    mutating func group(named name: [UInt8], node: UInt32, ending: Ending) -> UInt32 {
         let groupKey = GroupKey(node: node, ending: ending, name: name)
         if let number = groupNumbers[groupKey] { return number }
         let number = nextGroup
@@ -333,18 +328,24 @@ struct TopicIndex: ~Copyable {
             Record(
                 place: node, owner: number, identifier: 0, options: .qos(0), role: .group, ending: ending,
                 isLocalOnly: false))
-        groups[number] = Group(name: name, node: node, ending: ending, entry: entry)
+        let filter = TopicFilter(path: path(to: node), ending: ending, group: name, isLocalOnly: false)
+        let key = Self.key(of: filter)
+        groups[number] = Group(name: name, node: node, ending: ending, entry: entry, key: key)
         groupNumbers[groupKey] = number
+        groupsByKey[key] = number
         linkToPlace(entry)
         return number
     }
 
-    private mutating func leaveGroup(_ number: UInt32) {
+    /// A member has gone, or a node that had some.
+    mutating func leaveGroup(_ number: UInt32) {
         groups[number]?.memberCount -= 1
         guard let group = groups[number], group.memberCount == 0 else { return }
         groups[number] = nil
         groupNumbers[GroupKey(node: group.node, ending: group.ending, name: group.name)] = nil
+        if groupsByKey[group.key] == number { groupsByKey[group.key] = nil }
         unlinkFromPlace(group.entry)
+        records[group.entry].role = .free
         records.release(group.entry)
     }
 }
@@ -374,7 +375,7 @@ extension TopicFilter {
         self.init(bytes: bytes, levels: levels, group: group, isLocalOnly: isLocalOnly)
     }
 
-    private init(bytes: [UInt8], levels: [Level], group: [UInt8]?, isLocalOnly: Bool) {
+    init(bytes: [UInt8], levels: [Level], group: [UInt8]?, isLocalOnly: Bool) {
         self.bytes = bytes
         self.levels = levels
         self.group = group

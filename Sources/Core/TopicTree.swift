@@ -182,6 +182,58 @@ struct TopicTree: ~Copyable {
     }
 }
 
+/// Filters as paths; not in a linked tree.
+extension TopicTree {
+    /// The levels of a node, from the first on.
+    func path(to node: UInt32) -> [(TopicFilter.Kind, [UInt8])] {
+        var levels: [(TopicFilter.Kind, [UInt8])] = []
+        var number = node
+        while number != Self.root {
+            let kind = TopicFilter.Kind(rawValue: nodes[number].kind) ?? .literal
+            levels.append((kind, Array(label(number))))
+            number = nodes[number].parent
+        }
+        return levels.reversed()
+    }
+
+    /// The node of a filter, made if it is not there, and how the filter ends.
+    mutating func insertPath(_ filter: TopicFilter) -> (node: UInt32, ending: TopicIndex.Ending) {
+        var node = Self.root
+        for level in filter.levels {
+            if level.kind == .rest { return (node, .rest) }
+            if level.kind == .more { return (node, .more) }
+            node = filter.bytes.withUnsafeBytes { bytes in
+                let start = Int(level.start)
+                return insertChild(
+                    of: node, level.kind, UnsafeRawBufferPointer(rebasing: bytes[start..<start + Int(level.length)]))
+            }
+        }
+        return (node, .exact)
+    }
+
+    func findPath(_ filter: TopicFilter) -> (node: UInt32, ending: TopicIndex.Ending)? {
+        var node = Self.root
+        for level in filter.levels {
+            switch level.kind {
+            case .rest: return (node, .rest)
+            case .more: return (node, .more)
+            case .single: node = nodes[node].singleChild
+            case .literal, .prefix:
+                node = filter.bytes.withUnsafeBytes { bytes in
+                    // An empty array has no address to begin with; a filter is never empty.
+                    guard let base = bytes.baseAddress else { return 0 }
+                    let start = base + Int(level.start)
+                    let count = Int(level.length)
+                    return child(
+                        of: node, level.kind, start, count, levelHash: levelHash(start, count))
+                }
+            }
+            if node == 0 { return nil }
+        }
+        return (node, .exact)
+    }
+}
+
 /// A linked tree is walked by wildcard (retained events): every node knows its siblings. All its levels are literals,
 /// so it has no use for a child for `+`, a second list or a number of children; the links stand in their places.
 extension TopicTree.Node {

@@ -43,6 +43,8 @@ final class Connection: Link {
     private(set) var isReading = true
     private var isWatchingWrites = false
     private var isDraining = false
+    /// Somebody has seen bytes that were not sent yet, and has not been told that they are.
+    private(set) var isDrainAwaited = false
     /// The peer has sent its last byte and is still read to.
     private var hasInputEnded = false
     /// Why the connection ends once everything has been sent and the peer has had time to read it.
@@ -368,6 +370,16 @@ final class Connection: Link {
         }
     }
 
+    override var unsentBytes: Int {
+        let bytes = pendingBytes + (window.map { cursor - $0 } ?? 0)
+        if bytes > 0 { isDrainAwaited = true }
+        return bytes
+    }
+
+    override func setNotSentLowWater(_ bytes: Int) {
+        Listener.set(socket, Int32(IPPROTO_TCP), TCP_NOTSENT_LOWAT, Int32(clamping: bytes))
+    }
+
     override func settleTap() { sendWindow() }
 
     /// The end of the pass: everything is sent, once.
@@ -377,6 +389,7 @@ final class Connection: Link {
         lane.counters.packetsOut &+= UInt64(packets)
         packets = 0
         sendWindow()
+        if isDrainAwaited, pending.isEmpty { lane.drained.append(lane.token(of: self)) }
         shutWritingIfFinished()
         updateInterest()
     }
@@ -401,9 +414,18 @@ final class Connection: Link {
             pending = []
             shutWritingIfFinished()
             if isDraining, finishing == nil { close(.shutdown) }
+            isDrainAwaited = false
             if closing == nil, finishing == nil { conversation.outputDrained(on: lane) }
         }
         updateInterest()
+    }
+
+    /// Everything was sent at the end of a pass, and somebody waits to hear it. Not said there at once: a fast peer
+    /// would be sent to for as long as there is something.
+    func tellDrained() {
+        guard isDrainAwaited, closing == nil, finishing == nil else { return }
+        isDrainAwaited = false
+        conversation.outputDrained(on: lane)
     }
 
     // MARK: Interest
@@ -433,7 +455,7 @@ final class Connection: Link {
         finishing = reason
         releaseCarry()
         touch()
-        let bytes = pendingBytes + (window.map { cursor - $0 } ?? 0)
+        let bytes = unsentBytes
         let milliseconds = lane.limits.lastBytesMilliseconds + bytes * 1_000 / max(lane.limits.lastBytesPerSecond, 1)
         lane.setTimer(self, lane.now + UInt64(milliseconds))
     }

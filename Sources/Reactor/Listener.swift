@@ -47,6 +47,13 @@ public final class Listener: Sendable {
         setsockopt(socket, level, option, &value, socklen_t(MemoryLayout<Int32>.size))
     }
 
+    /// What every TCP connection is told.
+    static func setStreamOptions(_ socket: Int32) {
+        set(socket, Int32(IPPROTO_TCP), TCP_NODELAY, 1)
+        // Bytes that nobody acknowledges for half a minute mean a dead peer.
+        set(socket, Int32(IPPROTO_TCP), TCP_USER_TIMEOUT, 30_000)
+    }
+
     /// Stops listening for good.
     func close() {
         Glibc.close(socket)
@@ -67,11 +74,7 @@ public final class Listener: Sendable {
             let accepted = accept4(socket, nil, nil, flags)
             if accepted >= 0 {
                 let peer = SocketAddress(socket: accepted, peer: true)
-                if peer?.family != AF_UNIX {
-                    Self.set(accepted, Int32(IPPROTO_TCP), TCP_NODELAY, 1)
-                    // Bytes that nobody acknowledges for half a minute mean a dead peer.
-                    Self.set(accepted, Int32(IPPROTO_TCP), TCP_USER_TIMEOUT, 30_000)
-                }
+                if peer?.family != AF_UNIX { Self.setStreamOptions(accepted) }
                 return .connection(accepted, isLocal: peer?.isLocal ?? false)
             }
             switch errno {

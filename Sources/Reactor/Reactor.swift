@@ -9,6 +9,7 @@ public final class Reactor: Sendable {
     /// What the lanes share.
     public let lanes: Lanes
     private let threads: Mutex<[pthread_t]>
+    private let resolver = Resolver()
 
     /// Starts `count` lanes, each on its own thread.
     /// - Parameter name: what the threads are called, with their number.
@@ -37,7 +38,8 @@ public final class Reactor: Sendable {
         var started: [pthread_t] = []
         for (number, pair) in descriptors.enumerated() {
             let lane = ReactorLane(
-                number: number, lanes: lanes, epoll: pair.epoll, wakeDescriptor: pair.wake, logger: logger)
+                number: number, lanes: lanes, epoll: pair.epoll, wakeDescriptor: pair.wake, resolver: resolver,
+                logger: logger)
             var thread = pthread_t()
             let argument = Unmanaged.passRetained(lane).toOpaque()
             let status = pthread_create(
@@ -61,8 +63,29 @@ public final class Reactor: Sendable {
         lanes.call(0) { ($0 as? ReactorLane)?.listen(listener) }
     }
 
+    /// Connects to an address. Every address that a name stands for is tried, one after another; each has its share of
+    /// the time. Callable from any thread.
+    /// - Parameters:
+    ///   - address: `127.0.0.1:7400`, `[::1]:7400`, `name.example.org:7400` or `unix:/path`.
+    ///   - lane: where the connection lives.
+    ///   - timeoutMilliseconds: how long all of it may take, the look-up of a name included.
+    ///   - adapterName: the protocol that the connection counts for.
+    ///   - makeConversation: called on the lane once the connection is there.
+    ///   - failed: called on the lane, instead, with the reason; never from within this call.
+    public func dial(
+        _ address: String, on lane: Int, timeoutMilliseconds: UInt64, adapterName: String,
+        makeConversation: @escaping @Sendable (Link, Lane) -> Conversation,
+        failed: @escaping @Sendable (String) -> Void
+    ) {
+        let request = DialRequest(
+            address: address, timeoutMilliseconds: timeoutMilliseconds,
+            adapter: DialledAdapter(name: adapterName, make: makeConversation), failed: failed)
+        lanes.call(lane) { ($0 as? ReactorLane)?.dial(request) }
+    }
+
     /// Stops accepting, tells clients, sends what is on its way for at most `drainMilliseconds`, and ends the threads.
     public func stop(drainMilliseconds: UInt64) {
+        resolver.stop()
         for lane in 0..<lanes.count {
             lanes.call(lane) { ($0 as? ReactorLane)?.stop(drainMilliseconds: drainMilliseconds) }
         }

@@ -32,6 +32,8 @@ final class ReactorLane: Lane {
     private static let spareSmallBuffers = 128
     private static let wakeToken = UInt64.max
     private static let listenerTokens = UInt64(0xFFFF_FFFF) << 32
+    /// From here up to the listeners: sockets that are connecting.
+    private static let dialTokens = UInt64(0xFFFF_FFFE) << 32
 
     let receiveBuffer: UnsafeMutableRawPointer
     var touched: [UnsafeMutableRawPointer] = []
@@ -40,6 +42,8 @@ final class ReactorLane: Lane {
     var moving: [Move] = []
     /// Tokens of connections that go on in the next pass.
     var yielding: [UInt64] = []
+    /// Tokens of connections that wait to hear that everything was sent, and it was.
+    var drained: [UInt64] = []
 
     private let epoll: Int32
     private let wakeDescriptor: Int32
@@ -54,13 +58,15 @@ final class ReactorLane: Lane {
     /// Given up to accept and close a connection when descriptors run out.
     private var reserve: Int32
     private var choresAt: UInt64 = 0
+    private let dials: Dials
     private let logger: Logger
     private var isStopping = false
     private var stopDeadline = UInt64.max
 
     /// Makes the lane with its descriptors.
-    init(number: Int, lanes: Lanes, epoll: Int32, wakeDescriptor: Int32, logger: Logger) {
+    init(number: Int, lanes: Lanes, epoll: Int32, wakeDescriptor: Int32, resolver: Resolver, logger: Logger) {
         self.epoll = epoll
+        dials = Dials(epoll: epoll, tokens: Self.dialTokens, resolver: resolver)
         self.wakeDescriptor = wakeDescriptor
         self.logger = logger
         receiveBuffer = .allocate(byteCount: Self.receiveSize, alignment: 4_096)
@@ -96,14 +102,19 @@ final class ReactorLane: Lane {
                 let token = apus_epoll_token(events + index)
                 if token == Self.wakeToken {
                     isWoken = true
-                } else if token >= Self.listenerTokens {
-                    acceptSome(listeners[Int(token - Self.listenerTokens)])
+                } else if token >= Self.dialTokens {
+                    if token < Self.listenerTokens {
+                        dials.ready(token, on: self)
+                    } else {
+                        acceptSome(listeners[Int(token - Self.listenerTokens)])
+                    }
                 } else if let connection = connection(token) {
                     ready(connection, apus_epoll_events(events + index))
                 }
             }
             if isWoken { readMail() }
             if !yielding.isEmpty { resumeYielding() }
+            if !drained.isEmpty { tellDrained() }
             for slot in timers.advance(to: now) { tick(slot) }
             if listenAgainAt != 0, now >= listenAgainAt { listenAgain() }
             if !alarms.isEmpty { ringAlarms() }
@@ -121,6 +132,12 @@ final class ReactorLane: Lane {
         for token in again { connection(token)?.resume() }
     }
 
+    private func tellDrained() {
+        let told = drained
+        drained = []
+        for token in told { connection(token)?.tellDrained() }
+    }
+
     private func doChores() {
         choresAt = now + 1_000
         forgiveCostlyTurns()
@@ -129,7 +146,7 @@ final class ReactorLane: Lane {
 
     private func timeout() -> Int32 {
         if !closing.isEmpty || !resumed.isEmpty || !moving.isEmpty || !yielding.isEmpty { return 0 }
-        if hasWork || hasPutOff { return 0 }
+        if hasWork || hasPutOff || !drained.isEmpty { return 0 }
         var wait = timers.wait(from: now) ?? -1
         func atMost(_ time: UInt64) {
             let left = time > now ? Int(time - now) : 0
@@ -209,15 +226,20 @@ final class ReactorLane: Lane {
         connection.settle(on: self, slot: slot, generation: entries[slot].generation)
     }
 
-    private func start(_ socket: Int32, isLocal: Bool, adapter: any Adapter) {
+    /// An accepted connection, or one that was dialled.
+    func start(_ socket: Int32, isLocal: Bool, adapter: any Adapter) {
         let connection = Connection(socket: socket, isLocal: isLocal, lane: self)
         adopt(connection, of: adapter.name)
         connection.conversation = adapter.makeConversation(link: connection, on: self)
         guard apus_epoll_set(epoll, EPOLL_CTL_ADD, socket, EPOLLIN.rawValue, token(of: connection)) == 0 else {
             return connection.close(.overLimit)
         }
+        logger.trace("connection made", metadata: ["lane": "\(number)", "protocol": "\(adapter.name)"])
+    }
+
+    private func startAccepted(_ socket: Int32, isLocal: Bool, adapter: any Adapter) {
+        start(socket, isLocal: isLocal, adapter: adapter)
         counters.accepted &+= 1
-        logger.trace("connection accepted", metadata: ["lane": "\(number)"])
     }
 
     func watch(_ connection: Connection, reads: Bool, writes: Bool) {
@@ -290,6 +312,7 @@ final class ReactorLane: Lane {
         guard apus_epoll_set(epoll, EPOLL_CTL_ADD, connection.socket, 0, token(of: connection)) == 0 else {
             return connection.close(.overLimit)
         }
+        if connection.isDrainAwaited { drained.append(token(of: connection)) }
         arrived(connection.conversation, self)
     }
 
@@ -342,13 +365,13 @@ final class ReactorLane: Lane {
                     Glibc.close(socket)
                     continue
                 }
-                let lane = lanes.assignConnection()
+                let adapter = listener.adapter
+                let lane = adapter.homeLane.map { lanes.assignConnection(to: $0) } ?? lanes.assignConnection()
                 if lane == number {
-                    start(socket, isLocal: isLocal, adapter: listener.adapter)
+                    startAccepted(socket, isLocal: isLocal, adapter: adapter)
                 } else {
-                    let adapter = listener.adapter
                     lanes.call(lane) { lane in
-                        (lane as? ReactorLane)?.start(socket, isLocal: isLocal, adapter: adapter)
+                        (lane as? ReactorLane)?.startAccepted(socket, isLocal: isLocal, adapter: adapter)
                     }
                 }
             }
@@ -377,6 +400,19 @@ final class ReactorLane: Lane {
         }
     }
 
+    // MARK: Dialling
+
+    /// Makes a connection; see ``Reactor/dial(_:on:timeoutMilliseconds:adapterName:makeConversation:failed:)``.
+    func dial(_ request: DialRequest) {
+        guard !isStopping else { return request.failed("the node is stopping") }
+        dials.begin(request, on: self)
+    }
+
+    /// A name that was looked up for a dial.
+    func resolved(_ dial: UInt32, _ result: Result<[SocketAddress], SocketAddress.Failure>) {
+        dials.resolved(dial, result, on: self)
+    }
+
     // MARK: Stopping
 
     /// Stops accepting, ends every connection, and lets the loop end when all have been told.
@@ -388,6 +424,7 @@ final class ReactorLane: Lane {
             _ = apus_epoll_set(epoll, EPOLL_CTL_DEL, listener.socket, 0, 0)
             listener.close()
         }
+        dials.giveUp()
         for entry in entries { entry.connection?.drain() }
     }
 

@@ -29,27 +29,49 @@ public struct SocketAddress: Sendable, CustomStringConvertible {
             unixPath = path
             return
         }
-        guard let colon = text.lastIndex(of: ":"), let port = UInt16(text[text.index(after: colon)...]) else {
-            throw Failure(description: "\(text): expected HOST:PORT, [IPV6]:PORT or unix:PATH")
-        }
-        var host = String(text[..<colon])
-        if host.hasPrefix("["), host.hasSuffix("]") { host = String(host.dropFirst().dropLast()) }
-        bytes = try Self.resolve(host, port, text)
+        let (host, port) = try Self.parts(of: text)
+        self = try Self.lookUp(host, port, flags: AI_PASSIVE)[0]
+    }
+
+    private init(bytes: [UInt8]) {
+        self.bytes = bytes
         unixPath = nil
     }
 
-    private static func resolve(_ host: String, _ port: UInt16, _ text: String) throws(Failure) -> [UInt8] {
+    /// The host, without brackets, and the port.
+    static func parts(of text: String) throws(Failure) -> (host: String, port: UInt16) {
+        guard let colon = text.lastIndex(of: ":"), let port = UInt16(text[text.index(after: colon)...]) else {
+            throw Failure(description: "\(text): expected HOST:PORT, [IPV6]:PORT or unix:PATH")
+        }
+        let host = String(text[..<colon])
+        guard host.hasPrefix("["), host.hasSuffix("]") else { return (host, port) }
+        return (String(host.dropFirst().dropLast()), port)
+    }
+
+    /// The addresses of a host, in the order in which they are to be tried: at least one, and not more than make sense.
+    /// Asks the resolver unless `flags` say that the host is a number, and so may take long.
+    static func lookUp(_ host: String, _ port: UInt16, flags: Int32) throws(Failure) -> [SocketAddress] {
         var hints = addrinfo()
         hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
-        hints.ai_flags = AI_PASSIVE
+        hints.ai_flags = flags
         var list: UnsafeMutablePointer<addrinfo>?
         let status = getaddrinfo(host.isEmpty ? nil : host, String(port), &hints, &list)
         guard status == 0, let list else {
-            throw Failure(description: "\(text): \(String(cString: gai_strerror(status)))")
+            throw Failure(description: "\(host):\(port): \(String(cString: gai_strerror(status)))")
         }
         defer { freeaddrinfo(list) }
-        return Array(UnsafeRawBufferPointer(start: list.pointee.ai_addr, count: Int(list.pointee.ai_addrlen)))
+        var addresses: [SocketAddress] = []
+        var next: UnsafeMutablePointer<addrinfo>? = list
+        while let entry = next, addresses.count < maxAddresses {
+            let bytes = UnsafeRawBufferPointer(start: entry.pointee.ai_addr, count: Int(entry.pointee.ai_addrlen))
+            addresses.append(SocketAddress(bytes: Array(bytes)))
+            next = entry.pointee.ai_next
+        }
+        return addresses
     }
+
+    /// Addresses of one name that are tried.
+    private static let maxAddresses = 16
 
     /// The local (or the peer's) address of a socket.
     init?(socket: Int32, peer: Bool) {
@@ -61,8 +83,7 @@ public struct SocketAddress: Sendable, CustomStringConvertible {
             }
         }
         guard status == 0 else { return nil }
-        bytes = withUnsafeBytes(of: &storage) { Array($0.prefix(Int(length))) }
-        unixPath = nil
+        self.init(bytes: withUnsafeBytes(of: &storage) { Array($0.prefix(Int(length))) })
     }
 
     /// The address family.

@@ -210,9 +210,9 @@ final class MQTTConversation: Conversation {
         }
     }
 
-    /// A lane has taken a run of this connection's publishes.
-    func receiptArrived(token: UInt32, on lane: Lane) {
-        pendingAcknowledgements.receipt(token)
+    /// A lane has taken a run of this connection's publishes, or a port that held one has room.
+    func receiptArrived(token: UInt32, more: Int, on lane: Lane) {
+        pendingAcknowledgements.receipt(token, more: more)
         pendingAcknowledgements.takeReady { write($0) }
         if isHeld, pendingAcknowledgements.count <= lane.limits.maxUnsettled / 2 {
             isHeld = false

@@ -1,4 +1,4 @@
-/// Guaranteed publishes that other lanes have still to take. Acknowledgements leave in the order of the publishes
+/// Guaranteed publishes that other lanes have still to take, or that a full port holds. Acknowledgements leave in the order of the publishes
 /// (MQTT 5 §4.6), so one that waits holds those behind it.
 struct PendingAcknowledgements {
     struct Group {
@@ -6,7 +6,7 @@ struct PendingAcknowledgements {
         var qos: UInt8
         /// What the client is told.
         var code: ReasonCode
-        /// Lanes that have not answered, and the token that they answer with.
+        /// Lanes and ports that have not answered, and the token that they answer with.
         var pending: Int32
         var token: UInt32
     }
@@ -28,10 +28,11 @@ struct PendingAcknowledgements {
         if group.qos == 1 { qos1Total += UInt32(group.identifiers.count) }
     }
 
-    /// One lane has answered.
-    mutating func receipt(_ token: UInt32) {
+    /// One lane has answered, or one port that held a run.
+    /// - Parameter more: how many further answers it promises.
+    mutating func receipt(_ token: UInt32, more: Int) {
         guard let index = groups.firstIndex(where: { $0.token == token && $0.pending > 0 }) else { return }
-        groups[index].pending -= 1
+        groups[index].pending += Int32(truncatingIfNeeded: more - 1)
     }
 
     /// Takes what may be acknowledged now, in order.

@@ -336,7 +336,7 @@ final class Session: Inbox {
     }
 
     override func receiptArrived(token: UInt32, refused: Int, more: Int, on lane: Lane) {
-        conversation?.receiptArrived(token: token, on: lane)
+        conversation?.receiptArrived(token: token, more: more, on: lane)
     }
 }
 

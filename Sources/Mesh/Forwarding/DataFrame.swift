@@ -71,6 +71,28 @@ struct DataFrame: BitwiseCopyable {
     /// What the origin has sealed.
     var sealed: UnsafeRawBufferPointer { UnsafeRawBufferPointer(rebasing: bytes[sealedOffset...]) }
 
+    /// The same with other destinations.
+    func copy(_ destinations: [Destination]) -> [UInt8] {
+        let length = Self.size(destinations: destinations.count, sealed: sealed.count)
+        return [UInt8](unsafeUninitializedCapacity: length) { buffer, count in
+            guard let base = UnsafeMutableRawPointer(buffer.baseAddress), let from = bytes.baseAddress else {
+                return
+            }
+            base.copyMemory(from: from, byteCount: Self.fixedSize)
+            var header = self.header
+            header.length = length
+            header.write(to: base)
+            let word = UInt16(truncatingIfNeeded: destinations.count) & 0xFFF
+            base.storeBytes(of: word.littleEndian, toByteOffset: 14, as: UInt16.self)
+            for (index, destination) in destinations.enumerated() { Self.write(destination, at: index, to: base) }
+            let sealed = self.sealed
+            if let from = sealed.baseAddress {
+                (base + (length - sealed.count)).copyMemory(from: from, byteCount: sealed.count)
+            }
+            count = length
+        }
+    }
+
     /// Bytes of a frame.
     static func size(destinations: Int, sealed: Int) -> Int { fixedSize + destinations * Destination.size + sealed }
 

@@ -2,12 +2,14 @@ import Core
 
 /// What is sealed in a frame: a run of events of one publisher to one topic.
 ///
-///     0  flags u8 (0-1 QoS, 2 retained, 3 part of an event, 4 last part, 5 shares), shares u8, topic u16
+///     0  flags u8 (0-1 QoS, 2 retained, 3 part, 4 last part, 5 first part, 6 shares only), shares u8, topic u16
 ///     4  extension u16, events u16
 ///     8  properties u32, milliseconds left u32 (0: does not expire)
 ///     16 if retained: version, time u64 and writer u64
 ///        for each share: node's short id u16, key of the group u64
 ///        topic, properties, and for each event: length u32, payload
+///
+/// What is too large for a frame is sealed as a whole and then cut: each part is one byte of flags and a piece.
 struct EventContent {
     /// One member of one shared group is to have the event: at this node.
     struct Share: Equatable {
@@ -16,7 +18,12 @@ struct EventContent {
     }
 
     private static let fixedSize = 16
-    static let (retainedFlag, partFlag, lastPartFlag, sharesFlag): (UInt8, UInt8, UInt8, UInt8) = (4, 8, 16, 32)
+    static let retainedFlag: UInt8 = 4
+    static let partFlag: UInt8 = 8
+    static let lastPartFlag: UInt8 = 16
+    static let firstPartFlag: UInt8 = 32
+    /// Only the members of shared groups that are named are to have it.
+    static let sharesOnlyFlag: UInt8 = 64
 
     /// Where the parts lie, borrowed.
     var topic: UnsafeRawBufferPointer
@@ -77,6 +84,12 @@ struct EventContent {
         return size
     }
 
+    /// Says anew how long sealed events are wanted for, when they are sent again.
+    static func setMillisecondsLeft(_ milliseconds: UInt32, in sealed: UnsafeMutableRawBufferPointer) {
+        guard sealed.count >= fixedSize else { return }
+        sealed.storeBytes(of: milliseconds.littleEndian, toByteOffset: 12, as: UInt32.self)
+    }
+
     /// Seals events of a run that is not packed.
     static func write(
         _ run: UnsafePointer<EventRun>, shares: [Share], from first: Int, count: Int, now: UInt64,
@@ -92,7 +105,7 @@ struct EventContent {
             place += count
         }
         let run = run.pointee
-        put(run.qos | (run.isRetained ? retainedFlag : 0) | (shares.isEmpty ? 0 : sharesFlag))
+        put(run.qos | (run.isRetained ? retainedFlag : 0) | (shares.isEmpty ? 0 : sharesOnlyFlag))
         put(UInt8(truncatingIfNeeded: shares.count))
         put(UInt16(truncatingIfNeeded: run.topicLength))
         put(run.extensionLength)

@@ -3,6 +3,7 @@ import AMQP
 import Core
 import Foundation
 import Glibc
+import Mesh
 import Web
 import Webhooks
 
@@ -10,7 +11,8 @@ extension Configuration {
     /// The environment of this process.
     public static var processEnvironment: [String: String] { ProcessInfo.processInfo.environment }
 
-    /// Makes a configuration. A flag wins over the environment, that over the file, that over the defaults.
+    /// Makes a configuration. A flag wins over the environment, that over the file, that over the defaults. A node of
+    /// which nobody says anything, without a file and with no listener named, can be dialled by others on this machine.
     /// - Parameters:
     ///   - file: path of a YAML file; nil takes the one that `APUS_CONFIG` names, or none.
     ///   - environment: `APUS_…` variables set keys, and texts of the file refer to any by `${NAME}`.
@@ -19,7 +21,10 @@ extension Configuration {
         file: String?, environment: [String: String] = processEnvironment, flags: [ConfigurationFlag] = []
     ) throws(ConfigurationError) -> Configuration {
         guard let path = file ?? environment[fileVariable] else {
-            return try load(yaml: "", file: "configuration", environment: environment, flags: flags)
+            let names =
+                environment.keys.contains { $0.hasPrefix("APUS_LISTENERS_") } || flags.contains(where: \.namesListener)
+            let yaml = names ? "" : "mesh: { listen: '\(ListenAddress.standardMesh)' }"
+            return try load(yaml: yaml, file: "configuration", environment: environment, flags: flags)
         }
         let yaml = try ConfigurationFile.read(path)
         return try load(yaml: yaml, file: path, environment: environment, flags: flags)
@@ -51,6 +56,7 @@ extension Configuration {
         if data != running.data { keys.append("node.data") }
         if lanes != running.lanes { keys.append("node.lanes") }
         if listeners != running.listeners { keys.append("listeners") }
+        keys += meshKeysNeedingRestart(since: running)
         if admin.address != running.admin.address { keys.append("admin.listen") }
         if admin.users != running.admin.users { keys.append("admin.users") }
         if mqtt.sysIntervalSeconds != running.mqtt.sysIntervalSeconds { keys.append("mqtt.sys_interval") }
@@ -68,6 +74,24 @@ extension Configuration {
         }
         if limits.queueFull != running.limits.queueFull { keys.append("limits.queue_full") }
         if log.format != running.log.format { keys.append("log.format") }
+        return keys
+    }
+
+    /// The links of a node that is in a mesh come and go; everything else is what other nodes have been told.
+    private func meshKeysNeedingRestart(since running: Configuration) -> [String] {
+        guard let mesh, let other = running.mesh else { return mesh == running.mesh ? [] : ["mesh"] }
+        var keys: [String] = []
+        if mesh.meshID != other.meshID { keys.append("mesh.id") }
+        if mesh.listen != other.listen { keys.append("mesh.listen") }
+        if mesh.advertise != other.advertise { keys.append("mesh.advertise") }
+        if mesh.secret != other.secret { keys.append("mesh.secret") }
+        if mesh.join != other.join { keys.append("mesh.join") }
+        if mesh.profile != other.profile { keys.append("mesh.profile") }
+        if mesh.isTransit != other.isTransit { keys.append("mesh.transit") }
+        if mesh.maxLinks != other.maxLinks { keys.append("mesh.max_links") }
+        if mesh.maxLinkBytes != other.maxLinkBytes { keys.append("mesh.max_link_bytes") }
+        if mesh.maxStreamBytes != other.maxStreamBytes { keys.append("mesh.max_stream_bytes") }
+        if mesh.maxFilters != other.maxFilters { keys.append("mesh.max_filters") }
         return keys
     }
 

@@ -3,6 +3,7 @@
 public import AMQP
 public import Core
 public import Logging
+public import Mesh
 public import Security
 public import Web
 public import Webhooks
@@ -23,6 +24,8 @@ public struct Configuration: Sendable, Equatable {
         ListenerSettings(protocolName: .http, address: .standardHTTP),
         ListenerSettings(protocolName: .amqp, address: .standardAMQP),
     ]
+    /// `mesh`; nil for a node that is in none: that neither listens for others nor dials them.
+    public var mesh: MeshSettings?
     /// `security`.
     public var security = SecuritySettings()
     /// `admin`.

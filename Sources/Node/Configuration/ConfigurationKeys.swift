@@ -2,6 +2,7 @@
 /// it, so a key that is not here does not exist.
 import AMQP
 import Core
+import Mesh
 import Security
 
 /// What a value may be.
@@ -10,6 +11,10 @@ enum ValueType: Sendable, Equatable {
     case path
     case address
     case addressOrOff
+    /// Where other nodes come in: nothing that only this machine knows, as a path.
+    case networkAddressOrOff
+    case hostAddress
+    case join
     case integer(ClosedRange<Int>)
     case seconds(ClosedRange<Int>)
     case size(ClosedRange<Int>)
@@ -23,6 +28,9 @@ enum ValueType: Sendable, Equatable {
         case .path: "a path"
         case .address: "ADDRESS:PORT or unix:/path"
         case .addressOrOff: "ADDRESS:PORT, unix:/path or off"
+        case .networkAddressOrOff: "ADDRESS:PORT or off"
+        case .hostAddress: "HOST:PORT"
+        case .join: "full, configured or a whole number from 1 to \(MeshKeys.maxLinks)"
         case .integer(let range): "a whole number from \(range.lowerBound) to \(range.upperBound)"
         case .seconds(let range): "whole seconds from \(range.lowerBound) to \(range.upperBound)"
         case .size(let range): "a size from \(Size.text(of: range.lowerBound)) to \(Size.text(of: range.upperBound))"
@@ -215,6 +223,9 @@ public enum ConfigurationKeys {
                 "What the listener speaks."),
             ConfigurationKey("listeners[].listen", .address, "required", "Where it listens; port 0 takes a free one."),
             ConfigurationKey("listeners[].name", .text, "protocol and address", "How logs and metrics call it."),
+        ]
+        + MeshKeys.all
+        + [
             ConfigurationKey(
                 "security.users", .path, "none", "The user file, made by `apus user add`.", isLive: true),
             ConfigurationKey(

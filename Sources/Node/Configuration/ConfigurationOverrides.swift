@@ -6,6 +6,8 @@ public struct ConfigurationFlag: Sendable, Equatable {
         case key([String])
         /// The address of the first listener of a protocol; one is added when there is none. `off` removes all of them.
         case listener(ListenerSettings.ProtocolName)
+        /// The address of one more link.
+        case link
     }
 
     let flag: String
@@ -34,6 +36,12 @@ public struct ConfigurationFlag: Sendable, Equatable {
     public static func admin(_ value: String) -> Self {
         .init(flag: "--admin", target: .key(["admin", "listen"]), value: value)
     }
+    /// `--mesh`: where other nodes come in, or `off`.
+    public static func mesh(_ value: String) -> Self {
+        .init(flag: "--mesh", target: .key(["mesh", "listen"]), value: value)
+    }
+    /// `--link`: dials one more node.
+    public static func link(_ value: String) -> Self { .init(flag: "--link", target: .link, value: value) }
     /// `--log-level`.
     public static func logLevel(_ value: String) -> Self {
         .init(flag: "--log-level", target: .key(["log", "level"]), value: value)
@@ -41,6 +49,17 @@ public struct ConfigurationFlag: Sendable, Equatable {
     /// `--log-format`.
     public static func logFormat(_ value: String) -> Self {
         .init(flag: "--log-format", target: .key(["log", "format"]), value: value)
+    }
+}
+
+extension ConfigurationFlag {
+    /// Whether it says where somebody may come in.
+    var namesListener: Bool {
+        switch target {
+        case .listener: true
+        case .key(let steps): steps == ["mesh", "listen"]
+        case .link: false
+        }
     }
 }
 
@@ -96,6 +115,10 @@ extension Setting {
                 }
             }
             steps = ["listeners", String(index), "listen"]
+        case .link:
+            var count = 0
+            if case .list(let items, _)? = self["mesh"]?["links"] { count = items.count }
+            steps = ["mesh", "links", String(count), "to"]
         }
         if let reason = set(steps[...], to: flag.value, place: flag.flag) {
             problems.append(.init(place: flag.flag, key: "", message: reason))

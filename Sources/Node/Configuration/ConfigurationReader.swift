@@ -26,6 +26,7 @@ struct ConfigurationReader {
             configuration.drainSeconds = seconds
         }
         configuration.listeners = listeners(root["listeners"])
+        configuration.mesh = mesh(root["mesh"])
         configuration.security = security(root["security"])
         configuration.admin = admin(root["admin"], configuration.security)
         configuration.mqtt = mqtt(root["mqtt"])
@@ -40,7 +41,7 @@ struct ConfigurationReader {
     // MARK: Sections
 
     /// A switch.
-    private enum Answer: String, CaseIterable { case no = "false", yes = "true" }
+    enum Answer: String, CaseIterable { case no = "false", yes = "true" }
 
     private mutating func listeners(_ setting: Setting?) -> [ListenerSettings] {
         var listeners: [ListenerSettings] = []
@@ -284,7 +285,7 @@ struct ConfigurationReader {
     // MARK: Values
 
     /// The fields of a group; reports names that are not keys. `steps` is the group's path in the table.
-    private mutating func group(_ setting: Setting?, at steps: [String], called: String) -> [String: Setting] {
+    mutating func group(_ setting: Setting?, at steps: [String], called: String) -> [String: Setting] {
         switch setting {
         case nil, .nothing?: return [:]
         case .text?, .list?:
@@ -308,7 +309,7 @@ struct ConfigurationReader {
         }
     }
 
-    private mutating func items(_ setting: Setting?, _ key: String) -> [Setting] {
+    mutating func items(_ setting: Setting?, _ key: String) -> [Setting] {
         switch setting {
         case nil, .nothing?: return []
         case .list(let items, _)?: return items
@@ -318,7 +319,7 @@ struct ConfigurationReader {
         }
     }
 
-    private mutating func required<Value>(
+    mutating func required<Value>(
         _ fields: [String: Setting], _ name: String, in item: Setting, _ called: String,
         _ read: (inout Self, Setting, String) -> Value?
     ) -> Value? {
@@ -338,7 +339,7 @@ struct ConfigurationReader {
         }
     }
 
-    private mutating func text(_ setting: Setting?, _ key: String) -> String? {
+    mutating func text(_ setting: Setting?, _ key: String) -> String? {
         switch setting {
         case nil: return nil
         case .text(let text, _)?:
@@ -356,7 +357,7 @@ struct ConfigurationReader {
         }
     }
 
-    private mutating func texts(_ setting: Setting?, _ key: String) -> [String]? {
+    mutating func texts(_ setting: Setting?, _ key: String) -> [String]? {
         switch setting {
         case nil: return nil
         case .list(let items, _)?:
@@ -371,7 +372,7 @@ struct ConfigurationReader {
         }
     }
 
-    private mutating func number(_ setting: Setting?, _ key: String, _ type: ValueType) -> Int? {
+    mutating func number(_ setting: Setting?, _ key: String, _ type: ValueType) -> Int? {
         guard let text = text(setting, key) else { return nil }
         let value: Int?
         let range: ClosedRange<Int>
@@ -383,7 +384,7 @@ struct ConfigurationReader {
         case .size(let bounds):
             range = bounds
             value = Size.bytes(of: text)
-        case .text, .path, .address, .addressOrOff, .choice, .texts:
+        case .text, .path, .address, .addressOrOff, .networkAddressOrOff, .hostAddress, .join, .choice, .texts:
             return nil
         }
         if let value, range.contains(value) { return value }
@@ -393,7 +394,7 @@ struct ConfigurationReader {
         return nil
     }
 
-    private mutating func choice<Value: RawRepresentable & CaseIterable>(
+    mutating func choice<Value: RawRepresentable & CaseIterable>(
         _ setting: Setting?, _ key: String, of type: Value.Type
     ) -> Value? where Value.RawValue == String {
         guard let text = text(setting, key) else { return nil }
@@ -414,7 +415,7 @@ struct ConfigurationReader {
         report(setting, key, "'\(text)' is not allowed; \(hint)expected \(words.joined(separator: " | "))")
     }
 
-    private mutating func address(_ setting: Setting, _ key: String) -> ListenAddress? {
+    mutating func address(_ setting: Setting, _ key: String) -> ListenAddress? {
         guard let text = text(setting, key) else { return nil }
         do throws(ListenAddress.Malformed) {
             return try ListenAddress(parsing: text)
@@ -424,9 +425,9 @@ struct ConfigurationReader {
         }
     }
 
-    private func key(_ steps: [String]) -> ValueType { ConfigurationKeys.type(at: steps) ?? .text }
+    func key(_ steps: [String]) -> ValueType { ConfigurationKeys.type(at: steps) ?? .text }
 
-    private mutating func report(_ setting: Setting?, _ key: String, _ message: String) {
+    mutating func report(_ setting: Setting?, _ key: String, _ message: String) {
         problems.append(.init(place: setting?.place ?? "configuration", key: key, message: message))
     }
 }

@@ -20,6 +20,9 @@ public enum ListenAddress: Sendable, Hashable, CustomStringConvertible {
     /// Where a node without configuration speaks AMQP.
     public static let standardAMQP = ListenAddress.ipv4(host: "127.0.0.1", port: 5672)
 
+    /// Where a node without configuration waits for other nodes.
+    public static let standardMesh = ListenAddress.ipv4(host: "127.0.0.1", port: 7400)
+
     /// Where a node without configuration is managed.
     public static let standardAdmin = ListenAddress.ipv4(host: "127.0.0.1", port: 8222)
 

@@ -8,7 +8,7 @@ final class JSONConversation: Conversation {
         case authenticate, subscribe, unsubscribe, publish, ack, ping
     }
 
-    /// A guaranteed publish that other lanes have still to take.
+    /// A guaranteed publish that other lanes have still to take, or that a full port holds.
     private struct Unsettled {
         var id: [UInt8]?
         var event: [UInt8]
@@ -219,9 +219,9 @@ final class JSONConversation: Conversation {
         }
     }
 
-    func receiptArrived(token: UInt32, refused: Int, on lane: Lane) {
+    func receiptArrived(token: UInt32, refused: Int, more: Int, on lane: Lane) {
         guard var item = unsettled[token] else { return }
-        item.pending -= 1
+        item.pending += more - 1
         item.refused += refused
         unsettled[token] = item.pending > 0 ? item : nil
         if item.pending == 0 { settle(item) }

@@ -185,6 +185,6 @@ final class JSONInbox: Inbox {
     }
 
     override func receiptArrived(token: UInt32, refused: Int, more: Int, on lane: Lane) {
-        conversation.receiptArrived(token: token, refused: refused, on: lane)
+        conversation.receiptArrived(token: token, refused: refused, more: more, on: lane)
     }
 }

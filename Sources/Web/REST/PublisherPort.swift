@@ -57,7 +57,7 @@ final class PublisherPort: Port {
 
     override func receiptArrived(token: UInt32, refused: Int, more: Int, on lane: Lane) {
         guard let place = expected.index(forKey: token) else { return }
-        expected.values[place].pending -= 1
+        expected.values[place].pending += more - 1
         expected.values[place].refused += refused
         let known = expected.values[place]
         guard known.pending <= 0 else { return }

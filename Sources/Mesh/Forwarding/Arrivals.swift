@@ -1,0 +1,276 @@
+import Core
+
+/// At a destination: frames become events of this node's router, in order and once. Confined to the mesh's lane.
+final class Arrivals {
+    /// What is known of one origin.
+    private struct Origin {
+        var epoch: UInt64 = 0
+        /// By the frames' lane.
+        var lanes: [UInt8: ArrivalOrder] = [:]
+        /// Parts of a large event, by lane; streams have one of their own.
+        var assemblies: [UInt8: [UInt8]] = [:]
+    }
+
+    /// A run of the turn, or one on its way to other lanes, that a stream waits for.
+    private struct Unsettled {
+        var delivery: Streams.Delivery
+        /// Index of the run in the turn.
+        var run: Int
+        /// Lanes that must still answer.
+        var pending: Int32 = 0
+    }
+
+    /// Bytes of frames that are held for order.
+    private static let maxHeldBytes = 8 << 20
+    /// Streams' parts are put together under this lane.
+    private static let streamLane = UInt8.max
+
+    private unowned let node: MeshNode
+    private let principal: Principal
+    private let turn: Turn
+    private var origins: [Origin] = []
+    /// Lanes with held frames, in the order in which they began to hold.
+    private var holding: [(origin: NodeIndex, lane: UInt8)] = []
+    private var heldBytes = 0
+    /// Runs of the turn that streams wait for.
+    private var unsettled: [Unsettled] = []
+    /// Runs that other lanes have been sent, by token.
+    private var awaited: [UInt32: Unsettled] = [:]
+
+    init(_ node: MeshNode) {
+        self.node = node
+        turn = node.lane.turn
+        principal = .node(node.router)
+    }
+
+    /// Whether the turn takes another frame.
+    var hasRoom: Bool { !turn.isFull && turn.eventCount <= Turn.eventCapacity / 2 }
+
+    // MARK: Order
+
+    /// A frame with this node among its destinations.
+    /// - Parameter isCopy: its bytes do not live until the turn has been routed.
+    func arrive(_ frame: DataFrame, _ mine: Destination, isCopy: Bool) {
+        guard let origin = node.nodes.node(shortID: frame.originID), node.nodes[origin].epoch == frame.originEpoch,
+            mine.epochTag == Destination.tag(ofEpoch: node.epoch)
+        else {
+            node.counters.wrongEpoch &+= 1
+            return
+        }
+        while origins.count <= origin { origins.append(Origin()) }
+        if origins[origin].epoch != frame.originEpoch { origins[origin] = Origin(epoch: frame.originEpoch) }
+        switch frame.header.type {
+        case FrameType.streamData.rawValue: arriveStream(frame, mine, from: origin, isCopy: isCopy)
+        case FrameType.trace.rawValue: node.probes.arrived(frame, from: origin)
+        default: arriveDirect(frame, mine, from: origin, isCopy: isCopy)
+        }
+    }
+
+    private func arriveDirect(_ frame: DataFrame, _ mine: Destination, from origin: NodeIndex, isCopy: Bool) {
+        let number = frame.header.lane
+        let isUnrest = node.now < node.forwarder.changedAt + ArrivalOrder.unrestMilliseconds
+        let mayHold = isUnrest && heldBytes + frame.bytes.count <= Self.maxHeldBytes
+        switch origins[origin].lanes[number, default: ArrivalOrder()].judge(mine.counter, mayHold: mayHold) {
+        case .late: node.counters.late &+= 1
+        case .deliver:
+            deliver(frame.sealed, from: origin, lane: number, isCopy: isCopy, nil)
+            if !holding.isEmpty { letGo(origin, number) }
+        case .hold:
+            let copy = frame.copy([mine])
+            heldBytes += copy.count
+            node.counters.held &+= 1
+            let until = node.now + ArrivalOrder.holdMilliseconds
+            origins[origin].lanes[number]?.hold(mine.counter, copy, until: until)
+            if !holding.contains(where: { $0.origin == origin && $0.lane == number }) {
+                holding.append((origin, number))
+            }
+            node.wake(at: until)
+        }
+    }
+
+    private func arriveStream(_ frame: DataFrame, _ mine: Destination, from origin: NodeIndex, isCopy: Bool) {
+        if case .deliver(let delivery) = node.streams.arrived(from: origin, frame, mine) {
+            deliver(frame.sealed, from: origin, lane: Self.streamLane, isCopy: isCopy, delivery)
+        }
+        takeReleased()
+    }
+
+    /// Frames of streams that waited for others.
+    private func takeReleased() {
+        while hasRoom, let next = node.streams.take() {
+            next.sealed.withUnsafeBytes {
+                deliver($0, from: next.delivery.origin, lane: Self.streamLane, isCopy: true, next.delivery)
+            }
+        }
+    }
+
+    /// Held frames whose turn has come.
+    private func letGo(_ origin: NodeIndex, _ number: UInt8) {
+        while hasRoom, let held = origins[origin].lanes[number]?.takeHeld(now: node.now) {
+            heldBytes -= held.frame.count
+            held.frame.withUnsafeBytes { bytes in
+                guard let frame = DataFrame(bytes) else { return }
+                deliver(frame.sealed, from: origin, lane: number, isCopy: true, nil)
+            }
+        }
+        guard origins[origin].lanes[number]?.held.isEmpty ?? true else { return }
+        holding.removeAll { $0.origin == origin && $0.lane == number }
+    }
+
+    // MARK: Delivering
+
+    /// Hands what is sealed in a frame to the router, with the rest of the turn.
+    private func deliver(
+        _ sealed: UnsafeRawBufferPointer, from origin: NodeIndex, lane number: UInt8, isCopy: Bool,
+        _ delivery: Streams.Delivery?
+    ) {
+        var bytes = sealed
+        if let flags = sealed.first, flags & EventContent.partFlag != 0 {
+            guard let whole = assemble(sealed, flags, origin, number) else {
+                if let delivery { node.streams.settled(delivery) }
+                return
+            }
+            bytes = keep(whole)
+        } else if isCopy {
+            bytes = keep(Array(sealed))
+        }
+        guard let content = EventContent(bytes), content.topic[0] != UInt8(ascii: "$"),
+            content.eventCount <= Turn.eventCapacity / 2
+        else {
+            node.counters.malformed &+= 1
+            if let delivery { node.streams.settled(delivery) }
+            return
+        }
+        node.counters.eventsIn &+= UInt64(content.eventCount)
+        if content.shares.isEmpty {
+            if let delivery { unsettled.append(Unsettled(delivery: delivery, run: turn.runCount)) }
+            append(content)
+        } else {
+            share(content, delivery)
+        }
+    }
+
+    /// Bytes that live until the turn has been routed.
+    private func keep(_ bytes: [UInt8]) -> UnsafeRawBufferPointer {
+        let place = turn.makeScratch(bytes.count)
+        bytes.withUnsafeBytes { if let base = $0.baseAddress { place.copyMemory(from: base, byteCount: $0.count) } }
+        return UnsafeRawBufferPointer(start: place, count: bytes.count)
+    }
+
+    private func append(_ content: EventContent) {
+        turn.runs[turn.runCount] = run(content, turn.events + turn.eventCount)
+        turn.runCount += 1
+        turn.eventCount += content.eventCount
+        turn.principal = principal
+    }
+
+    private func run(_ content: EventContent, _ events: UnsafeMutablePointer<EventView>) -> EventRun {
+        let nowhere = UnsafeRawPointer(bitPattern: 16).unsafelyUnwrapped
+        let expiresAt = content.millisecondsLeft == 0 ? 0 : node.now + UInt64(content.millisecondsLeft)
+        let payloads = content.payloads.baseAddress ?? nowhere
+        var offset = 0
+        for index in 0..<content.eventCount {
+            // Every length has been checked when the content was read.
+            let length = Int(UInt32(littleEndian: payloads.loadUnaligned(fromByteOffset: offset, as: UInt32.self)))
+            events[index] = EventView(payload: payloads + offset + 4, payloadLength: length)
+            offset += 4 + length
+        }
+        var run = EventRun(
+            topic: content.topic.baseAddress ?? nowhere, topicLength: content.topic.count, events: events,
+            count: content.eventCount, wire: nowhere, wireLength: 0,
+            properties: content.properties.baseAddress ?? nowhere, propertiesLength: content.properties.count,
+            publisher: node.port.address, layout: .none, qos: content.qos, isRetained: content.isRetained,
+            expiresAt: expiresAt)
+        run.extensionLength = content.extensionLength
+        run.isFromMesh = true
+        return run
+    }
+
+    /// One member of each shared group that is named here has it.
+    private func share(_ content: EventContent, _ delivery: Streams.Delivery?) {
+        let own = node.nodes[NodeTable.own].shortID
+        var run = run(content, turn.events + turn.eventCount)
+        var hasMember = true
+        for share in content.shares where share.shortID == own {
+            let outcome = node.router.deliverShare(&run, key: share.key, on: node.lane)
+            if outcome.matched == 0 {
+                hasMember = false
+                node.counters.noMember &+= 1
+            } else if outcome.pending > 0, let delivery {
+                awaited[outcome.token] = Unsettled(delivery: delivery, run: 0, pending: outcome.pending)
+                return
+            }
+        }
+        if let delivery { node.streams.settled(delivery, hasMember: hasMember) }
+    }
+
+    /// A part of a large event.
+    /// - Returns: the whole, with its last part.
+    private func assemble(
+        _ part: UnsafeRawBufferPointer, _ flags: UInt8, _ origin: NodeIndex, _ number: UInt8
+    ) -> [UInt8]? {
+        if flags & EventContent.firstPartFlag != 0 { origins[origin].assemblies[number] = [] }
+        guard let soFar = origins[origin].assemblies[number]?.count,
+            soFar + part.count <= node.router.limits.maxPacketBytes + (1 << 20)
+        else {
+            origins[origin].assemblies[number] = nil
+            node.counters.incomplete &+= 1
+            return nil
+        }
+        origins[origin].assemblies[number]?.append(contentsOf: part[1...])
+        guard flags & EventContent.lastPartFlag != 0 else { return nil }
+        return origins[origin].assemblies.removeValue(forKey: number)
+    }
+
+    // MARK: Settling
+
+    /// The turn has been routed.
+    func routed(_ turn: Turn) {
+        for var entry in unsettled {
+            let outcome = turn.outcomes[entry.run]
+            if outcome.pending > 0 {
+                entry.pending = outcome.pending
+                awaited[outcome.token] = entry
+            } else {
+                node.streams.settled(entry.delivery)
+            }
+        }
+        unsettled.removeAll(keepingCapacity: true)
+    }
+
+    /// Another lane has taken a run, or refused it and counted that.
+    func receiptArrived(token: UInt32, more: Int) {
+        guard var entry = awaited[token] else { return }
+        entry.pending += Int32(truncatingIfNeeded: more) - 1
+        if entry.pending > 0 {
+            awaited[token] = entry
+        } else {
+            awaited[token] = nil
+            node.streams.settled(entry.delivery)
+        }
+    }
+
+    /// A node has another life: what came from the one before is forgotten.
+    func nodeChanged(_ index: NodeIndex) {
+        guard index < origins.count, origins[index].epoch != node.nodes[index].epoch else { return }
+        for number in origins[index].lanes.keys.sorted() {
+            for held in origins[index].lanes[number]?.held ?? [] { heldBytes -= held.frame.count }
+        }
+        holding.removeAll { $0.origin == index }
+        origins[index] = Origin()
+    }
+
+    /// Frames that have been held for long enough.
+    func tick() -> UInt64? {
+        for (origin, number) in holding { letGo(origin, number) }
+        takeReleased()
+        if !turn.isEmpty {
+            node.router.route(turn, on: node.lane)
+            routed(turn)
+            turn.removeAll()
+        }
+        var next = UInt64.max
+        for (origin, number) in holding { next = min(next, origins[origin].lanes[number]?.deadline ?? .max) }
+        return next == .max ? nil : next
+    }
+}

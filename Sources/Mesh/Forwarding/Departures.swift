@@ -1,0 +1,138 @@
+import Core
+
+/// At the origin: events of this node's publishers on their way to other nodes. The router has matched them already;
+/// here they are sealed, once for all destinations. Confined to the mesh's lane.
+final class Departures {
+    /// Sealed bytes beyond which a run is spread over several frames.
+    private static let frameBytes = 64 << 10
+    /// Sealed bytes beyond which an event is cut.
+    private static let partBytes = 192 << 10
+
+    private unowned let node: MeshNode
+    /// Reused from run to run.
+    private var wanted: [NodeIndex] = []
+    private var shares: [EventContent.Share] = []
+    /// Publishers that wait until a destination has room, by the streams' number.
+    private var holds: [UInt64: Lane.Receipt] = [:]
+
+    init(_ node: MeshNode) { self.node = node }
+
+    /// Sends a run to the nodes that want it.
+    /// - Parameter identifiers: numbers of nodes, plus 1.
+    /// - Returns: how many guaranteed events were refused.
+    func publish(
+        _ run: UnsafePointer<EventRun>, to identifiers: UnsafeBufferPointer<UInt32>, on lane: Lane
+    ) -> Int {
+        wanted.removeAll(keepingCapacity: true)
+        for identifier in identifiers { wanted.append(NodeIndex(identifier) - 1) }
+        shares.removeAll(keepingCapacity: true)
+        if lane.group != 0 {
+            guard let key = node.router.groupKey(lane.group) else { return 0 }
+            for node in wanted { shares.append(EventContent.Share(shortID: self.node.nodes[node].shortID, key: key)) }
+        }
+        node.counters.eventsOut &+= UInt64(run.pointee.count)
+        // Order holds within a lane; each publisher is in one.
+        let publisher = UInt64(run.pointee.publisher.place) << 32 | UInt64(run.pointee.publisher.generation)
+        let hash = UInt8(truncatingIfNeeded: (publisher &* 0x9E37_79B9_7F4A_7C15) >> 60)
+        var first = 0
+        var refused = 0
+        while first < run.pointee.count {
+            let (count, size) = portion(run, from: first)
+            if run.pointee.qos > 0 {
+                refused += sendStream(run, from: first, count: count, size: size, lane)
+            } else {
+                sendDirect(run, from: first, count: count, size: size, FrameClass.direct.rawValue << 4 | hash)
+            }
+            first += count
+        }
+        return refused
+    }
+
+    /// As many events as one frame should have.
+    private func portion(_ run: UnsafePointer<EventRun>, from first: Int) -> (count: Int, size: Int) {
+        var count = 1
+        var size = EventContent.size(run, shares: shares.count, from: first, count: 1)
+        while first + count < run.pointee.count {
+            let next = Int(run.pointee.events[first + count].payloadLength) + 4
+            guard size + next <= Self.frameBytes else { break }
+            size += next
+            count += 1
+        }
+        return (count, size)
+    }
+
+    private func seal(
+        _ run: UnsafePointer<EventRun>, from first: Int, count: Int, to place: UnsafeMutableRawPointer
+    ) {
+        EventContent.write(
+            run, shares: shares, from: first, count: count, now: node.now, version: (0, 0), to: place)
+    }
+
+    private func sealed(_ run: UnsafePointer<EventRun>, from first: Int, count: Int, size: Int) -> [UInt8] {
+        [UInt8](unsafeUninitializedCapacity: size) { buffer, written in
+            guard let base = buffer.baseAddress else { return }
+            seal(run, from: first, count: count, to: UnsafeMutableRawPointer(base))
+            written = size
+        }
+    }
+
+    private func sendDirect(_ run: UnsafePointer<EventRun>, from first: Int, count: Int, size: Int, _ number: UInt8) {
+        if size <= Self.partBytes {
+            node.forwarder.branchOut(wanted, lane: number)
+            node.forwarder.writeBranches(type: .data, frameClass: .direct, lane: number, flags: 0, sealed: size) {
+                seal(run, from: first, count: count, to: $0)
+            }
+        } else {
+            forEachPart(sealed(run, from: first, count: count, size: size)) { part in
+                node.forwarder.branchOut(wanted, lane: number)
+                node.forwarder.writeBranches(
+                    type: .data, frameClass: .direct, lane: number, flags: 0, sealed: part.count
+                ) { place in
+                    part.withUnsafeBytes {
+                        if let base = $0.baseAddress { place.copyMemory(from: base, byteCount: $0.count) }
+                    }
+                }
+            }
+        }
+    }
+
+    private func sendStream(
+        _ run: UnsafePointer<EventRun>, from first: Int, count: Int, size: Int, _ lane: Lane
+    ) -> Int {
+        let whole = sealed(run, from: first, count: count, size: size)
+        if size <= Self.partBytes {
+            return publish(whole, run, events: count, expiresAt: run.pointee.expiresAt, lane)
+        }
+        // Parts do not expire one by one.
+        var refused = 0
+        forEachPart(whole) { refused = max(refused, publish($0, run, events: count, expiresAt: 0, lane)) }
+        return refused
+    }
+
+    private func publish(
+        _ sealed: [UInt8], _ run: UnsafePointer<EventRun>, events: Int, expiresAt: UInt64, _ lane: Lane
+    ) -> Int {
+        let publication = node.streams.publish(sealed, events: events, to: wanted, expiresAt: expiresAt)
+        if publication.hold != 0, let receipt = lane.hold(run, evenImpatient: true) {
+            holds[publication.hold] = receipt
+        }
+        return publication.refused > 0 ? events : 0
+    }
+
+    /// A destination has room again.
+    func released(_ hold: UInt64) {
+        if let receipt = holds.removeValue(forKey: hold) { node.lane.answer(receipt) }
+    }
+
+    private func forEachPart(_ whole: [UInt8], _ body: ([UInt8]) -> Void) {
+        var offset = 0
+        while offset < whole.count {
+            let count = min(Self.partBytes, whole.count - offset)
+            var flags = EventContent.partFlag
+            if offset == 0 { flags |= EventContent.firstPartFlag }
+            if offset + count == whole.count { flags |= EventContent.lastPartFlag }
+            body([flags] + whole[offset..<offset + count])
+            offset += count
+        }
+    }
+}

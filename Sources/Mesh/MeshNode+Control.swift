@@ -1,0 +1,156 @@
+import Core
+
+/// What the parts ask for, and what the link state tells.
+extension MeshNode: ControlPlane {
+    var now: UInt64 { lane.now }
+    func wallClock() -> UInt64 { host.wallClock() }
+    func random() -> UInt64 { host.random() }
+    func log(_ level: MeshLogLevel, _ message: String) { host.log(level, message) }
+    var establishedLinks: [LinkNumber] { links.map(\.number) }
+    func peer(of link: LinkNumber) -> NodeIndex { self.link(link)?.peer ?? NodeTable.own }
+    func isReachable(_ node: NodeIndex) -> Bool { linkState.routes.isReachable(node) }
+
+    /// Bytes that may wait on a control connection; beyond it the neighbour is too slow for the mesh.
+    private static var maxControlBytes: Int { 16 << 20 }
+
+    func send(_ frame: [UInt8], on link: LinkNumber) {
+        guard let mesh = self.link(link) else { return }
+        mesh.counters.controlBytesOut &+= UInt64(frame.count)
+        mesh.control.send(frame)
+        if mesh.control.link.unsentBytes > Self.maxControlBytes {
+            mesh.control.end(.congested, "the control connection takes too little")
+        }
+    }
+
+    func wake(at time: UInt64) { alarm.at = min(alarm.at, max(time, now)) }
+
+    // MARK: Frames for other nodes
+
+    @discardableResult
+    func route(_ frame: [UInt8], to node: NodeIndex, isBulk: Bool) -> Bool {
+        let destination = nodes[node].shortID
+        let next = linkState.routes.link(to: node)
+        guard next != 0, destination != 0, let mesh = link(next) else {
+            counters.controlUnroutable &+= 1
+            return false
+        }
+        var writer = WireWriter(.routed, isBulk ? .bulk : .control, capacity: frame.count + 32)
+        writer.u16(destination)
+        writer.u16(nodes[NodeTable.own].shortID)
+        writer.u64(epoch)
+        writer.raw(frame)
+        var whole = writer.finish()
+        whole[6] = Forwarder.timeToLive
+        return pass(whole, isBulk: isBulk, on: mesh)
+    }
+
+    private func pass(_ frame: [UInt8], isBulk: Bool, on mesh: MeshLink) -> Bool {
+        guard frame.count <= FrameHeader.maxSize else { return false }
+        guard isBulk else {
+            send(frame, on: mesh.number)
+            return true
+        }
+        guard mesh.data != nil else { return false }
+        frame.withUnsafeBytes { forwarder.append($0, to: mesh, .bulk) }
+        return true
+    }
+
+    /// A control frame for some node has come in, on either connection of a link.
+    func receiveRouted(_ body: UnsafeRawBufferPointer, _ header: FrameHeader, isBulk: Bool) -> (ByeReason, String)? {
+        var reader = WireReader(body)
+        let destination = reader.u16()
+        let originID = reader.u16()
+        let epoch = reader.u64()
+        let inner = reader.rest()
+        guard !reader.isBroken, inner.count >= FrameHeader.size, let base = inner.baseAddress else {
+            return (.malformed, "a routed frame that cannot be read")
+        }
+        let innerHeader = FrameHeader(base)
+        guard innerHeader.length == inner.count else {
+            return (.malformed, "a routed frame with a wrong length inside")
+        }
+        if destination == nodes[NodeTable.own].shortID {
+            guard let origin = nodes.node(shortID: originID), nodes[origin].epoch == epoch,
+                let type = FrameType(rawValue: innerHeader.type)
+            else {
+                counters.wrongEpoch &+= 1
+                return nil
+            }
+            receiveFar(type, UnsafeRawBufferPointer(rebasing: inner[FrameHeader.size...]), from: origin)
+            return nil
+        }
+        guard header.timeToLive > 1, let node = nodes.node(shortID: destination),
+            let mesh = link(linkState.routes.link(to: node))
+        else {
+            counters.controlUnroutable &+= 1
+            return nil
+        }
+        var frame = WireWriter(.routed, isBulk ? .bulk : .control, capacity: body.count + 8)
+        frame.raw(body)
+        var whole = frame.finish()
+        whole[6] = header.timeToLive - 1
+        _ = pass(whole, isBulk: isBulk, on: mesh)
+        return nil
+    }
+
+    /// A frame that another node has sent to this one.
+    private func receiveFar(_ type: FrameType, _ body: UnsafeRawBufferPointer, from origin: NodeIndex) {
+        var reader = WireReader(body)
+        var problem: String?
+        switch type {
+        case .traceAnswer: problem = probes.answered(&reader, from: origin)
+        default: problem = "\(type) is not for nodes far away"
+        }
+        _ = reader.rest()
+        if let problem {
+            counters.malformed &+= 1
+            log(.debug, "frame of \(nodes[origin].name): \(problem)")
+        }
+    }
+
+    // MARK: Frames of neighbours
+
+    /// A frame of a control connection.
+    func receiveControl(
+        _ type: FrameType, _ header: FrameHeader, _ body: UnsafeRawBufferPointer, on mesh: MeshLink
+    ) -> (ByeReason, String)? {
+        mesh.lastHeard = now
+        mesh.lastHeardOnControl = now
+        mesh.counters.controlBytesIn &+= UInt64(body.count + FrameHeader.size)
+        var reader = WireReader(body)
+        let problem: String?
+        switch type {
+        case .hello: problem = heardHello(&reader, on: mesh)
+        case .advertisement, .advertisementRequest, .advertisementVersions:
+            problem = linkState.receive(type, &reader, from: mesh.number)
+        case .interestDelta, .interestSnapshot, .interestRequest, .interestVersions, .interestAcknowledgement:
+            problem = interest.receive(type, &reader, from: mesh.number)
+        case .linkAcknowledgement: problem = forwarder.acknowledged(&reader, on: mesh)
+        case .routed: return receiveRouted(body, header, isBulk: false)
+        default: problem = nil
+        }
+        schedule()
+        guard let problem else { return nil }
+        counters.malformed &+= 1
+        return (.malformed, problem)
+    }
+}
+
+extension MeshNode: LinkStateEvents {
+    func routesChanged(_ routes: Routes) {
+        forwarder.routesChanged(routes)
+        interest.routesChanged(routes)
+    }
+
+    func nodeChanged(_ node: NodeIndex, isRestart: Bool) {
+        if node == NodeTable.own, isRestart { host.keep(epoch: epoch) }
+        arrivals.nodeChanged(node)
+        interest.nodeChanged(node, isRestart: isRestart)
+    }
+
+    func nodeLeft(_ node: NodeIndex) { interest.nodeLeft(node) }
+
+    func mustLeave(_ reason: String) { leave(reason) }
+
+    func shortIDChanged(_ own: UInt16) { host.keep(shortID: own) }
+}

@@ -1,0 +1,235 @@
+public import Core
+
+/// What the mesh needs from outside: sockets, clocks, chance and disk. The node has one; so has the simulation.
+///
+/// Threading: called on the mesh's lane.
+open class MeshHost {
+    /// For subclasses.
+    public init() {}
+    /// Dials `host:port`. When there is a connection, its conversation is ``MeshNode/dialled(_:link:on:)``; when not,
+    /// ``MeshNode/dialFailed(_:_:)`` is called, both on the mesh's lane.
+    open func dial(_ address: String, ticket: Int) {}
+    /// Milliseconds since 1970.
+    open func wallClock() -> UInt64 { 0 }
+    /// Monotonic microseconds.
+    open func microseconds() -> UInt64 { 0 }
+    /// Microseconds since 1970.
+    open func wallMicroseconds() -> UInt64 { wallClock() * 1_000 }
+    /// Unpredictable bits.
+    open func random() -> UInt64 { 0 }
+    /// A line of the log.
+    open func log(_ level: MeshLogLevel, _ message: String) {}
+    /// Keeps the number that this node has in destination sets for its next life.
+    open func keep(shortID: UInt16) {}
+    /// Keeps the epoch, which had to be raised.
+    open func keep(epoch: UInt64) {}
+}
+
+/// The mesh as one node sees it: links, routes, who wants what, and the events on their way. Made of parts that do not
+/// know each other; this is where they meet.
+///
+/// Threading: confined to the mesh's lane, which is where its connections, its port and its alarm are.
+public final class MeshNode {
+    /// The configuration.
+    public private(set) var settings: MeshSettings
+    let identity: MeshIdentity
+    let router: Router
+    let lane: Lane
+    let host: MeshHost
+    let nodes: NodeTable
+    /// Events for other nodes come in here.
+    let port: MeshPort
+    private(set) var departures: Departures!
+    private(set) var forwarder: Forwarder!
+    private(set) var arrivals: Arrivals!
+    private(set) var probes: Probes!
+    private(set) var linkState: LinkState!
+    private(set) var interest: Interest!
+    let alarm: Alarm
+
+    /// This life's number; raised when another node has heard of a later one.
+    var epoch: UInt64 { nodes[NodeTable.own].epoch }
+
+    // Links
+    /// In the order of their numbers.
+    var links: [MeshLink] = []
+    var nextLinkNumber: LinkNumber = 1
+    /// Control connections whose handshake is under way.
+    var handshakes: [MeshConversation] = []
+    var dials = Dials()
+    /// What was dialled and has not answered: by ticket the target, and the link whose data connection it is to be.
+    var tickets: [Int: (target: Int, dataOf: LinkNumber)] = [:]
+    var nextTicket = 1
+    /// What has been counted.
+    var counters = MeshCounters()
+
+    /// Whether it has taken over what its neighbours know, or found that it has none.
+    public private(set) var isJoined = false
+    /// Why it has left for good, because of another node with its id; nil while it takes part.
+    public private(set) var hasLeft: String?
+    private var isDraining = false
+    private let startedAt: UInt64
+    private var isTicking = false
+
+    /// For how long a node without neighbours counts as joining, in milliseconds.
+    private static let joinMilliseconds: UInt64 = 3_000
+
+    /// Makes the mesh's part of a node and begins to dial; connections of the listener are ``accepted(_:on:)``.
+    public init(_ settings: MeshSettings, _ identity: MeshIdentity, router: Router, lane: Lane, host: MeshHost) {
+        self.settings = settings
+        self.identity = identity
+        self.router = router
+        self.lane = lane
+        self.host = host
+        startedAt = lane.now
+        nodes = NodeTable(
+            own: identity.id, epoch: identity.epoch, instance: identity.instance, name: identity.name)
+        port = MeshPort()
+        alarm = Alarm { lane in MeshNode.of(lane)?.tick() }
+        lane.belongings[Self.belonging] = self
+        lane.alarms.append(alarm)
+        makeParts()
+        for entry in settings.links { dials.add(entry, isConfigured: true, at: lane.now) }
+        alarm.at = lane.now
+    }
+
+    private func makeParts() {
+        port.node = self
+        departures = Departures(self)
+        forwarder = Forwarder(self)
+        arrivals = Arrivals(self)
+        probes = Probes(self)
+        var own = LinkStateSettings(name: identity.name)
+        own.addresses = settings.advertise
+        own.isTransit = settings.isTransit
+        own.shortID = identity.shortID
+        linkState = LinkState(plane: self, events: self, settings: own)
+        let lanes = lane.lanes
+        let number = lane.number
+        router.attachMesh(port, on: lane) {
+            lanes.call(number) { MeshNode.of($0)?.interestChanged() }
+        }
+        interest = Interest(plane: self, router: router, maxFilters: settings.maxFilters)
+    }
+
+    private static let belonging = "mesh"
+
+    /// The mesh of a lane; nil on lanes that are not the mesh's.
+    public static func of(_ lane: Lane) -> MeshNode? { lane.belongings[belonging] as? MeshNode }
+
+    // MARK: Time
+
+    private func interestChanged() {
+        interest.localChanged()
+        schedule()
+    }
+
+    /// Does whatever is due.
+    func tick() {
+        guard hasLeft == nil else { return }
+        isTicking = true
+        defer {
+            isTicking = false
+            schedule()
+        }
+        tickLinks()
+        learnTargets()
+        dialDue()
+        partDeadline = .max
+        for next in [linkState.tick(), interest.tick(), forwarder.tick(), arrivals.tick(), probes.tick()] {
+            if let next { partDeadline = min(partDeadline, next) }
+        }
+        judgeJoining()
+    }
+
+    private var partDeadline = UInt64.max
+
+    /// Sets the alarm to the first deadline.
+    func schedule() {
+        guard !isTicking else { return }
+        var next = min(partDeadline, dials.deadline(isLinked: isLinked))
+        for mesh in links { next = min(next, mesh.deadline) }
+        if !isJoined { next = min(next, startedAt + Self.joinMilliseconds, now + 50) }
+        next = min(next, now + 1_000)
+        alarm.at = max(next, now + 1)
+    }
+
+    private func judgeJoining() {
+        guard !isJoined else { return }
+        let hasNeighbour = links.contains { $0.isUp }
+        let isSynchronised = hasNeighbour && linkState.isSynchronised && interest.isSynchronised
+        guard isSynchronised || now >= startedAt + Self.joinMilliseconds else { return }
+        isJoined = true
+        log(.notice, hasNeighbour ? "joined the mesh" : "no other node was found yet; this one serves alone")
+    }
+
+    // MARK: Life
+
+    /// The links to dial have changed.
+    public func update(links entries: [MeshSettings.LinkEntry]) {
+        for target in dials.targets where target.isConfigured && !entries.contains(target.entry) {
+            removeTarget(target)
+        }
+        for entry in entries where !dials.targets.contains(where: { $0.isConfigured && $0.entry == entry }) {
+            dials.add(entry, isConfigured: true, at: now)
+        }
+        settings.links = entries
+        schedule()
+    }
+
+    /// Tells the neighbours that this node is stopping: what passes through it goes another way. Then it says goodbye.
+    public func drain() {
+        guard !isDraining else { return }
+        isDraining = true
+        linkState.setDraining(true)
+        for mesh in links { mesh.control.end(.stopping, "the node is stopping") }
+    }
+
+    /// Another node with this id goes on; this one takes no part any more.
+    func leave(_ reason: String) {
+        guard hasLeft == nil else { return }
+        hasLeft = reason
+        log(.error, "left the mesh: \(reason)")
+        for mesh in links { mesh.control.end(.duplicateNode, reason) }
+        for handshake in handshakes { handshake.end(.duplicateNode, reason) }
+    }
+}
+
+/// What the mesh of a node counts.
+public struct MeshCounters: Sendable, Equatable {
+    /// Frames that had nowhere to go.
+    public var noRoute: UInt64 = 0
+    /// Frames that have crossed too many links.
+    public var timeToLive: UInt64 = 0
+    /// Frames for another life of a node, or from an earlier one.
+    public var wrongEpoch: UInt64 = 0
+    /// Direct frames that came too late or twice.
+    public var late: UInt64 = 0
+    /// Direct frames that never came.
+    public var missing: UInt64 = 0
+    /// Frames held for order.
+    public var held: UInt64 = 0
+    /// Frames that could not be read.
+    public var malformed: UInt64 = 0
+    /// Frames for nobody here.
+    public var staleInterest: UInt64 = 0
+    /// Frames that waited because their next link is the one they came from.
+    public var parked: UInt64 = 0
+    /// Control frames that had no route.
+    public var controlUnroutable: UInt64 = 0
+    /// Connections refused, by reason.
+    public var refused: [UInt64] = Array(repeating: 0, count: 16)
+    /// Links that ended because nothing was heard.
+    public var silences: UInt64 = 0
+    /// Events of large ones that could not be put together.
+    public var incomplete: UInt64 = 0
+    /// Events sent to other nodes and received from them.
+    public var eventsOut: UInt64 = 0, eventsIn: UInt64 = 0
+    /// Frames that passed through.
+    public var transit: UInt64 = 0
+    /// Members of shared groups that had gone.
+    public var noMember: UInt64 = 0
+
+    /// Nothing yet.
+    public init() {}
+}

@@ -1,0 +1,275 @@
+import Core
+
+@testable import Mesh
+
+/// Nodes of a mesh in one process, without sockets and with a clock that a test moves: whole conversations, real routers.
+final class MeshField {
+    /// One end of a connection.
+    final class End: Link {
+        private static let windowSize = 64 << 10
+        private let window = UnsafeMutableRawPointer.allocate(byteCount: End.windowSize, alignment: 16)
+        fileprivate var out: [UInt8] = []
+        fileprivate var carry: [UInt8] = []
+        fileprivate(set) var closed: CloseReason?
+        fileprivate var isTold = false
+        fileprivate var isPaused = false
+        /// The other end sends nothing more.
+        fileprivate var hasEnded = false
+        fileprivate var deadline = UInt64.max
+        fileprivate weak var other: End?
+        fileprivate var conversation: Conversation!
+        fileprivate let station: Station
+        /// Cut without a word: nothing goes out any more.
+        var isSilent = false
+
+        fileprivate init(_ station: Station) {
+            self.station = station
+            super.init()
+            cursor = window
+            end = window + Self.windowSize
+        }
+
+        deinit { window.deallocate() }
+
+        fileprivate func collect() {
+            out.append(contentsOf: UnsafeRawBufferPointer(start: window, count: cursor - window))
+            cursor = window
+        }
+
+        override func makeRoom(_ count: Int) { collect() }
+        override func appendSlowly(_ bytes: UnsafeRawPointer, _ count: Int) {
+            collect()
+            out.append(contentsOf: UnsafeRawBufferPointer(start: bytes, count: count))
+        }
+        override func close(_ reason: CloseReason) { if closed == nil { closed = reason } }
+        override func tick(at deadline: UInt64) { self.deadline = deadline }
+        override func resume() { isPaused = false }
+    }
+
+    /// One node.
+    final class Station: MeshHost {
+        let field: MeshField
+        let address: String
+        let lane: Lane
+        let router: Router
+        fileprivate(set) var node: MeshNode!
+        fileprivate(set) var ends: [End] = []
+        fileprivate(set) var lines: [String] = []
+        fileprivate var dialled: [(address: String, ticket: Int)] = []
+        fileprivate(set) var dialCount = 0
+        fileprivate var isAlive = true
+        fileprivate var generator: Seeded
+
+        fileprivate init(_ field: MeshField, _ address: String, seed: UInt64) {
+            self.field = field
+            self.address = address
+            let limits = Limits()
+            let lanes = Lanes(wakes: [{}], limits: limits)
+            lane = Lane(number: 0, lanes: lanes)
+            lane.now = field.now
+            router = Router(limits: limits, hashKey: seed)
+            generator = Seeded(seed)
+            super.init()
+        }
+
+        override func dial(_ address: String, ticket: Int) {
+            dialCount += 1
+            dialled.append((address, ticket))
+        }
+        override func wallClock() -> UInt64 { 1_700_000_000_000 + field.now }
+        override func microseconds() -> UInt64 { field.now * 1_000 }
+        override func random() -> UInt64 { generator.next() }
+        override func log(_ level: MeshLogLevel, _ message: String) { lines.append(message) }
+
+        /// Its connections to another station.
+        func ends(to other: Station) -> [End] { ends.filter { $0.other?.station === other && $0.closed == nil } }
+    }
+
+    struct Seeded: RandomNumberGenerator {
+        private var state: UInt64
+        init(_ seed: UInt64) { state = seed }
+        mutating func next() -> UInt64 {
+            state &+= 0x9E37_79B9_7F4A_7C15
+            var word = state
+            word = (word ^ (word >> 30)) &* 0xBF58_476D_1CE4_E5B9
+            word = (word ^ (word >> 27)) &* 0x94D0_49BB_1331_11EB
+            return word ^ (word >> 31)
+        }
+    }
+
+    private(set) var now: UInt64 = 1_000
+    private(set) var stations: [Station] = []
+    private var epochs: [String: UInt64] = [:]
+
+    /// Starts a node at an address that links to others. Starting it again is another life of the same node.
+    @discardableResult
+    func start(
+        _ address: String, links: [String], id: UInt64? = nil, _ change: (inout MeshSettings) -> Void = { _ in }
+    ) -> Station {
+        let counted = epochs[address, default: 0] + 1
+        epochs[address] = counted
+        let seed = address.utf8.reduce(UInt64(14_695_981)) { ($0 ^ UInt64($1)) &* 1_099_511_628_211 } &+ counted
+        let station = Station(self, address, seed: seed)
+        var settings = MeshSettings()
+        settings.join = .configured
+        settings.advertise = [address]
+        settings.links = links.map { MeshSettings.LinkEntry(address: $0) }
+        change(&settings)
+        let number = id ?? address.utf8.reduce(UInt64(7)) { $0 &* 31 &+ UInt64($1) }
+        let identity = MeshIdentity(
+            id: NodeID(high: number &* 0x9E37_79B9_7F4A_7C15, low: number), epoch: counted << 16 | (seed & 0xFFFF),
+            instance: seed &* 31, name: address)
+        stations.removeAll { $0.address == address }
+        stations.append(station)
+        station.node = MeshNode(settings, identity, router: station.router, lane: station.lane, host: station)
+        return station
+    }
+
+    /// Ends a node as `kill -9` does: its connections break.
+    func kill(_ station: Station) {
+        station.isAlive = false
+        stations.removeAll { $0 === station }
+        for end in station.ends { end.other?.close(.connectionLost) }
+    }
+
+    /// Breaks the connections between two nodes.
+    func cut(_ a: Station, _ b: Station) {
+        for end in a.ends(to: b) {
+            end.close(.connectionLost)
+            end.other?.close(.connectionLost)
+        }
+    }
+
+    /// Lets time pass.
+    func run(_ milliseconds: Int) {
+        for _ in 0..<milliseconds {
+            now += 1
+            for station in stations { pass(station) }
+        }
+    }
+
+    private func pass(_ station: Station) {
+        let lane = station.lane
+        lane.now = now
+        for (address, ticket) in station.dialled { connect(station, address, ticket) }
+        station.dialled = []
+        for end in station.ends where end.closed == nil {
+            consume(end)
+            if end.hasEnded, !end.isPaused { end.close(.connectionLost) }
+        }
+        lane.readMail()
+        lane.routeDeferred()
+        for end in station.ends where end.closed == nil && end.deadline <= now { tick(end) }
+        lane.ringAlarms()
+        lane.routeDeferred()
+        for end in station.ends where end.closed != nil && !end.isTold {
+            end.isTold = true
+            end.conversation.close(end.closed ?? .connectionLost, on: lane)
+        }
+        lane.postMail()
+        lane.readMail()
+        for end in station.ends { send(end) }
+        station.ends.removeAll { $0.isTold }
+    }
+
+    private func connect(_ station: Station, _ address: String, _ ticket: Int) {
+        guard let other = stations.first(where: { $0.address == address }) else {
+            return station.node.dialFailed(ticket, "connection refused")
+        }
+        let (near, far) = (End(station), End(other))
+        (near.other, far.other) = (far, near)
+        near.conversation = station.node.dialled(ticket, link: near, on: station.lane)
+        far.conversation = other.node.accepted(far, on: other.lane)
+        station.ends.append(near)
+        other.ends.append(far)
+    }
+
+    private func consume(_ end: End) {
+        guard !end.isPaused, !end.carry.isEmpty else { return }
+        let lane = end.station.lane
+        let bytes = end.carry
+        var offset = 0
+        bytes.withUnsafeBytes { whole in
+            while end.closed == nil {
+                let rest = UnsafeRawBufferPointer(rebasing: whole[offset...])
+                let progress = end.conversation.receive(rest, lane.turn, on: lane)
+                offset += progress.consumed
+                if !lane.turn.isEmpty {
+                    lane.turn.principal?.router.route(lane.turn, on: lane)
+                    end.conversation.routed(lane.turn, on: lane)
+                    lane.turn.removeAll()
+                }
+                lane.routeDeferred()
+                switch progress.verdict {
+                case .routeFirst: continue
+                case .waiting: return
+                case .paused:
+                    end.isPaused = true
+                    return
+                case .close(let reason):
+                    end.close(reason)
+                    return
+                }
+            }
+        }
+        end.carry.removeFirst(offset)
+    }
+
+    private func tick(_ end: End) {
+        end.deadline = .max
+        switch end.conversation.tick(on: end.station.lane) {
+        case .success(let next): if let next { end.deadline = min(end.deadline, next) }
+        case .failure(let reason): end.close(reason)
+        }
+    }
+
+    private func send(_ end: End) {
+        end.conversation.produce(on: end.station.lane)
+        end.collect()
+        if !end.isSilent, let other = end.other, other.closed == nil { other.carry += end.out }
+        end.out = []
+        if end.closed != nil, !end.isSilent { end.other?.hasEnded = true }
+    }
+}
+
+/// A subscriber that writes down what it gets.
+final class Listening: Port {
+    private(set) var heard: [String] = []
+
+    override func deliver(_ run: UnsafePointer<EventRun>, _ target: UnsafePointer<Target>, on lane: Lane) -> Int {
+        for index in 0..<run.pointee.count {
+            let view = run.pointee.events[index]
+            heard.append(
+                String(
+                    decoding: UnsafeRawBufferPointer(start: view.payload, count: Int(view.payloadLength)), as: UTF8.self
+                ))
+        }
+        return 0
+    }
+}
+
+extension MeshField.Station {
+    private var principal: Principal { Principal(identity: Identity(user: nil), clientID: "test", router: router) }
+
+    func subscribe(_ filters: String...) throws -> Listening {
+        let port = Listening()
+        router.register(port, on: lane)
+        for filter in filters {
+            let subscription = Subscription(filter: try TopicFilter(filter, grammar: .mqtt), options: .qos(2))
+            _ = router.subscribe(port, subscription, as: principal, on: lane)
+        }
+        return port
+    }
+
+    @discardableResult
+    func publish(_ topic: String, _ payload: String, qos: UInt8 = 0, isRetained: Bool = false) -> PublishOutcome {
+        let event = Array(topic.utf8).withUnsafeBytes { topic in
+            Array(payload.utf8).withUnsafeBytes { payload in
+                Event(
+                    topic: topic, properties: UnsafeRawBufferPointer(start: nil, count: 0), payload: payload, qos: qos,
+                    isRetained: isRetained)
+            }
+        }
+        return router.publish(event, as: principal, on: lane)
+    }
+}
