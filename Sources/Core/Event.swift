@@ -67,6 +67,9 @@ public struct EventRun: BitwiseCopyable {
     /// Whether it comes from another node, which has chosen the destinations: it goes to this node's subscriptions
     /// only, and to a shared group only when the other node says so (``Router/deliverShare(_:group:on:)``).
     public var isFromMesh = false
+    /// The version of the first event, when it is to be kept as its topic's last value and another node has given it
+    /// one, or the router has; each of the following is one later (``EventVersion/advanced(by:)``).
+    public var version = EventVersion.none
     /// How the properties are taken out of what stands at ``properties``, when they are still as they were received;
     /// nil when they are as ``EventProperties`` reads them. See ``Port/takesPacked``.
     public var packing: Unmanaged<EventPacking>?

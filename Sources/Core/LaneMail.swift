@@ -28,6 +28,7 @@ struct MailRecord: BitwiseCopyable {
     var more: UInt32 = 0
     var isPatient = false
     var isFromMesh = false
+    var version = EventVersion.none
     var packing: Unmanaged<EventPacking>?
     /// The shared group that this is one member's share of; 0 for none.
     var group: UInt32 = 0
@@ -67,6 +68,7 @@ extension Lane {
         record.expiresAt = run.pointee.expiresAt
         record.isPatient = run.pointee.isPatient
         record.isFromMesh = run.pointee.isFromMesh
+        record.version = run.pointee.version
         record.packing = run.pointee.packing
         record.group = group
         record.targetCount = UInt32(count)
@@ -215,6 +217,7 @@ extension Lane {
         run.extensionLength = record.extensionLength
         run.isPatient = record.isPatient
         run.isFromMesh = record.isFromMesh
+        run.version = record.version
         run.packing = record.packing
         runToken = record.token
         held = 0

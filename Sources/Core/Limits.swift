@@ -31,6 +31,11 @@ public struct Limits: Sendable, Equatable {
     public var maxRetainedEvents = 1_000_000
     /// Bytes of retained events of a namespace.
     public var maxRetainedBytes = 1 << 30
+    /// Deleted topics that a node of a mesh remembers, so that a value from before does not come back with a node that
+    /// was away; beyond it the oldest is forgotten. They may have 256 bytes each on average.
+    public var maxTombstones = 100_000
+    /// Seconds a deleted topic is remembered.
+    public var tombstoneSeconds = 86_400
     /// Seconds from accept to a complete CONNECT; then the connection is closed.
     public var connectTimeoutSeconds = 5
     /// In which a peer must take the last bytes of a connection that ends, besides what ``lastBytesPerSecond`` adds.

@@ -8,8 +8,12 @@
 struct RetainOutcome {
     /// Whether the store now holds what it was asked to; false when a limit is reached, and nothing has changed.
     var isStored: Bool
-    /// What the topic had before, if that has gone.
+    /// What the topic had before, if that has gone; with versions it may be a tombstone.
     var replaced: Event?
+    /// The version of the run's first event, when versions are kept.
+    var version = EventVersion.none
+    /// Whether the store has changed, when versions are kept.
+    var hasAdvanced = false
 }
 
 /// The retained events of one namespace: a tree of levels, and the events by number.
@@ -18,13 +22,19 @@ struct RetainOutcome {
 /// removed when a look-up meets it, when its topic gets another, by ``sweepExpired(now:max:)``, and when a new topic
 /// finds the store full.
 struct RetainedEvents: ~Copyable {
-    private var tree: TopicTree
-    private var slots = EventSlots()
-    private let limits: Limits
+    // What is not private is used in `RetainedEvents+Versions.swift` as well.
+    private(set) var tree: TopicTree
+    var slots = EventSlots()
+    let limits: Limits
+    /// The events' versions; nil as long as the node is in no mesh. Then there are no tombstones.
+    var versions: RetainedVersions?
 
     /// Bytes that count for the limit: each event's ``Event/cost``.
     private(set) var bytes = 0
-    /// Events that expire at some time.
+    /// Topics that are remembered as deleted, and what they would count for.
+    private(set) var tombstoneCount = 0
+    private(set) var tombstoneBytes = 0
+    /// Events and tombstones that expire at some time.
     private(set) var expiring = 0
     /// No event expires before this time.
     private var soonest = UInt64.max
@@ -34,7 +44,7 @@ struct RetainedEvents: ~Copyable {
     private var sweepPlace: UInt32 = 1
 
     /// Places that are looked at for expired events when the store is full.
-    private static let sweepWhenFull = 64
+    static let sweepWhenFull = 64
 
     init(key: UInt64, limits: Limits) {
         tree = TopicTree(key: key, linked: true)
@@ -42,7 +52,7 @@ struct RetainedEvents: ~Copyable {
     }
 
     /// Topics that have a value, expired ones included until they are found.
-    var count: Int { slots.count }
+    var count: Int { slots.count - tombstoneCount }
     /// Those of them that begin with `$`: what the node says of itself.
     private(set) var nodeCount = 0
     /// Their bytes.
@@ -52,7 +62,8 @@ struct RetainedEvents: ~Copyable {
 
     // MARK: Setting
 
-    /// Replaces a topic's value; an empty payload removes it (MQTT 3.1.1 §3.3.1.3).
+    /// Replaces a topic's value; an empty payload removes it (MQTT 3.1.1 §3.3.1.3). For stores without versions, and
+    /// topics that have none.
     mutating func set(_ topic: UnsafeRawBufferPointer, _ event: Event?, now: UInt64) -> RetainOutcome {
         guard let event, event.payloadLength > 0 else {
             return RetainOutcome(isStored: true, replaced: remove(topic))
@@ -64,46 +75,65 @@ struct RetainedEvents: ~Copyable {
             node = find(topic)
             guard hasRoom(for: event, at: node) else { return RetainOutcome(isStored: false) }
         }
-        count(event, 1)
         let number = node == 0 ? 0 : tree.nodes[node].first
         if number != 0 {
+            count(event, 1)
             let old = slots.replace(number, by: event)
             if let old { count(old, -1) }
             return RetainOutcome(isStored: true, replaced: old)
         }
-        node = TopicTree.root
-        Self.forEachLevel(topic) { level in node = tree.insertChild(of: node, .literal, level) }
-        tree.nodes[node].first = slots.store(event)
+        _ = insert(topic, event)
         return RetainOutcome(isStored: true)
     }
 
-    /// Removes a topic's value, and returns it.
+    /// Puts an event where its topic has none.
+    /// - Returns: its number.
+    mutating func insert(_ topic: UnsafeRawBufferPointer, _ event: Event) -> UInt32 {
+        count(event, 1)
+        var node = TopicTree.root
+        Self.forEachLevel(topic) { level in node = tree.insertChild(of: node, .literal, level) }
+        let number = slots.store(event)
+        tree.nodes[node].first = number
+        return number
+    }
+
+    /// Removes a topic's value or tombstone, and returns it.
     mutating func remove(_ topic: UnsafeRawBufferPointer) -> Event? {
         let node = find(topic)
         return node == 0 ? nil : removeValue(of: node).event
     }
 
     /// Removes the value of a node, and the nodes that then carry nothing.
-    private mutating func removeValue(of node: UInt32) -> (event: Event?, nodes: Int) {
+    mutating func removeValue(of node: UInt32) -> (event: Event?, nodes: Int) {
         let number = tree.nodes[node].first
         guard number != 0 else { return (nil, 0) }
         let event = slots.take(number)
         if let event { count(event, -1) }
+        if let versions {
+            if event?.isTombstone ?? false { versions.unlistTombstone(number) }
+            versions.remove(number)
+        }
         tree.nodes[node].first = 0
         return (event, tree.prune(node))
     }
 
     /// The limits are the clients'. What the node says of itself is little and always the same topics.
-    private func hasRoom(for event: Event, at node: UInt32) -> Bool {
+    func hasRoom(for event: Event, at node: UInt32) -> Bool {
         if event.topic.first == UInt8(ascii: "$") { return true }
         let number = node == 0 ? 0 : tree.nodes[node].first
-        let old = number == 0 ? nil : slots[number]
+        var old = number == 0 ? nil : slots[number]
+        if old?.isTombstone ?? false { old = nil }
         guard bytes - nodeBytes + event.cost - (old?.cost ?? 0) <= limits.maxRetainedBytes else { return false }
         return old != nil || count - nodeCount < limits.maxRetainedEvents
     }
 
-    private mutating func count(_ event: Event, _ sign: Int) {
-        bytes += sign * event.cost
+    mutating func count(_ event: Event, _ sign: Int) {
+        if event.isTombstone {
+            tombstoneCount += sign
+            tombstoneBytes += sign * event.cost
+        } else {
+            bytes += sign * event.cost
+        }
         if event.topic.first == UInt8(ascii: "$") {
             nodeCount += sign
             nodeBytes += sign * event.cost
@@ -115,7 +145,7 @@ struct RetainedEvents: ~Copyable {
         soonestOfRound = min(soonestOfRound, event.expiresAt)
     }
 
-    private func find(_ topic: UnsafeRawBufferPointer) -> UInt32 {
+    func find(_ topic: UnsafeRawBufferPointer) -> UInt32 {
         var node = TopicTree.root
         Self.forEachLevel(topic) { level in if node != 0 { node = child(of: node, level) } }
         return node
@@ -141,14 +171,16 @@ struct RetainedEvents: ~Copyable {
 
     /// Looks at `max` places at most, from where it stopped the last time, and removes events whose time is over.
     /// Costs nothing as long as none can be.
-    /// - Returns: how many were removed.
+    /// - Returns: how many values were removed.
     mutating func sweepExpired(now: UInt64, max: Int) -> Int {
+        if let versions { versions.now = Swift.max(versions.now, now) }
         guard expiring > 0, soonest <= now else { return 0 }
         var removed = 0
         for _ in 0..<min(max, Int(slots.highest)) {
             if let event = slots[sweepPlace] {
                 if Self.isExpired(event.expiresAt, now: now) {
-                    if self.remove(event.topic) != nil { removed += 1 }
+                    let gone = expire(find(event.topic), now: now).event
+                    if !(gone?.isTombstone ?? true) { removed += 1 }
                 } else if event.expiresAt != 0 {
                     soonestOfRound = min(soonestOfRound, event.expiresAt)
                 }
@@ -160,6 +192,7 @@ struct RetainedEvents: ~Copyable {
             soonestOfRound = .max
             if soonest > now { break }
         }
+        if let versions { giveUpTombstones(versions) }
         return removed
     }
 
@@ -169,8 +202,8 @@ struct RetainedEvents: ~Copyable {
     mutating func value(of topic: UnsafeRawBufferPointer, now: UInt64) -> Event? {
         let node = find(topic)
         guard node != 0, tree.nodes[node].first != 0, let event = slots[tree.nodes[node].first] else { return nil }
-        guard Self.isExpired(event.expiresAt, now: now) else { return event }
-        _ = removeValue(of: node)
+        guard Self.isExpired(event.expiresAt, now: now) else { return event.isTombstone ? nil : event }
+        _ = expire(node, now: now)
         return nil
     }
 
@@ -231,10 +264,10 @@ struct RetainedEvents: ~Copyable {
         if !isLast, node.firstChild != 0 { pushChildren(of: number, level: below, &walk) }
         guard node.first != 0, isLast || goesOn || walk.filter.levels[below].kind == .rest else { return 0 }
         guard Self.isExpired(slots.expiresAt(node.first), now: now) else {
-            if let event = slots[node.first] { walk.found.append(event) }
+            if let event = slots[node.first], !event.isTombstone { walk.found.append(event) }
             return 0
         }
-        return removeValue(of: number).nodes
+        return expire(number, now: now).nodes
     }
 
     /// Puts a node's children that may fit a level of the filter on the stack: the literal one, or the first of all.
@@ -283,7 +316,9 @@ struct RetainedEvents: ~Copyable {
         while place < slots.highest, left > 0, found.count < events {
             place += 1
             left -= 1
-            guard let event = slots[place], !Self.isExpired(event.expiresAt, now: now) else { continue }
+            guard let event = slots[place], !event.isTombstone, !Self.isExpired(event.expiresAt, now: now) else {
+                continue
+            }
             if filter.matches(event.topic) { found.append(event) }
         }
         return place < slots.highest ? place : 0

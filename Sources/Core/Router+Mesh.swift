@@ -122,6 +122,7 @@ extension Router {
         changingInterest {
             meshHook = MeshHook(tell: interestChanged)
             index.remote.address = address
+            meshPort = address
         }
     }
 
@@ -274,6 +275,9 @@ extension Router {
 
     /// What other nodes know a shared group by: a fixed hash of its name and filter. Nil when it is gone.
     public func groupKey(_ number: UInt32) -> UInt64? { indexLock.withLock { _ in index.groups[number]?.key } }
+
+    /// This node's number for a shared group; nil when nobody is known to be in it.
+    public func groupNumber(_ key: UInt64) -> UInt32? { indexLock.withLock { _ in index.groupsByKey[key] } }
 
     /// Gives a run to a member on this node of a shared group, because another node has chosen this one for it: to one
     /// that is present if there is one. Nothing has matched when there is no member, or when the group is another that

@@ -5,8 +5,28 @@ import Synchronization
 /// Threading: any lane. The retained lock is held for one event or one bounded step; events are copied before it is
 /// taken and freed after it has been given back.
 extension Router {
-    /// Keeps each event of a run, in order; called when the run has been routed.
-    func retain(_ run: UnsafePointer<EventRun>, on lane: Lane) {
+    /// Keeps each event of a run, in order; called when the run has been routed, with its properties unpacked. In a
+    /// mesh every node keeps them, whoever subscribes there.
+    func keep(_ run: UnsafePointer<EventRun>, on lane: Lane, _ outcome: inout PublishOutcome) {
+        guard keepsVersions.load(ordering: .relaxed), RetainedEvents.isShared(run.pointee.topicBytes) else {
+            return retain(run, on: lane)
+        }
+        let version = retainNewer(run, on: lane)
+        let address = meshPort
+        guard address != .none, !run.pointee.isFromMesh else { return }
+        var run = run.pointee
+        run.version = version
+        var target = Target(address: address, options: .everywhere)
+        // Another run as far as ports can see: the same events, but now they have a version.
+        lane.runSerial &+= 1
+        if address.lane == lane.number {
+            outcome.refused &+= Int32(truncatingIfNeeded: lane.deliver(&run, &target))
+        } else {
+            stage(&run, &target, 1, to: address.lane, on: lane, &outcome)
+        }
+    }
+
+    private func retain(_ run: UnsafePointer<EventRun>, on lane: Lane) {
         for index in 0..<run.pointee.count {
             let event = run.pointee.event(index)
             let outcome = retainedLock.withLock { _ in
@@ -98,11 +118,14 @@ extension Router {
         return page
     }
 
-    /// Removes a topic's retained event. Rights are the caller's matter; nobody is told.
+    /// Removes a topic's retained event, in a mesh from all nodes. Rights are the caller's matter; no subscriber is
+    /// told.
     /// - Returns: whether there was one.
     @discardableResult
     public func removeRetained(_ topic: UnsafeRawBufferPointer) -> Bool {
-        retainedLock.withLock { _ in retainedEvents.remove(topic) } != nil
+        let (removed, changed) = retainedLock.withLock { _ in (retainedEvents.delete(topic), retainedChanged) }
+        if removed != nil, RetainedEvents.isShared(topic) { changed?() }
+        return removed != nil
     }
 
     /// Removes expired events, for a periodic chore: looks at `max` places at most, from where it stopped the last

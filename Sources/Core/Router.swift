@@ -28,9 +28,15 @@ public final class Router: @unchecked Sendable {
     private let generation = Atomic<UInt64>(1)
     /// Whose turn it is when a shared group's events are given to another member.
     var redistributed: UInt32 = 0
-    /// Held for one event, or one bounded step of a look-up. Used in `Router+Retained.swift` only.
+    /// Held for one event, or one bounded step of a look-up. Used in `Router+Retained.swift` and
+    /// `Router+RetainedVersions.swift` only.
     let retainedLock = Mutex(())
     var retainedEvents: RetainedEvents
+    /// Called when a value was removed that no event tells other nodes of. Used under `retainedLock`.
+    var retainedChanged: (@Sendable () -> Void)?
+    let packedMeshPort = Atomic<UInt64>(0)
+    /// Whether retained events have versions. Never goes back.
+    let keepsVersions = Atomic<Bool>(false)
     private let sessions = Mutex(SessionTable())
 
     private static let changesKept = 256
@@ -207,7 +213,25 @@ public final class Router: @unchecked Sendable {
     public func publish(
         _ event: Event, as principal: Principal, publisher: PortAddress = .none, on lane: Lane
     ) -> PublishOutcome {
+        // What the node says of itself is no client's traffic.
+        if !principal.isNode { lane.counters.eventsIn &+= 1 }
         var run = EventRun(event: event, view: lane.singleEvent, publisher: publisher)
+        return publish(&run, of: event, as: principal, on: lane)
+    }
+
+    /// Delivers a value that came by replication and has advanced the store: to this node's subscriptions only.
+    func publishReplicated(_ event: Event, _ version: EventVersion, as principal: Principal, on lane: Lane) {
+        var run = EventRun(event: event, view: lane.singleEvent, publisher: .none)
+        run.isFromMesh = true
+        run.isRetained = true
+        run.version = version
+        publish(&run, of: event, as: principal, on: lane)
+    }
+
+    @discardableResult
+    private func publish(
+        _ run: inout EventRun, of event: Event, as principal: Principal, on lane: Lane
+    ) -> PublishOutcome {
         run.owned = lane.singleOwned
         lane.singleOwned.pointee = Unmanaged.passRetained(event.storage)
         defer {
@@ -215,8 +239,6 @@ public final class Router: @unchecked Sendable {
             lane.singleOwned.pointee = nil
         }
         let cache = lane.cache(for: self)
-        // What the node says of itself is no client's traffic.
-        if !principal.isNode { lane.counters.eventsIn &+= 1 }
         lane.counters.cacheLookups &+= 1
         run.hash = cache.hash(run.topic, run.topicLength)
         return withUnsafePointer(to: &run) { publish($0, as: principal, on: lane, cache) }
@@ -253,7 +275,7 @@ public final class Router: @unchecked Sendable {
         outcome.refused = Int32(truncatingIfNeeded: refused)
         if entry.pointee.localCount < entry.pointee.targetCount { stageRemote(run, entry, on: lane, &outcome) }
         if entry.pointee.groupCount > 0, !run.pointee.isFromMesh { deliverToGroups(run, entry, on: lane, &outcome) }
-        if run.pointee.isRetained { retain(lane.unpacked(run), on: lane) }
+        if run.pointee.isRetained { keep(lane.unpacked(run), on: lane, &outcome) }
         outcome.token = lane.runToken
         outcome.pending &+= Int32(truncatingIfNeeded: lane.held)
         return outcome

@@ -98,6 +98,9 @@ extension MeshNode: ControlPlane {
         var reader = WireReader(body)
         var problem: String?
         switch type {
+        case .streamAcknowledgement, .streamSync: problem = streams.receive(type, &reader, from: origin)
+        case .retainedDigests, .retainedValues, .retainedRequest:
+            problem = retained.receive(type, &reader, fromNode: origin)
         case .traceAnswer: problem = probes.answered(&reader, from: origin)
         default: problem = "\(type) is not for nodes far away"
         }
@@ -125,6 +128,8 @@ extension MeshNode: ControlPlane {
             problem = linkState.receive(type, &reader, from: mesh.number)
         case .interestDelta, .interestSnapshot, .interestRequest, .interestVersions, .interestAcknowledgement:
             problem = interest.receive(type, &reader, from: mesh.number)
+        case .retainedDigests, .retainedValues, .retainedRequest:
+            problem = retained.receive(type, &reader, from: mesh.number)
         case .linkAcknowledgement: problem = forwarder.acknowledged(&reader, on: mesh)
         case .routed: return receiveRouted(body, header, isBulk: false)
         default: problem = nil
@@ -140,17 +145,36 @@ extension MeshNode: LinkStateEvents {
     func routesChanged(_ routes: Routes) {
         forwarder.routesChanged(routes)
         interest.routesChanged(routes)
+        streams.routesChanged(routes)
     }
 
     func nodeChanged(_ node: NodeIndex, isRestart: Bool) {
         if node == NodeTable.own, isRestart { host.keep(epoch: epoch) }
         arrivals.nodeChanged(node)
         interest.nodeChanged(node, isRestart: isRestart)
+        if isRestart { streams.nodeRestarted(node) }
     }
 
-    func nodeLeft(_ node: NodeIndex) { interest.nodeLeft(node) }
+    func nodeLeft(_ node: NodeIndex) {
+        interest.nodeLeft(node)
+        streams.nodeLeft(node)
+        for target in dials.targets where !target.isConfigured && target.node == node { dials.remove(target.number) }
+    }
 
     func mustLeave(_ reason: String) { leave(reason) }
 
     func shortIDChanged(_ own: UInt16) { host.keep(shortID: own) }
+}
+
+extension MeshNode: StreamForwarding {
+    func forwardStream(_ sealed: UnsafeRawBufferPointer, flags: UInt8, to targets: [StreamTarget]) {
+        let number = UInt8(FrameClass.guaranteed.rawValue) << 4
+        forwarder.forward(sealed, flags: flags, lane: number, to: targets)
+    }
+
+    func released(_ hold: UInt64) { departures.released(hold) }
+
+    func noMember(_ sealed: UnsafeRawBufferPointer, at node: NodeIndex, expiresAt: UInt64) {
+        departures.chooseAgain(sealed, expiresAt: expiresAt)
+    }
 }

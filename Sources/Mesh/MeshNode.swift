@@ -11,6 +11,8 @@ open class MeshHost {
     open func dial(_ address: String, ticket: Int) {}
     /// Milliseconds since 1970.
     open func wallClock() -> UInt64 { 0 }
+    /// The same for any thread.
+    open func makeWallClock() -> @Sendable () -> UInt64 { { 0 } }
     /// Monotonic microseconds.
     open func microseconds() -> UInt64 { 0 }
     /// Microseconds since 1970.
@@ -45,6 +47,8 @@ public final class MeshNode {
     private(set) var probes: Probes!
     private(set) var linkState: LinkState!
     private(set) var interest: Interest!
+    private(set) var streams: Streams!
+    private(set) var retained: RetainedSync!
     let alarm: Alarm
 
     /// This life's number; raised when another node has heard of a later one.
@@ -110,6 +114,13 @@ public final class MeshNode {
             lanes.call(number) { MeshNode.of($0)?.interestChanged() }
         }
         interest = Interest(plane: self, router: router, maxFilters: settings.maxFilters)
+        var streamSettings = StreamSettings()
+        streamSettings.maxStreamBytes = settings.maxStreamBytes
+        streams = Streams(plane: self, forwarding: self, settings: streamSettings)
+        router.keepRetainedVersions(writer: identity.id.high, wallClock: host.makeWallClock()) {
+            lanes.call(number) { MeshNode.of($0)?.retained.localChanged() }
+        }
+        retained = RetainedSync(plane: self, router: router) { [unowned self] in arrivals.deliver($0, $1) }
     }
 
     private static let belonging = "mesh"
@@ -136,9 +147,12 @@ public final class MeshNode {
         learnTargets()
         dialDue()
         partDeadline = .max
-        for next in [linkState.tick(), interest.tick(), forwarder.tick(), arrivals.tick(), probes.tick()] {
-            if let next { partDeadline = min(partDeadline, next) }
-        }
+        let deadlines = [
+            linkState.tick(), interest.tick(), streams.tick(), retained.tick(), forwarder.tick(), probes.tick(),
+            // Last: what the others have brought is routed here.
+            arrivals.tick(),
+        ]
+        for next in deadlines { if let next { partDeadline = min(partDeadline, next) } }
         judgeJoining()
     }
 

@@ -1,4 +1,5 @@
 import Core
+import Synchronization
 
 @testable import Mesh
 
@@ -76,7 +77,11 @@ final class MeshField {
             dialCount += 1
             dialled.append((address, ticket))
         }
-        override func wallClock() -> UInt64 { 1_700_000_000_000 + field.now }
+        override func wallClock() -> UInt64 { field.clock.time.load(ordering: .relaxed) }
+        override func makeWallClock() -> @Sendable () -> UInt64 {
+            let clock = field.clock
+            return { clock.time.load(ordering: .relaxed) }
+        }
         override func microseconds() -> UInt64 { field.now * 1_000 }
         override func random() -> UInt64 { generator.next() }
         override func log(_ level: MeshLogLevel, _ message: String) { lines.append(message) }
@@ -97,7 +102,13 @@ final class MeshField {
         }
     }
 
-    private(set) var now: UInt64 = 1_000
+    /// Milliseconds since 1970, for all nodes.
+    final class Clock: Sendable { let time = Atomic<UInt64>(1_700_000_001_000) }
+
+    let clock = Clock()
+    private(set) var now: UInt64 = 1_000 {
+        didSet { clock.time.store(1_700_000_000_000 + now, ordering: .relaxed) }
+    }
     private(set) var stations: [Station] = []
     private var epochs: [String: UInt64] = [:]
 

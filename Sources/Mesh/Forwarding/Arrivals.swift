@@ -183,7 +183,38 @@ final class Arrivals {
             expiresAt: expiresAt)
         run.extensionLength = content.extensionLength
         run.isFromMesh = true
+        run.version = content.version
         return run
+    }
+
+    /// A retained value has come from a neighbour and is newer than what was here: subscribers get it like an event.
+    func deliver(_ event: Event, _ version: EventVersion) {
+        if !hasRoom { routeTurn() }
+        let bytes = keep(
+            Array(
+                UnsafeRawBufferPointer(
+                    start: event.bytes, count: event.topicLength + event.propertiesLength + event.payloadLength)))
+        guard let base = bytes.baseAddress else { return }
+        let view = turn.events + turn.eventCount
+        var run = EventRun(event: event, view: view, publisher: node.port.address)
+        let moved = base - event.bytes
+        run.topic += moved
+        run.properties += moved
+        view.pointee.payload += moved
+        run.wire = base
+        run.isFromMesh = true
+        run.version = version
+        turn.runs[turn.runCount] = run
+        turn.runCount += 1
+        turn.eventCount += 1
+        turn.principal = principal
+    }
+
+    private func routeTurn() {
+        guard !turn.isEmpty else { return }
+        node.router.route(turn, on: node.lane)
+        routed(turn)
+        turn.removeAll()
     }
 
     /// One member of each shared group that is named here has it.
@@ -264,11 +295,7 @@ final class Arrivals {
     func tick() -> UInt64? {
         for (origin, number) in holding { letGo(origin, number) }
         takeReleased()
-        if !turn.isEmpty {
-            node.router.route(turn, on: node.lane)
-            routed(turn)
-            turn.removeAll()
-        }
+        routeTurn()
         var next = UInt64.max
         for (origin, number) in holding { next = min(next, origins[origin].lanes[number]?.deadline ?? .max) }
         return next == .max ? nil : next

@@ -25,6 +25,20 @@ final class Departures {
     ) -> Int {
         wanted.removeAll(keepingCapacity: true)
         for identifier in identifiers { wanted.append(NodeIndex(identifier) - 1) }
+        return publish(run, on: lane)
+    }
+
+    /// Sends a run to all nodes, because it is to be retained.
+    func publishEverywhere(_ run: UnsafePointer<EventRun>, on lane: Lane) -> Int {
+        wanted.removeAll(keepingCapacity: true)
+        for other in 1..<max(node.nodes.count, 1) where node.nodes[other].shortID != 0 {
+            // Who cannot be reached compares its values when it can be again.
+            if node.isReachable(other) || run.pointee.qos > 0 { wanted.append(other) }
+        }
+        return wanted.isEmpty ? 0 : publish(run, on: lane)
+    }
+
+    private func publish(_ run: UnsafePointer<EventRun>, on lane: Lane) -> Int {
         shares.removeAll(keepingCapacity: true)
         if lane.group != 0 {
             guard let key = node.router.groupKey(lane.group) else { return 0 }
@@ -65,7 +79,7 @@ final class Departures {
         _ run: UnsafePointer<EventRun>, from first: Int, count: Int, to place: UnsafeMutableRawPointer
     ) {
         EventContent.write(
-            run, shares: shares, from: first, count: count, now: node.now, version: (0, 0), to: place)
+            run, shares: shares, from: first, count: count, now: node.now, to: place)
     }
 
     private func sealed(_ run: UnsafePointer<EventRun>, from first: Int, count: Int, size: Int) -> [UInt8] {
@@ -122,6 +136,28 @@ final class Departures {
     /// A destination has room again.
     func released(_ hold: UInt64) {
         if let receipt = holds.removeValue(forKey: hold) { node.lane.answer(receipt) }
+    }
+
+    /// The node that was chosen for a share has no member any more: another member is chosen, here or elsewhere.
+    func chooseAgain(_ sealed: UnsafeRawBufferPointer, expiresAt: UInt64) {
+        guard let content = EventContent(sealed) else { return }
+        var offset = 0
+        for _ in 0..<content.eventCount {
+            let length = Int(
+                UInt32(littleEndian: content.payloads.loadUnaligned(fromByteOffset: offset, as: UInt32.self)))
+            let payload = UnsafeRawBufferPointer(rebasing: content.payloads[offset + 4..<offset + 4 + length])
+            offset += 4 + length
+            let event = Event(
+                topic: content.topic, properties: content.properties, payload: payload, qos: content.qos,
+                isRetained: false, expiresAt: expiresAt, extensionLength: content.extensionLength)
+            for share in content.shares {
+                guard let group = node.router.groupNumber(share.key) else {
+                    node.counters.noMember &+= 1
+                    continue
+                }
+                node.lane.redistributeLater(event, group: group, in: node.router)
+            }
+        }
     }
 
     private func forEachPart(_ whole: [UInt8], _ body: ([UInt8]) -> Void) {

@@ -33,7 +33,7 @@ struct EventContent {
     var eventCount: Int
     /// Milliseconds that the events are still wanted for; 0 for ever.
     var millisecondsLeft: UInt32
-    var version: (time: UInt64, writer: UInt64)
+    var version: EventVersion
     var shares: [Share]
     /// The events: each its length and its payload.
     var payloads: UnsafeRawBufferPointer
@@ -51,7 +51,8 @@ struct EventContent {
         eventCount = Int(reader.u16())
         let propertiesLength = Int(reader.u32())
         millisecondsLeft = reader.u32()
-        version = flags & Self.retainedFlag != 0 ? (reader.u64(), reader.u64()) : (0, 0)
+        version = .none
+        if flags & Self.retainedFlag != 0 { version = EventVersion(time: reader.u64(), writer: reader.u64()) }
         shares = []
         for _ in 0..<shareCount where !reader.isBroken {
             shares.append(Share(shortID: reader.u16(), key: reader.u64()))
@@ -93,7 +94,7 @@ struct EventContent {
     /// Seals events of a run that is not packed.
     static func write(
         _ run: UnsafePointer<EventRun>, shares: [Share], from first: Int, count: Int, now: UInt64,
-        version: (time: UInt64, writer: UInt64), to base: UnsafeMutableRawPointer
+        to base: UnsafeMutableRawPointer
     ) {
         var place = base
         func put(_ value: some FixedWidthInteger) {
@@ -114,8 +115,9 @@ struct EventContent {
         let left = run.expiresAt == 0 ? 0 : UInt32(clamping: max(1, run.expiresAt > now ? run.expiresAt - now : 1))
         put(left)
         if run.isRetained {
-            put(version.time)
-            put(version.writer)
+            // The events of a run have versions that follow one another.
+            put(run.version.time &+ UInt64(first))
+            put(run.version.writer)
         }
         for share in shares {
             put(share.shortID)

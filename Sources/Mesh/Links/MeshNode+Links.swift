@@ -152,6 +152,7 @@ extension MeshNode {
         }
         linkState.linkUp(mesh.number)
         interest.linkUp(mesh.number)
+        retained.linkUp(mesh.number)
         if mesh.isDialler {
             dial(dials.target(mesh.target)?.entry.address ?? "", target: mesh.target, dataOf: mesh.number)
         }
@@ -229,6 +230,7 @@ extension MeshNode {
         forwarder.linkDown(mesh)
         linkState.linkDown(mesh.number)
         interest.linkDown(mesh.number)
+        retained.linkDown(mesh.number)
         if mesh.isUp { linkState.adjacencyDown(mesh.number) }
         dials.lost(mesh.target, now: now, random: random())
     }
@@ -258,7 +260,7 @@ extension MeshNode {
         writer.u8((mesh.data != nil ? Self.dataFlag : 0) | (isJoined ? 0 : Self.joiningFlag))
         writer.u64(linkState.digest)
         writer.u64(interest.digest)
-        writer.u64(0)
+        writer.u64(retained.digest)
         send(writer.finish(), on: mesh.number)
     }
 
@@ -267,7 +269,7 @@ extension MeshNode {
         let echo = reader.varint()
         let delay = reader.varint()
         let flags = reader.u8()
-        let (state, interests, _) = (reader.u64(), reader.u64(), reader.u64())
+        let (state, interests, values) = (reader.u64(), reader.u64(), reader.u64())
         guard !reader.isBroken else { return "a hello that cannot be read" }
         let micros = host.microseconds()
         mesh.heardSequence = sequence
@@ -286,6 +288,7 @@ extension MeshNode {
         }
         linkState.heard(digest: state, on: mesh.number)
         interest.heard(digest: interests, on: mesh.number)
+        retained.heard(digest: values, on: mesh.number)
         return nil
     }
 
