@@ -15,13 +15,14 @@ enum Payload {
     }
 
     /// The number; nil when the bytes are not whole.
-    static func number(_ bytes: UnsafeRawBufferPointer) -> Int? {
+    /// - Parameter isHead: whether the bytes are only the first ones.
+    static func number(_ bytes: UnsafeRawBufferPointer, isHead: Bool = false) -> Int? {
         guard bytes.count >= size else { return nil }
         let word = UInt64(littleEndian: bytes.loadUnaligned(as: UInt64.self))
         let number = UInt32(truncatingIfNeeded: word)
         guard UInt32(truncatingIfNeeded: word >> 32) == number ^ key else { return nil }
         let filler = UInt8(truncatingIfNeeded: number)
-        guard bytes.count == size || bytes[bytes.count - 1] == filler else { return nil }
+        guard isHead || bytes.count == size || bytes[bytes.count - 1] == filler else { return nil }
         return Int(number)
     }
 }

@@ -17,6 +17,8 @@ final class Cable {
     private(set) var isSilent = [false, false]
     private(set) var connections: [Connection] = []
     var randomness: Randomness
+    /// Whether both ends dial.
+    let dialsBothWays: Bool
 
     init(_ world: World, _ a: Int, _ b: Int, number: Int, delay: UInt64, jitter: UInt64, rate: Int) {
         self.world = world
@@ -26,6 +28,7 @@ final class Cable {
         self.jitter = jitter
         self.rate = rate
         randomness = world.randomness.split(2, a << 32 | b << 8 | number)
+        dialsBothWays = randomness.chance(0.3)
     }
 
     func connects(_ a: Int, _ b: Int) -> Bool { (ends[0] == a && ends[1] == b) || (ends[0] == b && ends[1] == a) }
@@ -205,6 +208,8 @@ final class SocketEnd {
     private(set) var isClosed = false
     private(set) var isWritable = false
     private var hasRefused = false
+    /// What an oracle keeps for it.
+    var watch: AnyObject?
 
     init(_ connection: Connection, side: Int, station: Station) {
         self.connection = connection
@@ -300,6 +305,7 @@ final class SocketEnd {
     func close() {
         guard !isClosed else { return }
         isClosed = true
+        station.endCount += 1
         line = nil
         world.onUnrest()
         if unreadCount > 0, !isReset { refuse() } else { outgoing.end() }
@@ -320,6 +326,7 @@ final class SocketEnd {
     func vanish() {
         guard !isClosed else { return }
         isClosed = true
+        station.endCount += 1
         line = nil
         outgoing.drop()
         unread = []

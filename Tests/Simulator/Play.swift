@@ -1,4 +1,5 @@
 import Core
+import Mesh
 
 /// A scenario being played: stations, members and faults over a world, and what the observer has to say.
 final class Play {
@@ -13,6 +14,9 @@ final class Play {
     /// Faults that are in force.
     private(set) var active: Set<Int> = []
     private var slowUntil: UInt64 = 0
+    /// Where the nodes' logs go: time, node, level, line.
+    var logger: ((UInt64, String, MeshLogLevel, String) -> Void)?
+    var isWithoutInterest = true
     /// Publishing has ended.
     private(set) var isQuiet = false
 
@@ -231,6 +235,8 @@ struct Disk {
         idLow = self.randomness.next()
     }
 
+    /// The node had to raise its epoch.
+    mutating func keep(epoch: UInt64) { epochCounter = max(epochCounter, epoch >> 16) }
     /// A process starts.
     mutating func count() { epochCounter += 1 }
     /// The disk is as it was up to two starts ago.

@@ -66,6 +66,8 @@ final class Station {
     private var passNumber: UInt64 = 0
     private var plannedAt = UInt64.max
     private(set) var passes = 0
+    /// Sockets that have ended here.
+    var endCount = 0
 
     init(_ world: World, index: Int, limits: Limits) {
         self.world = world
