@@ -16,7 +16,7 @@ func say(_ text: String) {
 
 func play(_ scenario: Scenario, isLoud: Bool) -> Outcome {
     Play.mesh(
-        scenario,
+        scenario, tracing: Int(ProcessInfo.processInfo.environment["MESSAGE"] ?? ""),
         log: isLoud
             ? { time, node, level, line in say("\(time / 1_000) ms \(node) \(level): \(line)") } : nil)
 }

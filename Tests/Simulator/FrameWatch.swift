@@ -69,6 +69,8 @@ final class FrameOracle {
     private var accounts: [Held: Account] = [:]
     private var crossings: [Crossing: (count: Int, last: UInt64)] = [:]
     private(set) var frames = 0
+    /// A message whose frames are printed.
+    var traced: Int?
 
     init(_ observer: Observer, _ world: World) {
         self.observer = observer
@@ -79,6 +81,13 @@ final class FrameOracle {
         frames += 1
         conserve(frame, from, to, origin)
         guard let message = message(of: frame) else { return }
+        if message == traced {
+            let destinations = (0..<frame.destinationCount).map { frame.destination($0) }
+            print(
+                "\(world.now) us: message \(message) n\(from)-n\(to), type \(frame.header.type), lane "
+                    + "\(frame.header.lane), flags \(frame.header.flags), to "
+                    + destinations.map { "\($0.shortID)#\($0.counter)" }.joined(separator: " "))
+        }
         let key = Crossing(message: message, from: from, to: to)
         crossings[key] = (count: (crossings[key]?.count ?? 0) + 1, last: world.now)
     }

@@ -5,7 +5,7 @@ import Core
 /// The oracles that look into the nodes: freshness, agreement, adjacency, routes, interest.
 final class MeshOracles: Inspector {
     unowned let play: Play
-    private let frames: FrameOracle
+    let frames: FrameOracle
     private var interestCheckedAt: UInt64 = 0
     private(set) var difference = "nothing was looked at"
 
@@ -178,10 +178,14 @@ final class MeshOracles: Inspector {
 
 extension Play {
     /// A run of the mesh.
-    static func mesh(_ scenario: Scenario, log: ((UInt64, String, MeshLogLevel, String) -> Void)? = nil) -> Outcome {
+    static func mesh(
+        _ scenario: Scenario, tracing message: Int? = nil,
+        log: ((UInt64, String, MeshLogLevel, String) -> Void)? = nil
+    ) -> Outcome {
         let play = Play(scenario) { play, station in MeshBrain(play, station) }
         play.logger = log
         let oracles = MeshOracles(play)
+        oracles.frames.traced = message
         return play.run(oracles)
     }
 
