@@ -33,6 +33,8 @@ public final class CoverSet {
         static let ends: UInt8 = 64
         /// It waits for what it covers to be covered otherwise, before it ends.
         static let ending: UInt8 = 16
+        /// It stands in the list of those that wait so.
+        static let queued: UInt8 = 128
         /// It is not free.
         static let used: UInt8 = 32
 
@@ -124,8 +126,9 @@ public final class CoverSet {
         entries[number].flags &= ~Entry.wanted
         count -= 1
         if entries[number].firstCovered == 0 { return end(number) }
-        guard !entries[number].has(Entry.ending) else { return }
         entries[number].flags |= Entry.ending
+        guard !entries[number].has(Entry.queued) else { return }
+        entries[number].flags |= Entry.queued
         leaving.append(number)
     }
 
@@ -143,17 +146,13 @@ public final class CoverSet {
         var left = budget
         while left > 0, let number = leaving.last {
             let entry = entries[number]
-            guard entry.has(Entry.ending) else {
+            guard entry.has(Entry.ending), entry.firstCovered != 0 else {
                 leaving.removeLast()
+                entries[number].flags &= ~(Entry.queued | Entry.ending)
+                if entry.has(Entry.ending) { end(number) }
                 continue
             }
             let covered = entry.firstCovered
-            guard covered != 0 else {
-                leaving.removeLast()
-                entries[number].flags &= ~Entry.ending
-                end(number)
-                continue
-            }
             left -= 1
             unlink(covered)
             cover(covered)
@@ -208,7 +207,8 @@ public final class CoverSet {
     /// Frees an entry that nobody needs any more, once others have forgotten it.
     private func freeIfOver(_ number: UInt32) {
         let entry = entries[number]
-        let isNeeded = Entry.wanted | Entry.shown | Entry.told | Entry.begins | Entry.ends | Entry.ending
+        let isNeeded =
+            Entry.wanted | Entry.shown | Entry.told | Entry.begins | Entry.ends | Entry.ending | Entry.queued
         guard entry.flags & isNeeded == 0 else { return }
         if entry.ending == .exact {
             tree.nodes[entry.node].first = 0
@@ -252,34 +252,38 @@ public final class CoverSet {
         ends.tidy()
     }
 
-    /// Filters that others have been told of: of the places after `cursor`, `places` of them, `limit` filters at most.
+    /// Filters that others have been told of: of the places after `cursor`, `places` of them, `limit` filters at
+    /// most, and no more once they have `bytes` bytes.
     /// What is there from the first page to the last is listed exactly once.
     /// - Returns: where to go on; nil at the end.
     public func toldFilters(
-        after cursor: UInt32, limit: Int, places: Int, _ body: (TopicFilter) -> Void
+        after cursor: UInt32, limit: Int, bytes: Int, places: Int, _ body: (TopicFilter) -> Void
     ) -> UInt32? {
-        list(after: cursor, limit: limit, places: places, flag: Entry.told, body)
+        list(after: cursor, limit: limit, bytes: bytes, places: places, flag: Entry.told, body)
     }
 
     /// Filters that somebody wants, in the same way.
     public func wantedFilters(
         after cursor: UInt32, limit: Int, places: Int, _ body: (TopicFilter) -> Void
     ) -> UInt32? {
-        list(after: cursor, limit: limit, places: places, flag: Entry.wanted, body)
+        list(after: cursor, limit: limit, bytes: .max, places: places, flag: Entry.wanted, body)
     }
 
     private func list(
-        after cursor: UInt32, limit: Int, places: Int, flag: UInt8, _ body: (TopicFilter) -> Void
+        after cursor: UInt32, limit: Int, bytes: Int, places: Int, flag: UInt8, _ body: (TopicFilter) -> Void
     ) -> UInt32? {
+        var left = bytes
         let highest = entries.highestUsed
         var number = cursor
         var found = 0
         let last = min(UInt64(highest), UInt64(cursor) + UInt64(max(places, 1)))
-        while UInt64(number) < last, found < limit {
+        while UInt64(number) < last, found < limit, left > 0 {
             number += 1
             guard entries[number].has(flag) else { continue }
             found += 1
-            body(filter(of: number))
+            let filter = filter(of: number)
+            left -= filter.bytes.count
+            body(filter)
         }
         return number < highest ? number : nil
     }

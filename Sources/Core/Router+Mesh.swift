@@ -40,7 +40,7 @@ public enum RemoteOutcome: Sendable, Equatable {
     case same
 }
 
-/// A part of what a node wants; see ``Router/remoteFilters(of:after:limit:places:)``.
+/// A part of what a node wants; see ``Router/remoteFilters(of:after:limit:bytes:places:)``.
 public struct RemoteFilterPage: Sendable {
     /// In the order of their places.
     public var entries: [RemoteEntry] = []
@@ -239,10 +239,10 @@ extension Router {
         }
     }
 
-    /// Part of a node's present set: of the next `places` places after `cursor`, `limit` entries at most; 0 is the
-    /// beginning. What is there from the first page to the last is listed exactly once.
+    /// Part of a node's present set: of the next `places` places after `cursor`, `limit` entries at most, and no more
+    /// once they have `bytes` bytes; 0 is the beginning. What is there from the first page to the last is listed exactly once.
     public func remoteFilters(
-        of remote: RemoteNode, after cursor: UInt32 = 0, limit: Int, places: Int
+        of remote: RemoteNode, after cursor: UInt32 = 0, limit: Int, bytes: Int = .max, places: Int
     ) -> RemoteFilterPage {
         indexLock.withLock { _ in
             var page = RemoteFilterPage()
@@ -250,12 +250,14 @@ extension Router {
             var number = cursor
             let highest = index.remote.records.highestUsed
             let last = min(UInt64(highest), UInt64(cursor) + UInt64(max(places, 1)))
-            while UInt64(number) < last, page.entries.count < max(limit, 1) {
+            var left = bytes
+            while UInt64(number) < last, page.entries.count < max(limit, 1), left > 0 {
                 number += 1
                 let record = index.remote.records[number]
                 guard record.word != 0, record.owner == remote.node, record.generation == node.generation,
                     let filter = index.remoteFilter(of: number)
                 else { continue }
+                left -= filter.bytes.count
                 page.entries.append(RemoteEntry(filter: filter, isPresent: record.isPresent))
             }
             page.next = number < highest ? number : nil

@@ -105,6 +105,7 @@ final class StreamNode: ControlPlane, StreamForwarding {
     var holdsSeen = 0
     var totals = StreamCounters()
     var failure: String?
+    private var wakeAt = UInt64.max
 
     init(_ index: Int, _ network: StreamNetwork) {
         self.index = index
@@ -132,7 +133,7 @@ final class StreamNode: ControlPlane, StreamForwarding {
 
     /// The process dies and starts again.
     func restart() {
-        add(streams.counters)
+        totals.add(streams.counters)
         life += 1
         taken.removeAll { $0.life == life - 1 && !$0.isSettled }
         nodes = StreamNode.table(of: index, network)
@@ -143,22 +144,7 @@ final class StreamNode: ControlPlane, StreamForwarding {
         made = Streams(plane: self, forwarding: self, settings: network.scenario.settings)
         streams.routesChanged(routes)
         heldBy = 0
-    }
-
-    func add(_ other: StreamCounters) {
-        totals.droppedUnreachable += other.droppedUnreachable
-        totals.droppedExpired += other.droppedExpired
-        totals.duplicates += other.duplicates
-        totals.framesResent += other.framesResent
-        totals.framesSent += other.framesSent
-        totals.voidsSent += other.voidsSent
-        totals.heldFrames += other.heldFrames
-        totals.renumbered += other.renumbered
-        totals.refused += other.refused
-        totals.held += other.held
-        totals.noMember += other.noMember
-        totals.beyondWindow += other.beyondWindow
-        totals.probesSent += other.probesSent
+        wakeAt = .max
     }
 
     // MARK: What streams ask
@@ -172,12 +158,18 @@ final class StreamNode: ControlPlane, StreamForwarding {
     func log(_ level: MeshLogLevel, _ message: String) {}
     func isReachable(_ node: NodeIndex) -> Bool { routes.isReachable(node) }
 
+    /// One timer, as the hub has one: it is set to an earlier time or not at all.
     func wake(at time: UInt64) {
-        let life = life
-        network.at(max(time, now)) { [unowned self] in if life == self.life { tick() } }
+        guard time < wakeAt else { return }
+        wakeAt = max(time, now)
+        let due = wakeAt
+        network.at(due) { [unowned self] in if wakeAt == due { tick() } }
     }
 
-    private func tick() { if let next = streams.tick() { wake(at: max(next, now + 1)) } }
+    private func tick() {
+        wakeAt = .max
+        if let next = streams.tick() { wake(at: max(next, now + 1)) }
+    }
 
     func route(_ frame: [UInt8], to node: NodeIndex, isBulk: Bool) -> Bool {
         guard routes.isReachable(node) else { return false }
@@ -444,7 +436,7 @@ final class StreamNetwork {
             if !isHealed, now > 1_000 + span() * 2, all.allSatisfy({ $0.publications == scenario.events }) { heal() }
             if isHealed, isDrained, now > 1_000 + span() * 2 + 5_000 { break }
         }
-        for node in all { node.add(node.streams.counters) }
+        for node in all { node.totals.add(node.streams.counters) }
         return StreamOracle(self).failure
     }
 
@@ -455,6 +447,24 @@ final class StreamNetwork {
     }
 
     var isQuiet: Bool { isDrained }
+}
+
+extension StreamCounters {
+    mutating func add(_ other: StreamCounters) {
+        droppedUnreachable += other.droppedUnreachable
+        droppedExpired += other.droppedExpired
+        duplicates += other.duplicates
+        framesResent += other.framesResent
+        framesSent += other.framesSent
+        voidsSent += other.voidsSent
+        heldFrames += other.heldFrames
+        renumbered += other.renumbered
+        refused += other.refused
+        held += other.held
+        noMember += other.noMember
+        beyondWindow += other.beyondWindow
+        probesSent += other.probesSent
+    }
 }
 
 /// Judges a run.

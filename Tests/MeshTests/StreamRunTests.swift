@@ -41,11 +41,25 @@ import Testing
 
     @Test(arguments: scenarios.keys.sorted()) func run(name: String) throws {
         let scenario = try #require(Self.scenarios[name])
-        for seed in 0..<20 {
+        var totals = StreamCounters()
+        for seed in 0..<10 {
             let network = StreamNetwork(scenario, stream: UInt64(seed))
             let failure = network.run()
+            for node in network.all { totals.add(node.totals) }
             #expect(failure == nil, "\(name), run \(seed): \(failure ?? ""); \(network.random.note)")
             if failure != nil { break }
+        }
+        // The worst has really happened.
+        #expect(totals.refused == 0)
+        switch name {
+        case "kind": #expect(totals.framesResent == 0 && totals.duplicates == 0)
+        case "tiny": #expect(totals.held > 100 && totals.beyondWindow > 0)
+        case "expiring": #expect(totals.voidsSent > 0 && totals.droppedExpired > 0)
+        case "cut": #expect(totals.droppedUnreachable == 0 && totals.probesSent > 0)
+        case "cut for long": #expect(totals.droppedUnreachable > 0 && totals.voidsSent > 0)
+        case "destination restarts", "both restart": #expect(totals.renumbered > 0 && totals.framesResent > 0)
+        case "without member": #expect(totals.noMember > 0 && totals.voidsSent > 0)
+        default: #expect(totals.framesResent > 0 && totals.duplicates > 0 && totals.heldFrames > 0)
         }
     }
 

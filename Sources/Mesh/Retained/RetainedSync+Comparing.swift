@@ -35,7 +35,7 @@ extension RetainedSync {
         digests.reserveCapacity(Router.retainedBuckets)
         for _ in 0..<Router.retainedBuckets { digests.append(reader.u64()) }
         guard reader.isWhole, peer.leads else { return false }
-        guard !peer.isComparing else { return true }
+        guard !peer.isComparing, !isFruitless(peer, theirs) else { return true }
         (peer.digest, peer.since) = (theirs, since)
         let own = router.retainedBucketDigests
         let differing = own.indices.filter { own[$0] != digests[$0] }

@@ -116,7 +116,7 @@ extension MeshNode {
             isReachable: routes.isReachable(node),
             distance: node < routes.distances.count && routes.isReachable(node) ? routes.distances[node] : 0,
             via: next ?? "", isTransit: known.isTransit, isDraining: known.isDraining, addresses: known.addresses,
-            age: known.age, filters: interest.count(of: node),
+            age: known.age, filters: interest.filterCount(of: node),
             neighbours: known.links.map { link in
                 MeshTopology.Neighbour(
                     id: link.adjacency.neighbour.description, name: link.neighbour.map { nodes[$0].name } ?? "",

@@ -109,6 +109,7 @@ extension Streams {
 
     /// The state for a life of an origin; nil when that life is over.
     private func stream(from origin: NodeIndex, epoch: UInt64) -> IncomingStream? {
+        guard epoch >= plane.nodes[origin].epoch else { return nil }
         while incoming.count <= origin { incoming.append(nil) }
         if let stream = incoming[origin] {
             if stream.epoch == epoch { return stream }
