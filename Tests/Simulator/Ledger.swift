@@ -23,6 +23,9 @@ final class Ledger {
         /// An empty retained event; it carries no number, so nobody can say who was given it.
         var isDelete = false
         var at: UInt64
+        /// When everybody, the publisher's node among them, agreed on everything the last time before; 0 for never in
+        /// its life.
+        var agreedAt: UInt64 = 0
         /// The publisher has been told that it is safe.
         var isSettled = false
         var deliveries: [Delivery] = []
@@ -33,8 +36,6 @@ final class Ledger {
         var filter: TopicFilter
         var since: UInt64
         var until = UInt64.max
-        /// When all nodes knew of it at the latest; .max while nobody can say.
-        var settledAt = UInt64.max
     }
 
     /// A subscriber in one life of its node.

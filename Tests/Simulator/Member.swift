@@ -135,7 +135,8 @@ final class Member {
         }
         guard qos == 0 || publisher.port.outstanding < Self.maxOutstanding else { return }
         publisher.publish(
-            topic: topic, sizes: sizes, qos: qos, isRetained: isRetained, isDelete: isDelete, play.observer.ledger)
+            topic: topic, sizes: sizes, qos: qos, isRetained: isRetained, isDelete: isDelete, play.observer.ledger,
+            agreedAt: play.observer.lastCalm >= publisher.startedAt ? play.observer.lastCalm : 0)
     }
 
     /// A restless subscriber drops a filter, takes another, or connects to another node.

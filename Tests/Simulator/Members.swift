@@ -85,6 +85,8 @@ final class Publisher {
     let number: Int
     let station: Station
     let life: Int
+    /// When its node's process began.
+    let startedAt: UInt64
     let port: PublisherPort
     let principal: Principal
     private var counts = [0, 0]
@@ -93,6 +95,7 @@ final class Publisher {
         self.station = station
         number = ledger.addPublisher()
         life = station.life
+        startedAt = station.startedAt
         port = PublisherPort(ledger)
         principal = Principal(
             identity: Identity(user: "p\(number)"), clientID: "p\(number)", router: station.router)
@@ -100,7 +103,7 @@ final class Publisher {
     }
 
     /// Publishes events of one run. Called within a pass.
-    func publish(topic: Int, sizes: [Int], qos: UInt8, isRetained: Bool, isDelete: Bool, _ ledger: Ledger) {
+    func publish(topic: Int, sizes: [Int], qos: UInt8, isRetained: Bool, isDelete: Bool, _ ledger: Ledger, agreedAt: UInt64) {
         let lane = station.lane
         guard let lane else { return }
         var numbers: [Int] = []
@@ -112,7 +115,8 @@ final class Publisher {
             let number = ledger.add(
                 Ledger.Message(
                     publisher: self.number, number: counts[kind], station: station.index, life: life, topic: topic,
-                    qos: qos, isRetained: isRetained, isDelete: isDelete, at: station.world.now))
+                    qos: qos, isRetained: isRetained, isDelete: isDelete, at: station.world.now,
+                    agreedAt: agreedAt))
             numbers.append(number)
             let payload = isDelete ? [] : Payload.make(number, size: size)
             bytes += payload

@@ -160,20 +160,136 @@ final class MeshOracles: Inspector {
 
     // MARK: Interest
 
-    private func interestDifference(_ brains: [(station: Station, node: MeshNode)]) -> String? { nil }
+    private var interestDifference: String?
+
+    /// Who wants what, as each node has it, against who wants it: what holds for a while must be known, and nothing
+    /// else (I6, I7). Looked at twice a second.
+    private func interestDifference(_ brains: [(station: Station, node: MeshNode)]) -> String? {
+        let now = play.world.now
+        guard now >= interestCheckedAt + 500_000 || interestDifference != nil else { return nil }
+        interestCheckedAt = now
+        interestDifference = nil
+        for topic in play.observer.ledger.topics {
+            let (must, may) = wanting(topic, now)
+            for (station, node) in brains {
+                let found = topic.withUnsafeBytes { node.router.remoteMatches($0) }
+                let stations = Set(
+                    (found.nodes + found.groups.flatMap(\.nodes)).compactMap { index in
+                        brains.first { $0.node.identity.id == node.nodes[index].id }?.station.index
+                    })
+                let reachable = Set(brains.filter { node.isKnown($0.node.identity.id) }.map(\.station.index))
+                let missing = must.intersection(reachable).subtracting(stations).subtracting([station.index])
+                let wrong = stations.subtracting(may)
+                if missing.isEmpty, wrong.isEmpty { continue }
+                interestDifference =
+                    "\(station.name) believes that \(stations.sorted()) want "
+                    + String(decoding: topic, as: UTF8.self) + ", but not \(missing.sorted()) do and not "
+                    + "\(wrong.sorted()) do not"
+                return interestDifference
+            }
+        }
+        return nil
+    }
+
+    /// Stations that have wanted a topic for a while, and those that may have.
+    private func wanting(_ topic: [UInt8], _ now: UInt64) -> (must: Set<Int>, may: Set<Int>) {
+        var must: Set<Int> = []
+        var may: Set<Int> = []
+        let start = now - min(now, Observer.propagation)
+        for listener in play.observer.ledger.listeners where listener.goneAt >= start {
+            if !may.contains(listener.station), listener.mayHaveWanted(topic, from: start, to: now) {
+                may.insert(listener.station)
+            }
+            if listener.goneAt == .max, !must.contains(listener.station),
+                listener.wanted(topic, from: start, to: now)
+            {
+                must.insert(listener.station)
+            }
+        }
+        return (must, may)
+    }
 
     // MARK: The end
 
-    var isDrained: Bool { true }
+    var isDrained: Bool {
+        let brains = brains
+        for (_, node) in brains {
+            for case let stream? in node.streams.outgoing where !stream.isSpent && node.isReachable(stream.node) {
+                return false
+            }
+        }
+        return Set(brains.map(\.node.retained.digest)).count <= 1
+    }
 
     func judgeEnd() {
         frames.judgeCrossings()
-        if play.isWithoutInterest { return }
         let world = play.world
-        play.observer.judgeCompleteness(
-            lived: { station, life in world.stations[station].isRunning && world.stations[station].life == life },
-            settled: { _, _, _ in false })
+        let lived = { (station: Int, life: Int) in
+            world.stations[station].isRunning && world.stations[station].life == life
+        }
+        play.observer.judgeCompleteness(lived: lived)
+        judgeRetained(lived)
     }
+
+    /// I17: everybody has the same values, and none that was replaced.
+    private func judgeRetained(_ lived: (Int, Int) -> Bool) {
+        let ledger = play.observer.ledger
+        // What a clock far ahead has written is not outdone before that time has come.
+        let isClockWild = play.scenario.faults.contains { $0.kind == .clock && abs($0.value) > 60_000 }
+        for topic in Topics.live.count..<Topics.all.count {
+            let name = ledger.topics[topic]
+            var values: [Int?: [String]] = [:]
+            for (station, node) in brains {
+                let event = name.withUnsafeBytes { node.router.retained($0, now: station.lane.now) }
+                let number = event.flatMap { event -> Int? in
+                    Payload.number(
+                        UnsafeRawBufferPointer(
+                            start: event.bytes + event.topicLength + event.propertiesLength,
+                            count: event.payloadLength))
+                }
+                values[number, default: []].append(station.name)
+            }
+            let all = values.sorted { ($0.key ?? -1) < ($1.key ?? -1) }
+            guard all.count == 1 else {
+                let text = all.map { "\($0.key.map { "\($0)" } ?? "nothing") at \($0.value.sorted())" }
+                play.observer.violate("I17", "\(Topics.all[topic]) is \(text)")
+                continue
+            }
+            guard !isClockWild else { continue }
+            judgeLast(topic, all[0].key, lived)
+        }
+    }
+
+    /// Whether a value, or none, can be what was written last.
+    private func judgeLast(_ topic: Int, _ value: Int?, _ lived: (Int, Int) -> Bool) {
+        let messages = play.observer.ledger.messages
+        let writes = messages.indices.filter { messages[$0].isRetained && messages[$0].topic == topic }
+        func isOutdone(_ write: Int) -> Bool {
+            writes.contains { other in
+                guard other > write, lived(messages[other].station, messages[other].life) else { return false }
+                if messages[other].station == messages[write].station, messages[other].life == messages[write].life {
+                    return true
+                }
+                let start = messages[write].at
+                return messages[other].at > start + Observer.transit
+                    && play.observer.isCalm(start, messages[other].at)
+            }
+        }
+        if let value {
+            if isOutdone(value) {
+                play.observer.violate("I17", "\(Topics.all[topic]) is \(value), which was replaced or deleted later")
+            }
+        } else if let last = writes.last, writes.allSatisfy({ !messages[$0].isDelete || isOutdone($0) }),
+            lived(messages[last].station, messages[last].life)
+        {
+            play.observer.violate("I17", "\(Topics.all[topic]) has no value, and nobody has deleted \(last)")
+        }
+    }
+}
+
+extension MeshNode {
+    /// Whether a node is known here by its id.
+    fileprivate func isKnown(_ id: NodeID) -> Bool { nodes.known(id).map { isReachable($0) } ?? false }
 }
 
 extension Play {

@@ -12,7 +12,9 @@ final class Cable {
     /// At most this many more, drawn for each piece.
     var jitter: UInt64
     /// Bytes a second; 0 for as many as there are.
-    var rate: Int
+    var rate: Int {
+        didSet { if rate != oldValue { for connection in connections { connection.wires.forEach { $0.rateChanged() } } } }
+    }
     /// By the side that sends: nothing gets through, and nobody is told.
     private(set) var isSilent = [false, false]
     private(set) var connections: [Connection] = []
@@ -152,6 +154,17 @@ final class Wire {
         lastAt = world.now
         for index in first..<pieces.count where pieces[index].at == .max { depart(index, after: wait) }
         if endAt == .max { departEnd(after: wait) }
+    }
+
+    /// What has not arrived goes on at the new rate.
+    func rateChanged() {
+        guard !isStalled else { return }
+        busyUntil = world.now
+        lastAt = world.now
+        for index in first..<pieces.count where pieces[index].at > world.now && pieces[index].at != .max {
+            depart(index, after: 0)
+        }
+        if let endAt, endAt != .max, endAt > world.now { departEnd(after: 0) }
     }
 
     /// Takes what is there over to the receiver.

@@ -10,6 +10,8 @@ final class Observer {
     private var unrest: [UInt64] = []
     /// When the mesh was found converged for the first time.
     private(set) var firstCalm = UInt64.max
+    /// When it was found converged the last time.
+    private(set) var lastCalm: UInt64 = 0
     /// Whether messages were judged as owed, for the report: an oracle that judges nothing proves nothing.
     private(set) var judged = 0
 
@@ -28,7 +30,10 @@ final class Observer {
 
     func noteUnrest() { if unrest.last != world.now { unrest.append(world.now) } }
 
-    func noteCalm() { if firstCalm == .max { firstCalm = world.now } }
+    func noteCalm() {
+        if firstCalm == .max { firstCalm = world.now }
+        lastCalm = world.now
+    }
 
     /// Whether nothing happened to the mesh between two times, and it was converged all the while.
     func isCalm(_ start: UInt64, _ end: UInt64) -> Bool {
@@ -113,7 +118,7 @@ final class Observer {
 
     /// What was owed and did not come. Called when everything is over and nothing is on its way.
     /// - Parameter lived: whether a life of a station lasted until now.
-    func judgeCompleteness(lived: (Int, Int) -> Bool, settled: (Ledger.Wish, Int, Ledger.Message) -> Bool) {
+    func judgeCompleteness(lived: (Int, Int) -> Bool) {
         for (number, message) in ledger.messages.enumerated() where !message.isDelete && !message.isRetained {
             let start = message.at - min(message.at, Self.propagation)
             let end = message.at + Self.transit
@@ -126,7 +131,7 @@ final class Observer {
                 let isOwed =
                     isCalm
                     ? listener.wanted(name, from: start, to: end)
-                    : isOwedForGood(message, name, listener, lived, settled)
+                    : isOwedForGood(message, name, listener, lived)
                 guard isOwed else { continue }
                 let hasCome = message.deliveries.contains { $0.listener == listener.number }
                 if let group = listener.group {
@@ -149,14 +154,18 @@ final class Observer {
         }
     }
 
+    /// For how long a node that cannot be reached is still sent guaranteed events for certain; microseconds.
+    private static let patience: UInt64 = 25_000_000
+
     /// I9: guaranteed, origin and destination lived on, and the origin knew of the subscription.
     private func isOwedForGood(
-        _ message: Ledger.Message, _ name: [UInt8], _ listener: Ledger.Listener, _ lived: (Int, Int) -> Bool,
-        _ settled: (Ledger.Wish, Int, Ledger.Message) -> Bool
+        _ message: Ledger.Message, _ name: [UInt8], _ listener: Ledger.Listener, _ lived: (Int, Int) -> Bool
     ) -> Bool {
-        guard listener.group == nil, lived(listener.station, listener.life) else { return false }
+        guard listener.group == nil, listener.goneAt == .max, lived(listener.station, listener.life),
+            message.agreedAt != 0, message.at - message.agreedAt < Self.patience
+        else { return false }
         return listener.wishes.contains { wish in
-            wish.until == .max && listener.goneAt == .max && settled(wish, listener.station, message)
+            wish.until == .max && wish.since + Self.propagation <= message.agreedAt
                 && name.withUnsafeBytes { wish.filter.matches($0) }
         }
     }

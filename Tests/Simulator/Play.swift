@@ -16,7 +16,6 @@ final class Play {
     private var slowUntil: UInt64 = 0
     /// Where the nodes' logs go: time, node, level, line.
     var logger: ((UInt64, String, MeshLogLevel, String) -> Void)?
-    var isWithoutInterest = true
     /// Publishing has ended.
     private(set) var isQuiet = false
 

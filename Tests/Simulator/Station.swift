@@ -39,6 +39,7 @@ final class Station {
 
     /// Counts the processes that have run here.
     private(set) var life = 0
+    private(set) var startedAt: UInt64 = 0
     /// Whether the machine is on.
     private(set) var isPowered = true
     /// Whether the process runs.
@@ -90,6 +91,7 @@ final class Station {
     func start(_ makeBrain: () -> any Brain) {
         precondition(!isRunning)
         life += 1
+        startedAt = world.now
         isRunning = true
         isPowered = true
         let bell = Bell()
