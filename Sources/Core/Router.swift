@@ -5,8 +5,8 @@ import Synchronization
 ///
 /// Threading: shared by all lanes. Every call names the lane it is made on.
 /// SAFETY: `index`, `changes`, `meshHook` and `redistributed` are used under `indexLock`, `retainedEvents` under
-/// `retainedLock`,
-/// `sessions` and `access` are in mutexes, generation and version are atomics, everything else never changes.
+/// `retainedLock`, `sessions` and `access` are in mutexes, generation and version are atomics, everything else never
+/// changes.
 public final class Router: @unchecked Sendable {
     /// The namespace's name.
     public let name: String
