@@ -238,10 +238,13 @@ final class Forwarder {
         link.wantsToSend()
     }
 
+    /// Bytes that a data connection holds of what is to be sent.
+    static let socketBytes = 64 << 10
+
     /// Gives the connection what it takes: streams and direct events by turns, the rest when there is room.
     func produce(on link: MeshLink, _ conversation: MeshConversation) {
         link.isDirty = false
-        while conversation.link.unsentBytes < 64 << 10 {
+        while conversation.link.unsentBytes < Self.socketBytes {
             guard let frameClass = nextClass(link) else { return }
             let portion = frameClass == Int(FrameClass.bulk.rawValue) ? 16 << 10 : 128 << 10
             let bytes = link.queues[frameClass].next(max: portion)

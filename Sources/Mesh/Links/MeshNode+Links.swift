@@ -169,6 +169,8 @@ extension MeshNode {
             mesh.data == nil
         else { return nil }
         mesh.data = conversation
+        // What waits does so in the link's queues, where it can be chosen from and sent another way.
+        conversation.link.setNotSentLowWater(Forwarder.socketBytes)
         hello(on: mesh)
         schedule()
         return mesh
