@@ -78,10 +78,11 @@ def one_frame():
         count = 100
         for number in range(count):
             publisher.send(publish("show/one", str(number)))
-            # One at a time: frames that carry runs of events would be fewer.
-            time.sleep(0.005)
+            # One at a time: a frame may carry a run of events.
+            mesh.until(lambda n=number: subscribers[0].read(0.01) and False or len(subscribers[0].arrived) > n, 5,
+                       f"event {number} does not come", pause=0)
         for subscriber in subscribers:
-            mesh.until(lambda s=subscriber: s.read(0.01) and False or len(s.arrived) >= count, 10,
+            mesh.until(lambda s=subscriber: len(s.arrived) >= count or s.read(0.01) and False, 10,
                        lambda s=subscriber: f"{len(s.arrived)} of {count} events", pause=0)
         time.sleep(0.3)
         check(all(len(s.events()) == count for s in subscribers), "too many events")
@@ -96,9 +97,9 @@ def publish(topic, payload):
 
 
 def frames(mesh):
-    """Frames of events that each node has sent to each neighbour."""
+    """Frames of events that crossed each link, counted where they arrive: (from, to)."""
     return {
-        (name, link["peer"]): link["framesOut"] for name in mesh.names for link in mesh[name].topology().raw["links"]
+        (link["peer"], name): link["framesIn"] for name in mesh.names for link in mesh[name].topology().raw["links"]
     }
 
 
