@@ -31,6 +31,7 @@ def ring(rate=1000, guaranteed=200):
             load.start()
             wait_while(1, load)
             for name in mesh.names:
+                mesh.wait_routes()
                 fail(mesh, load, kind, name)
             figures_of = figures(load.finish(), {"killed": 80, "restarted": 80}.get(kind, 600), kind)
             check_verdict(figures_of)
@@ -61,7 +62,7 @@ def fail(mesh, load, kind, name):
         fault = load.fault(f"restart {name}", killed=name)
         node.restart(after=0.05)
     load.over(fault)
-    wait_while(4, load)
+    wait_while(2, load)
 
 
 def one_frame():
