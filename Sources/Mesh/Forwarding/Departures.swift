@@ -142,14 +142,15 @@ final class Departures {
     func chooseAgain(_ sealed: UnsafeRawBufferPointer, expiresAt: UInt64) {
         guard let content = EventContent(sealed) else { return }
         var offset = 0
-        for _ in 0..<content.eventCount {
+        for index in 0..<content.eventCount {
             let length = Int(
                 UInt32(littleEndian: content.payloads.loadUnaligned(fromByteOffset: offset, as: UInt32.self)))
             let payload = UnsafeRawBufferPointer(rebasing: content.payloads[offset + 4..<offset + 4 + length])
             offset += 4 + length
             let event = Event(
                 topic: content.topic, properties: content.properties, payload: payload, qos: content.qos,
-                isRetained: false, expiresAt: expiresAt, extensionLength: content.extensionLength)
+                isRetained: false, expiresAt: expiresAt, extensionLength: content.extensionLength,
+                identity: content.identity == 0 ? 0 : content.identity &+ UInt64(index))
             for share in content.shares {
                 guard let group = node.router.groupNumber(share.key) else {
                     node.counters.noMember &+= 1
