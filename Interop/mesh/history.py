@@ -194,6 +194,28 @@ def gaps(history, fault, window=4 * SECOND):
     return sorted(found)
 
 
+def losses(history, most=6):
+    """The longest runs of events that did not arrive while something failed: flow, how many, and when in
+    milliseconds from the beginning and the end of the nearest fault."""
+    found = []
+    for (name, source), flow in history.flows.items():
+        publisher = history.publishers[source]
+        if not history.faults or min(publisher.qos, history.subscribers[name].qos) > 0:
+            continue
+        seen, run = set(flow.numbers), None
+        for number in range(len(publisher.sent) + 1):
+            if number < len(publisher.sent) and number not in seen:
+                run = number if run is None else run
+            elif run is not None:
+                at = publisher.sent[run]
+                fault = min(history.faults, key=lambda f: min(abs(at - f.start), abs(at - f.end)))
+                if fault.touched not in (publisher.node, history.subscribers[name].node):
+                    found.append((number - run, f"{source} -> {name}: {number - run} from {(at - fault.start) / 1e6:+.0f}"
+                                  f" ms of '{fault.name}', {(at - fault.end) / 1e6:+.0f} ms of its end"))
+                run = None
+    return [text for _, text in sorted(found, reverse=True)[:most]]
+
+
 def percentile(values, share):
     """Of sorted values; NaN of none."""
     return values[min(len(values) - 1, int(len(values) * share))] if values else float("nan")

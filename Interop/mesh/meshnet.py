@@ -346,6 +346,13 @@ class Topology:
         """Filters of a node, as known here."""
         return sum(node.get("filters", 0) for node in self.raw["nodes"] if node["name"] == name and node["reachable"])
 
+    def neighbours(self, name):
+        """Nodes that one is known to be linked to, by what both ends tell: what routes are made of."""
+        return {
+            neighbour["name"] for node in self.raw["nodes"] if node["name"] == name
+            for neighbour in node["neighbours"] if neighbour["twoWay"]
+        }
+
     def links_to(self, peer):
         return [link for link in self.raw["links"] if link["peer"] == peer]
 
@@ -462,6 +469,18 @@ class Mesh:
             seconds, lambda: "no convergence: " + str({
                 name: (sorted(self.nodes[name].topology().reachable), self.nodes[name].topology().up)
                 for name in wanted}))
+
+    def wait_routes(self, seconds=45):
+        """Waits until every node routes over every link: one that has come up again too often is held back a while."""
+        expected = {
+            name: {link.target if link.dialler == name else link.dialler for link in self.links_of(name)}
+            for name in self.names
+        }
+        return self.until(
+            lambda: all(
+                (t := node.topology()) and all(t.neighbours(name) == expected[name] for name in self.names)
+                for node in (self.nodes[name] for name in self.names)),
+            seconds, "not every link is used", pause=0.1)
 
     @staticmethod
     def until(condition, seconds, what, pause=0.02):

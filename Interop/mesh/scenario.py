@@ -40,6 +40,8 @@ def figures(recorded, goal=None, what=""):
     text += f"; delay us p50 {history.percentile(delay, 0.5):.0f} p99 {history.percentile(delay, 0.99):.0f}"
     print(text)
     print(f"    {verdict}", flush=True)
+    for line in history.losses(recorded):
+        print(f"      lost at QoS 0: {line}")
     for example in verdict.examples:
         print(f"      {example}")
     return verdict

@@ -31,6 +31,7 @@ def ring(rate=1000, guaranteed=200):
             load.start()
             wait_while(1, load)
             for name in mesh.names:
+                mesh.wait_routes()
                 fail(mesh, load, kind, name)
             figures_of = figures(load.finish(), {"killed": 80, "restarted": 80}.get(kind, 600), kind)
             check_verdict(figures_of)
@@ -61,7 +62,7 @@ def fail(mesh, load, kind, name):
         fault = load.fault(f"restart {name}", killed=name)
         node.restart(after=0.05)
     load.over(fault)
-    wait_while(4, load)
+    wait_while(2, load)
 
 
 def one_frame():
@@ -78,10 +79,11 @@ def one_frame():
         count = 100
         for number in range(count):
             publisher.send(publish("show/one", str(number)))
-            # One at a time: frames that carry runs of events would be fewer.
-            time.sleep(0.005)
+            # One at a time: a frame may carry a run of events.
+            mesh.until(lambda n=number: subscribers[0].read(0.01) and False or len(subscribers[0].arrived) > n, 5,
+                       f"event {number} does not come", pause=0)
         for subscriber in subscribers:
-            mesh.until(lambda s=subscriber: s.read(0.01) and False or len(s.arrived) >= count, 10,
+            mesh.until(lambda s=subscriber: len(s.arrived) >= count or s.read(0.01) and False, 10,
                        lambda s=subscriber: f"{len(s.arrived)} of {count} events", pause=0)
         time.sleep(0.3)
         check(all(len(s.events()) == count for s in subscribers), "too many events")
@@ -96,9 +98,9 @@ def publish(topic, payload):
 
 
 def frames(mesh):
-    """Frames of events that each node has sent to each neighbour."""
+    """Frames of events that crossed each link, counted where they arrive: (from, to)."""
     return {
-        (name, link["peer"]): link["framesOut"] for name in mesh.names for link in mesh[name].topology().raw["links"]
+        (link["peer"], name): link["framesIn"] for name in mesh.names for link in mesh[name].topology().raw["links"]
     }
 
 
