@@ -13,6 +13,8 @@ public final class AdminService: Sendable {
     public enum State: String, Sendable {
         /// Not all listeners accept yet.
         case starting
+        /// Clients can connect, but what other nodes' clients want is not known yet.
+        case joining
         /// Clients can connect.
         case ready
         /// Clients are being told to go.
@@ -40,6 +42,8 @@ public final class AdminService: Sendable {
 
     let lanes: Lanes
     let router: Router
+    /// The links of a node that is in a mesh.
+    let mesh: (any MeshManaging)?
     private let settings: Settings
     private let guarding: AdminGuard
     private let metrics: Metrics
@@ -50,8 +54,9 @@ public final class AdminService: Sendable {
     /// Makes the service of a node; ``handle(_:_:)`` is the server's handler.
     public init(
         _ settings: Settings, lanes: Lanes, router: Router, authenticator: any Authenticator,
-        metrics: @escaping Metrics
+        mesh: (any MeshManaging)? = nil, metrics: @escaping Metrics
     ) {
+        self.mesh = mesh
         self.settings = settings
         self.lanes = lanes
         self.router = router
@@ -69,7 +74,15 @@ public final class AdminService: Sendable {
     }
 
     /// All listeners accept.
-    public func becomeReady(_ listeners: [NodeDocument.Listener]) { state.withLock { $0 = (.ready, listeners) } }
+    /// - Parameter isJoining: whether the node's mesh has yet to say ``becomeJoined()``.
+    public func becomeReady(_ listeners: [NodeDocument.Listener], isJoining: Bool = false) {
+        state.withLock { $0 = (isJoining ? .joining : .ready, listeners) }
+    }
+
+    /// The mesh knows what its neighbours know, or that there are none.
+    public func becomeJoined() {
+        state.withLock { if $0.now == .joining { $0.now = .ready } }
+    }
 
     /// The node is stopping.
     public func becomeDraining() { state.withLock { $0.now = .draining } }
@@ -98,12 +111,15 @@ public final class AdminService: Sendable {
         table.add(.get, "/v1/node") { [unowned self] _, responder in responder.send(Self.json(document())) }
         addClientRoutes(to: &table)
         addRetainedRoutes(to: &table)
+        addLinkRoutes(to: &table)
+        addMeshRoutes(to: &table)
     }
 
     private func ready(_ responder: HTTPResponder) {
         switch state.withLock({ $0.now }) {
         case .ready: responder.send(Self.text("ready\n"))
         case .starting: responder.send(Problem(503, "The node is starting."))
+        case .joining: responder.send(Problem(503, "The node is joining its mesh."))
         case .draining: responder.send(Problem(503, "The node is draining and will stop."))
         }
     }

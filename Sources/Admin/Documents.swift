@@ -22,7 +22,7 @@ public struct NodeDocument: Codable, Sendable {
     public var name: String
     /// The version of the program.
     public var version: String
-    /// `starting`, `ready` or `draining`.
+    /// `starting`, `joining`, `ready` or `draining`.
     public var state: String
     /// When the process began.
     public var startedAt: Date
@@ -125,6 +125,45 @@ public struct RemovedDocument: Codable, Sendable {
 
     /// Makes the answer.
     public init(removed: Int) { self.removed = removed }
+}
+
+/// A link of `GET /v1/mesh/links`: one that is there, or one that is dialled and not there.
+public struct LinkDocument: Codable, Sendable, Equatable {
+    /// Where the node dials it; left out for one that the other node has dialled.
+    public var to: String?
+    /// Tells several links to the same node apart; left out when it has no name.
+    public var name: String?
+    /// The other node's name; left out while unknown.
+    public var peer: String?
+    /// `up`, `starting` until both connections are there, or `missing`.
+    public var state: String
+    /// Who wanted it: `configured`, `added` by a command, `learnt` from the mesh, or `accepted` from the other node.
+    public var origin: String
+    /// What a frame costs.
+    public var cost: Int
+    /// Microseconds to the other node and back; left out while unknown.
+    public var roundTripMicroseconds: Int?
+    /// Why it is missing.
+    public var problem: String?
+
+    /// Makes a link's entry.
+    public init(to: String?, name: String?, peer: String? = nil, state: String, origin: String, cost: Int) {
+        self.to = to
+        self.name = name
+        self.peer = peer
+        self.state = state
+        self.origin = origin
+        self.cost = cost
+    }
+}
+
+/// `GET /v1/mesh/links`.
+public struct LinkListDocument: Codable, Sendable {
+    /// The links; those that are there first.
+    public var links: [LinkDocument]
+
+    /// Makes the answer.
+    public init(links: [LinkDocument]) { self.links = links }
 }
 
 /// What a node says when something is wrong (RFC 9457).

@@ -3,7 +3,9 @@ public import Core
 /// The entry of the mesh: neighbours come in here.
 public final class MeshAdapter: Adapter {
     /// `mesh`, as in the configuration.
-    public let name = "mesh"
+    public static let name = "mesh"
+    /// What its connections count for.
+    public let name: String = MeshAdapter.name
     /// All of the mesh lives on one lane.
     public let homeLane: Int? = 0
 

@@ -70,22 +70,18 @@ final class MeshIdentityFile: Sendable {
         try change { $0.shortID = shortID }
     }
 
-    /// Begins a life after one that others have heard of: this one's number was not new, as after a restored backup.
-    /// - Returns: the number of the new life, which is on the disk.
-    func raise(above epoch: UInt64) throws(Failure) -> UInt64 {
-        let life = try change { $0.life = min(max($0.life, epoch >> 16), Self.maxLife - 1) + 1 }.life
-        return Self.epoch(life: life)
+    /// Keeps an epoch that had to be raised, because others had heard of a later life, as after a restored backup.
+    func save(epoch: UInt64) throws(Failure) {
+        try change { $0.life = max($0.life, epoch >> 16) }
     }
 
-    @discardableResult
-    private func change(_ body: (inout Record) -> Void) throws(Failure) -> Record {
+    private func change(_ body: (inout Record) -> Void) throws(Failure) {
         let (path, directory) = (path, directory)
-        return try record.withLock { record throws(Failure) in
+        try record.withLock { record throws(Failure) in
             var changed = record
             body(&changed)
             if changed != record { try Self.write(changed, path, in: directory) }
             record = changed
-            return changed
         }
     }
 

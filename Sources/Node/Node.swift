@@ -1,6 +1,7 @@
 import Admin
 import Core
 import Logging
+import Mesh
 import Reactor
 import Security
 import Web
@@ -26,6 +27,8 @@ public struct Node {
     private let reactor: Reactor
     private let statistics: StatisticsSource
     private let admin: Admin?
+    /// Nil when the node is in no mesh.
+    private let mesh: MeshShell?
     private let webhooks: WebhookManager
     private let systemd = SystemdNotify()
 
@@ -69,8 +72,9 @@ public struct Node {
             reactor = try Reactor(lanes: lanes, limits: configuration.limits, logger: Logger(label: "reactor"))
             statistics = StatisticsSource(
                 name: configuration.name, version: Self.version,
-                protocols: ListenerSettings.ProtocolName.allCases.map(\.rawValue), lanes: reactor.lanes,
-                router: router)
+                protocols: ListenerSettings.ProtocolName.allCases.map(\.rawValue)
+                    + (configuration.mesh == nil ? [] : [MeshAdapter.name]),
+                lanes: reactor.lanes, router: router)
             let interval = configuration.mqtt.sysIntervalSeconds
             if interval > 0 { SystemTopics(statistics, intervalSeconds: interval).start() }
         } catch { throw StartFailure(description: error.description, isConfiguration: false) }
@@ -79,23 +83,29 @@ public struct Node {
             logger: Logger(label: "webhooks"), random: { UInt64.random(in: .min ... .max) })
         webhooks = WebhookManager(
             service: WebhookService(settings, lanes: reactor.lanes, router: router))
-        admin = try Self.manage(configuration, reactor, router, authenticator, statistics)
+        mesh = try Self.mesh(configuration, reactor)
+        admin = try Self.manage(configuration, reactor, router, authenticator, statistics, mesh)
         do throws(SocketAddress.Failure) {
-            try Self.listen(configuration, reactor, router, authenticator, webhooks, admin, log)
+            try Self.listen(configuration, reactor, router, authenticator, webhooks, mesh, admin, log)
         } catch { throw StartFailure(description: error.description, isConfiguration: false) }
         webhooks.start(configuration.webhooks, users: users)
+    }
+
+    private static func mesh(_ configuration: Configuration, _ reactor: Reactor) throws(StartFailure) -> MeshShell? {
+        guard let settings = configuration.mesh else { return nil }
+        return try MeshShell(settings, data: configuration.data, name: configuration.name, reactor: reactor)
     }
 
     /// Starts the management interface, before any client can come: whoever watches the node sees it start.
     private static func manage(
         _ configuration: Configuration, _ reactor: Reactor, _ router: Router, _ authenticator: PasswordAuthenticator,
-        _ statistics: StatisticsSource
+        _ statistics: StatisticsSource, _ mesh: MeshShell?
     ) throws(StartFailure) -> Admin? {
         guard let address = configuration.admin.address else { return nil }
         var settings = AdminService.Settings(name: configuration.name, version: version)
         settings.users = configuration.admin.users
         let service = AdminService(
-            settings, lanes: reactor.lanes, router: router, authenticator: authenticator,
+            settings, lanes: reactor.lanes, router: router, authenticator: authenticator, mesh: mesh,
             metrics: { reply in statistics.gather { reply(Metrics.prometheus($0)) } })
         do throws(HTTPServer.Failure) {
             let server = try HTTPServer(limits: AdminService.limits, logger: Logger(label: "admin")) {
@@ -110,7 +120,7 @@ public struct Node {
 
     private static func listen(
         _ configuration: Configuration, _ reactor: Reactor, _ router: Router, _ authenticator: PasswordAuthenticator,
-        _ webhooks: WebhookManager, _ admin: Admin?, _ log: Log
+        _ webhooks: WebhookManager, _ mesh: MeshShell?, _ admin: Admin?, _ log: Log
     ) throws(SocketAddress.Failure) {
         let adapters = Adapters.all(
             routers: [router.name: router], authenticator: authenticator, webhooks: webhooks, configuration)
@@ -121,7 +131,11 @@ public struct Node {
             reactor.listen(listener)
             ready.append((settings.protocolName.rawValue, listener.address.description))
         }
-        admin?.service.becomeReady(ready.map { .init(protocol: $0.protocolName, address: $0.address) })
+        if let address = mesh?.address { ready.append((MeshAdapter.name, address)) }
+        let service = admin?.service
+        service?.becomeReady(
+            ready.map { .init(protocol: $0.protocolName, address: $0.address) }, isJoining: mesh != nil)
+        mesh?.start(router: router) { service?.becomeJoined() }
         log.ready(node: configuration.name, listeners: ready, admin: admin?.address)
     }
 
@@ -166,6 +180,10 @@ public struct Node {
             log.levels.update(new.log)
             for key in new.keysNeedingRestart(since: configuration) {
                 logger.warning("this key changes only at a restart", metadata: ["key": "\(key)"])
+            }
+            if let links = new.mesh?.links, let mesh {
+                mesh.update(configured: links)
+                configuration.mesh?.links = links
             }
             configuration.security = new.security
             configuration.drainSeconds = new.drainSeconds

@@ -3,7 +3,8 @@ import Glibc
 
 /// An address to listen on: `127.0.0.1:1883`, `[::1]:1883`, `localhost:1883` or `unix:/run/apus.sock`.
 public struct SocketAddress: Sendable, CustomStringConvertible {
-    private let bytes: [UInt8]
+    /// As the system keeps it: family, port, address.
+    let bytes: [UInt8]
     /// The path of a Unix socket.
     public let unixPath: String?
 
@@ -33,7 +34,7 @@ public struct SocketAddress: Sendable, CustomStringConvertible {
         self = try Self.lookUp(host, port, flags: AI_PASSIVE)[0]
     }
 
-    private init(bytes: [UInt8]) {
+    init(bytes: [UInt8]) {
         self.bytes = bytes
         unixPath = nil
     }

@@ -10,7 +10,8 @@ struct RunCommand: ParsableCommand {
         abstract: "Run a node.",
         discussion: """
             Without a file the node speaks MQTT on 127.0.0.1:1883, HTTP on 127.0.0.1:8080 and AMQP on \
-            127.0.0.1:5672, is managed on 127.0.0.1:8222 and keeps its data in ./apus-data. A flag wins over the \
+            127.0.0.1:5672, is managed on 127.0.0.1:8222, can be linked to by other nodes of this machine on \
+            127.0.0.1:7400 and keeps its data in ./apus-data. A flag wins over the \
             environment (APUS_NODE_NAME, …), that over the file. The log goes to standard error; one line says \
             'ready' with the addresses when clients can connect.
 
@@ -21,6 +22,8 @@ struct RunCommand: ParsableCommand {
               apus run
               apus run --config mesh-configs/secured.yaml
               apus run --mqtt 127.0.0.1:0 --log-format json
+              apus run --mqtt 127.0.0.1:1884 --http off --amqp off --admin 127.0.0.1:8223 --data ./second --link \
+                127.0.0.1:7400
             """)
 
     @Option(
@@ -51,6 +54,16 @@ struct RunCommand: ParsableCommand {
 
     @Option(
         help: ArgumentHelp(
+            "Where other nodes of the mesh come in: 127.0.0.1:7400, [::]:7400; or off.", valueName: "address"))
+    var mesh: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "Dial another node of the mesh, beside those of the configuration; repeatable.", valueName: "host:port"))
+    var link: [String] = []
+
+    @Option(
+        help: ArgumentHelp(
             "Where the management interface listens: 127.0.0.1:8222, unix:/path, or off.", valueName: "address"))
     var admin: String?
 
@@ -67,10 +80,10 @@ struct RunCommand: ParsableCommand {
         let flags: [ConfigurationFlag?] = [
             name.map { .name($0) }, data.map { .data($0) }, mqtt.map { .mqtt($0) },
             http.map { .http($0) }, amqp.map { .amqp($0) }, admin.map { .admin($0) },
-            lanes.map { .lanes($0) },
+            mesh.map { .mesh($0) }, lanes.map { .lanes($0) },
             logLevel.map { .logLevel($0) }, logFormat.map { .logFormat($0) },
         ]
-        let source = ConfigurationSource(file: config, flags: flags.compactMap { $0 })
+        let source = ConfigurationSource(file: config, flags: flags.compactMap { $0 } + link.map { .link($0) })
         let configuration = try source.load()
         do throws(Node.StartFailure) {
             try Node.run(configuration, source: source)
@@ -113,6 +126,7 @@ struct CheckCommand: ParsableCommand {
         print("OK  node '\(configuration.name)', data in \(configuration.data)")
         print("    listeners: \(listeners.isEmpty ? "none" : listeners)")
         print("    management: \(configuration.admin.address?.description ?? "off")")
+        if let mesh = configuration.meshSummary { print("    \(mesh)") }
         let security = configuration.security
         print("    anonymous clients: \(security.anonymous.rawValue); access rules: \(security.access.count)")
         if let users = security.users { try checkUsers(users) }

@@ -82,7 +82,8 @@ private final class Door {
     /// What a guest says next.
     static func hear(_ guest: Int32) -> String {
         var buffer = [UInt8](repeating: 0, count: 1_024)
-        return String(decoding: buffer.prefix(max(0, recv(guest, &buffer, buffer.count, 0))), as: UTF8.self)
+        let count = recv(guest, &buffer, buffer.count, 0)
+        return String(decoding: buffer.prefix(max(0, count)), as: UTF8.self)
     }
 }
 
