@@ -200,7 +200,8 @@ final class MeshOracles: Inspector {
             if !may.contains(listener.station), listener.mayHaveWanted(topic, from: start, to: now) {
                 may.insert(listener.station)
             }
-            if listener.goneAt == .max, !must.contains(listener.station),
+            // Of groups a node lists members elsewhere only while it has none itself.
+            if listener.goneAt == .max, listener.group == nil, !must.contains(listener.station),
                 listener.wanted(topic, from: start, to: now)
             {
                 must.insert(listener.station)
