@@ -184,6 +184,7 @@ final class Arrivals {
         run.extensionLength = content.extensionLength
         run.isFromMesh = true
         run.version = content.version
+        run.identity = content.identity
         return run
     }
 

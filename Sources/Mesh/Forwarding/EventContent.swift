@@ -6,6 +6,7 @@ import Core
 ///     4  extension u16, events u16
 ///     8  properties u32, milliseconds left u32 (0: does not expire)
 ///     16 if retained: version, time u64 and writer u64
+///        if QoS is above 0: identity of the first event u64 (``EventRun/identity``)
 ///        for each share: node's short id u16, key of the group u64
 ///        topic, properties, and for each event: length u32, payload
 ///
@@ -34,6 +35,8 @@ struct EventContent {
     /// Milliseconds that the events are still wanted for; 0 for ever.
     var millisecondsLeft: UInt32
     var version: EventVersion
+    /// What tells the first event from all others in the mesh; 0 at QoS 0.
+    var identity: UInt64
     var shares: [Share]
     /// The events: each its length and its payload.
     var payloads: UnsafeRawBufferPointer
@@ -53,6 +56,7 @@ struct EventContent {
         millisecondsLeft = reader.u32()
         version = .none
         if flags & Self.retainedFlag != 0 { version = EventVersion(time: reader.u64(), writer: reader.u64()) }
+        identity = flags & 3 > 0 ? reader.u64() : 0
         shares = []
         for _ in 0..<shareCount where !reader.isBroken {
             shares.append(Share(shortID: reader.u16(), key: reader.u64()))
@@ -81,6 +85,7 @@ struct EventContent {
     static func size(_ run: UnsafePointer<EventRun>, shares: Int, from first: Int, count: Int) -> Int {
         var size = fixedSize + shares * 10 + run.pointee.topicLength + run.pointee.propertiesLength + count * 4
         if run.pointee.isRetained { size += 16 }
+        if run.pointee.qos > 0 { size += 8 }
         for index in first..<first + count { size += Int(run.pointee.events[index].payloadLength) }
         return size
     }
@@ -119,6 +124,8 @@ struct EventContent {
             put(run.version.time &+ UInt64(first))
             put(run.version.writer)
         }
+        // So have their identities.
+        if run.qos > 0 { put(run.identity == 0 ? 0 : run.identity &+ UInt64(first)) }
         for share in shares {
             put(share.shortID)
             put(share.key)
