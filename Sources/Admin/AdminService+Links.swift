@@ -2,6 +2,12 @@ public import Web
 
 /// What the management interface asks of the mesh. Answers may come on any thread.
 public protocol MeshManaging: Sendable {
+    /// The mesh as this node sees it.
+    func topology(_ answer: @escaping @Sendable (TopologyDocument) -> Void)
+    /// Where an event of a topic would go.
+    func explain(_ topic: String, _ answer: @escaping @Sendable (ExplanationDocument) -> Void)
+    /// Sends a probe the way an event of a topic would take; answers after a second at most.
+    func trace(_ topic: String, _ answer: @escaping @Sendable (TraceDocument) -> Void)
     /// The node's links.
     func links(_ answer: @escaping @Sendable ([LinkDocument]) -> Void)
     /// Dials a node from now on.
@@ -45,7 +51,7 @@ extension AdminService {
         }
     }
 
-    private func meshOrProblem() throws(Problem) -> any MeshManaging {
+    func meshOrProblem() throws(Problem) -> any MeshManaging {
         guard let mesh else {
             throw Problem(409, "The node is in no mesh: mesh.listen or mesh.links of its configuration puts it in one.")
         }

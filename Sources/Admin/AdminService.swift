@@ -112,6 +112,7 @@ public final class AdminService: Sendable {
         addClientRoutes(to: &table)
         addRetainedRoutes(to: &table)
         addLinkRoutes(to: &table)
+        addMeshRoutes(to: &table)
     }
 
     private func ready(_ responder: HTTPResponder) {

@@ -55,6 +55,9 @@ struct Arena<Record: BitwiseCopyable>: ~Copyable {
     /// Blocks whose memory is held.
     var blocksHeld: Int { blocks.count { $0.hasMemory } + (spare == nil ? 0 : 1) }
 
+    /// Bytes of the blocks held.
+    var bytesHeld: Int { blocksHeld * Self.blockSize * MemoryLayout<Record>.stride }
+
     subscript(number: UInt32) -> Record {
         @inline(__always) _read { yield addresses[Int(number >> Self.blockShift)][Int(number) & (Self.blockSize - 1)] }
         @inline(__always) nonmutating _modify {
@@ -147,6 +150,9 @@ struct ByteArena: ~Copyable {
     private static let none = UInt32.max
 
     deinit { for block in blocks { block.deallocate() } }
+
+    /// Bytes of the blocks held.
+    var bytesHeld: Int { blocks.count * Self.blockBytes }
 
     /// The address of a place. Valid until it is released.
     @inline(__always)

@@ -104,7 +104,6 @@ open class Lane {
     /// What is routed once the current turn is over.
     private enum Deferred {
         case publish(Event, Principal)
-        case replicated(Event, EventVersion, Principal)
         case redistribute(Event, group: UInt32, Router)
         case receipt(Receipt, refused: Int)
     }
@@ -415,12 +414,6 @@ open class Lane {
         deferred.append(.publish(event, principal))
     }
 
-    /// Delivers a topic's last value that has come from another node and is newer than what subscribers here have had,
-    /// once the current turn is over. It is in the store already.
-    public final func publishReplicatedLater(_ event: Event, _ version: EventVersion, as principal: Principal) {
-        deferred.append(.replicated(event, version, principal))
-    }
-
     /// Gives an event of a shared group that its member can no longer take to another member, once the current turn is
     /// over.
     public final func redistributeLater(_ event: Event, group: UInt32, in router: Router) {
@@ -441,8 +434,6 @@ open class Lane {
             for item in batch {
                 switch item {
                 case .publish(let event, let principal): principal.router.publish(event, as: principal, on: self)
-                case .replicated(let event, let version, let principal):
-                    principal.router.publishReplicated(event, version, as: principal, on: self)
                 case .redistribute(let event, let group, let router):
                     router.redistribute(event, group: group, on: self)
                 case .receipt(let receipt, let refused):

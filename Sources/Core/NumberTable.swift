@@ -121,6 +121,9 @@ struct NumberTable: ~Copyable {
 
     var count: Int { current.count + (old?.count ?? 0) }
 
+    /// Bytes of the tables held.
+    var bytesHeld: Int { (current.capacity + (old?.capacity ?? 0) + (next?.capacity ?? 0)) * 8 }
+
     /// The number with this hash for which `isMatch` holds; 0 when there is none.
     @inline(__always)
     func find(_ hash: UInt32, where isMatch: (UInt32) -> Bool) -> UInt32 {

@@ -221,27 +221,9 @@ public final class Router: @unchecked Sendable {
     public func publish(
         _ event: Event, as principal: Principal, publisher: PortAddress = .none, on lane: Lane
     ) -> PublishOutcome {
-        // What the node says of itself is no client's traffic.
-        if !principal.isNode { lane.counters.eventsIn &+= 1 }
         var run = EventRun(event: event, view: lane.singleEvent, publisher: publisher)
-        return publish(&run, of: event, as: principal, on: lane)
-    }
-
-    /// Delivers a value that came by replication and has advanced the store: to this node's subscriptions only.
-    func publishReplicated(_ event: Event, _ version: EventVersion, as principal: Principal, on lane: Lane) {
-        var run = EventRun(event: event, view: lane.singleEvent, publisher: .none)
-        run.isFromMesh = true
-        run.isRetained = true
-        run.version = version
-        publish(&run, of: event, as: principal, on: lane)
-    }
-
-    @discardableResult
-    private func publish(
-        _ run: inout EventRun, of event: Event, as principal: Principal, on lane: Lane
-    ) -> PublishOutcome {
-        var event = event
         let identities = identityBase.load(ordering: .relaxed)
+        var event = event
         if identities != 0, run.qos > 0, run.identity == 0 {
             run.identity = lane.makeIdentity(identities)
             event = event.identified(run.identity)
@@ -253,6 +235,8 @@ public final class Router: @unchecked Sendable {
             lane.singleOwned.pointee = nil
         }
         let cache = lane.cache(for: self)
+        // What the node says of itself is no client's traffic.
+        if !principal.isNode { lane.counters.eventsIn &+= 1 }
         lane.counters.cacheLookups &+= 1
         run.hash = cache.hash(run.topic, run.topicLength)
         return withUnsafePointer(to: &run) { publish($0, as: principal, on: lane, cache) }

@@ -50,8 +50,11 @@ struct RemoteInterest: ~Copyable {
     var address = PortAddress.none
     var nodes: [Node?] = []
     var records = Arena<Record>()
-    private(set) var texts = ByteArena()
+    private var texts = ByteArena()
     private var literals = NumberTable()
+
+    /// Bytes of records, texts and their table.
+    var bytesHeld: Int { records.bytesHeld + texts.bytesHeld + literals.bytesHeld }
 
     var hasLiterals: Bool { literals.count != 0 }
 

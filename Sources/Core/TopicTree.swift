@@ -39,6 +39,9 @@ struct TopicTree: ~Copyable {
         _ = nodes.allocate(Node())
     }
 
+    /// Bytes of nodes, labels and edges.
+    var bytesHeld: Int { nodes.bytesHeld + labels.bytesHeld + edges.bytesHeld }
+
     /// Nodes, the root not counted.
     var count: Int { nodes.count - 1 }
 

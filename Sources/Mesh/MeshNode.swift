@@ -71,9 +71,14 @@ public final class MeshNode {
     public private(set) var isJoined = false
     /// Why it has left for good, because of another node with its id; nil while it takes part.
     public private(set) var hasLeft: String?
-    private var isDraining = false
+    /// When the node began to stop.
+    private var drainingSince: UInt64?
     private let startedAt: UInt64
     private var isTicking = false
+
+    /// For how long a stopping node stays at least, so that others find other ways, and at most, in milliseconds.
+    private static let drainMilliseconds: UInt64 = 150
+    private static let longestDrain: UInt64 = 3_000
 
     /// For how long a node without neighbours counts as joining, in milliseconds.
     private static let joinMilliseconds: UInt64 = 3_000
@@ -145,7 +150,7 @@ public final class MeshNode {
         }
         tickLinks()
         learnTargets()
-        dialDue()
+        if drainingSince == nil { dialDue() }
         partDeadline = .max
         let deadlines = [
             linkState.tick(), interest.tick(), streams.tick(), retained.tick(), forwarder.tick(), probes.tick(),
@@ -154,6 +159,7 @@ public final class MeshNode {
         ]
         for next in deadlines { if let next { partDeadline = min(partDeadline, next) } }
         judgeJoining()
+        finishDraining()
     }
 
     private var partDeadline = UInt64.max
@@ -163,6 +169,7 @@ public final class MeshNode {
         guard !isTicking else { return }
         var next = min(partDeadline, dials.deadline(isLinked: isLinked))
         for mesh in links { next = min(next, mesh.deadline) }
+        if let drainingSince { next = min(next, max(now + 10, drainingSince + Self.drainMilliseconds)) }
         if !isJoined { next = min(next, startedAt + Self.joinMilliseconds, now + 50) }
         next = min(next, now + 1_000)
         alarm.at = max(next, now + 1)
@@ -193,10 +200,19 @@ public final class MeshNode {
 
     /// Tells the neighbours that this node is stopping: what passes through it goes another way. Then it says goodbye.
     public func drain() {
-        guard !isDraining else { return }
-        isDraining = true
+        guard drainingSince == nil else { return }
+        drainingSince = now
         linkState.setDraining(true)
+        schedule()
+    }
+
+    /// Says goodbye when everything has been sent, or cannot be in the time there is.
+    private func finishDraining() {
+        guard let since = drainingSince, now >= since + Self.drainMilliseconds else { return }
+        let isDone = streams.spool.count == 0 && links.allSatisfy { $0.queues.allSatisfy(\.isEmpty) }
+        guard isDone || now >= since + Self.longestDrain else { return wake(at: now + 10) }
         for mesh in links { mesh.control.end(.stopping, "the node is stopping") }
+        for handshake in handshakes { handshake.end(.stopping, "the node is stopping") }
     }
 
     /// Another node with this id goes on; this one takes no part any more.

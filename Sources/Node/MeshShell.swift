@@ -1,7 +1,6 @@
 /// What connects the mesh, which knows neither sockets nor clocks, with this process: it gives it a listener, connections
 /// that it dials, time, chance, a place on the disk and a log, and carries to it what an operator wants.
 import Admin
-import CLinux
 import Core
 import Dispatch
 import Glibc
@@ -28,7 +27,7 @@ final class MeshShell: Sendable {
 
     private let settings: MeshSettings
     private let identity: MeshIdentityFile
-    private let reactor: Reactor
+    let reactor: Reactor
     private let listener: Listener?
     private let logger = Logger(label: "mesh")
     private let wanted: Mutex<Wanted>
@@ -238,7 +237,7 @@ private final class JoinWatch {
 
 /// What the mesh asks for, as this process has it. Made and used on the mesh's lane.
 private final class ReactorHost: MeshHost {
-    private let reactor: Reactor
+    let reactor: Reactor
     private let identity: MeshIdentityFile
     private let logger: Logger
     /// The disk is waited for there.
@@ -265,9 +264,16 @@ private final class ReactorHost: MeshHost {
             })
     }
 
-    override func wallClock() -> UInt64 { apus_clock_ns(CLOCK_REALTIME) / 1_000_000 }
-    override func wallMicroseconds() -> UInt64 { apus_clock_ns(CLOCK_REALTIME) / 1_000 }
-    override func microseconds() -> UInt64 { apus_monotonic_ns() / 1_000 }
+    override func wallClock() -> UInt64 { Self.nanoseconds(CLOCK_REALTIME) / 1_000_000 }
+    override func wallMicroseconds() -> UInt64 { Self.nanoseconds(CLOCK_REALTIME) / 1_000 }
+    override func microseconds() -> UInt64 { Self.nanoseconds(CLOCK_MONOTONIC) / 1_000 }
+
+    private static func nanoseconds(_ clock: clockid_t) -> UInt64 {
+        var time = timespec()
+        clock_gettime(clock, &time)
+        return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
+    }
+
     override func random() -> UInt64 { .random(in: .min ... .max) }
 
     override func log(_ level: MeshLogLevel, _ message: String) {

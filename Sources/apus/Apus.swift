@@ -22,7 +22,8 @@ struct Apus: ParsableCommand {
         version: "apus \(version)",
         subcommands: [
             RunCommand.self, CheckCommand.self, UserCommand.self, PubCommand.self, SubCommand.self,
-            StatusCommand.self, ClientsCommand.self, RetainedCommand.self, LinkCommand.self, VersionCommand.self,
+            StatusCommand.self, ClientsCommand.self, RetainedCommand.self, LinkCommand.self, TopologyCommand.self,
+            ExplainCommand.self, TraceCommand.self, VersionCommand.self,
         ])
 }
 

@@ -126,12 +126,7 @@ struct CheckCommand: ParsableCommand {
         print("OK  node '\(configuration.name)', data in \(configuration.data)")
         print("    listeners: \(listeners.isEmpty ? "none" : listeners)")
         print("    management: \(configuration.admin.address?.description ?? "off")")
-        if let mesh = configuration.mesh {
-            let links = mesh.links.map(\.address).joined(separator: ", ")
-            print(
-                "    mesh '\(mesh.meshID)': listens on \(mesh.listen ?? "nothing"), dials \(links.isEmpty ? "nobody" : links)"
-            )
-        }
+        if let mesh = configuration.meshSummary { print("    \(mesh)") }
         let security = configuration.security
         print("    anonymous clients: \(security.anonymous.rawValue); access rules: \(security.access.count)")
         if let users = security.users { try checkUsers(users) }

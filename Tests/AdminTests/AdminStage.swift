@@ -18,7 +18,10 @@ final class AdminStage {
     private let server: HTTPServer
     private let authenticator: PasswordAuthenticator
 
-    init(users: [User] = [], mayManage: [String] = [], lanes: Int = 2, handlerSeconds: Int = 5) throws {
+    init(
+        users: [User] = [], mayManage: [String] = [], lanes: Int = 2, handlerSeconds: Int = 5,
+        mesh: (any MeshManaging)? = nil
+    ) throws {
         let limits = Limits()
         let logger = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
         router = Router(limits: limits, hashKey: 7)
@@ -32,7 +35,7 @@ final class AdminStage {
         var settings = AdminService.Settings(name: "stage", version: "1")
         settings.users = mayManage
         let service = AdminService(
-            settings, lanes: reactor.lanes, router: router, authenticator: authenticator,
+            settings, lanes: reactor.lanes, router: router, authenticator: authenticator, mesh: mesh,
             metrics: { reply in Thread.detachNewThread { reply("apus_test 1\n") } })
         self.service = service
         var bounds = AdminService.limits

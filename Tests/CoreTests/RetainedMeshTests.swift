@@ -89,12 +89,9 @@ struct RetainedMeshTests {
         let (port, _) = mesh(field)
         let local = field.recorder()
         try field.subscribe(local, "#")
-        let principal = Principal.node(field.router)
-        let lane = field.all[0]
         let newer = EventVersion(time: 5_000 << 16, writer: 3)
-        lane.publishReplicatedLater(Event("a", "new"), newer, as: principal)
-        lane.publishReplicatedLater(Event("a", "old"), EventVersion(time: 9, writer: 9), as: principal)
-        lane.routeDeferred()
+        field.arrive(Event("a", "new"), newer)
+        field.arrive(Event("a", "old"), EventVersion(time: 9, writer: 9))
         #expect(port.runs.isEmpty)
         // What comes as an event is always delivered; only the newest stays.
         #expect(local.payloads == ["new", "old"])
@@ -139,6 +136,17 @@ struct RetainedMeshTests {
 }
 
 extension Field {
+    /// An event comes from another node.
+    func arrive(_ event: Event, _ version: EventVersion) {
+        let turn = all[0].turn
+        turn.runs[0] = EventRun(event: event, view: turn.events, publisher: .none)
+        turn.runs[0].isFromMesh = true
+        turn.runs[0].version = version
+        (turn.runCount, turn.eventCount, turn.principal) = (1, 1, .node(router))
+        router.route(turn, on: all[0])
+        turn.removeAll()
+    }
+
     /// All topics with a version.
     func entries() -> [RetainedEntry] {
         var entries: [RetainedEntry] = []

@@ -8,7 +8,9 @@ struct InterestTests {
     /// A ring with a chord.
     static func ring(_ count: Int, seed: UInt64, maxFilters: Int = 1_000_000) -> InterestWorld {
         let world = InterestWorld(seed: seed, nodes: count, maxFilters: maxFilters)
-        for number in 0..<count { world.addWire(number, (number + 1) % count, delay: UInt64(1 + world.random.below(15))) }
+        for number in 0..<count {
+            world.addWire(number, (number + 1) % count, delay: UInt64(1 + world.random.below(15)))
+        }
         if count > 3 { world.addWire(0, count / 2, delay: 4) }
         return world
     }
@@ -31,7 +33,7 @@ struct InterestTests {
         #expect(world.differences().isEmpty && world.nodes[0].content(of: 2).isEmpty)
     }
 
-    @Test("After faults have stopped everybody has everything", arguments: 1...12)
+    @Test("After faults have stopped everybody has everything", arguments: 1...24)
     func randomFaults(_ seed: Int) {
         let world = Self.ring(4 + seed % 4, seed: UInt64(seed))
         world.loses = seed % 3 == 0 ? 20 : 0

@@ -317,6 +317,7 @@ final class InterestNode: ControlPlane {
 
     func hear(of other: Int, _ epoch: UInt64) {
         let index = index(of: other)
+        guard epoch >= nodes[index].epoch else { return }
         nodes.update(index, epoch: epoch, instance: 1, name: "\(other)")
         interest?.nodeChanged(index, isRestart: true)
     }
@@ -354,7 +355,8 @@ final class InterestNode: ControlPlane {
     // MARK: What it has
 
     func content(of other: Int) -> [String] {
-        guard let interest, let set = interest.sets[index(of: other)] else { return [] }
+        let index = index(of: other)
+        guard let interest, index < interest.sets.count, let set = interest.sets[index] else { return [] }
         var found: [String] = []
         var cursor: UInt32 = 0
         while true {

@@ -235,6 +235,7 @@ final class RetainedNode: ControlPlane {
 
     private final class WallClock: Sendable { let time = Atomic<UInt64>(0) }
     private let clock: WallClock
+    private var waiting: [(Event, EventVersion)] = []
 
     static func id(_ number: Int) -> NodeID { NodeID(high: UInt64(number) * 13 % 31 + 1, low: UInt64(number)) }
 
@@ -277,15 +278,14 @@ final class RetainedNode: ControlPlane {
         let before = sync.counters
         if let next = sync.tick() { wake(at: next) }
         mostWork = max(mostWork, sync.counters.received - before.received)
-        lane.routeDeferred()
+        routeWaiting()
     }
 
     func receive(_ frame: [UInt8]?, _ event: (Event, EventVersion)?, from: Int, isBulk: Bool) {
         setTime()
         if let (event, version) = event {
             seen[event.topicText] = max(seen[event.topicText] ?? .none, version)
-            lane.publishReplicatedLater(event, version, as: .node(router))
-            return lane.routeDeferred()
+            return arrive(event, version)
         }
         let before = sync.counters.received
         frame?.withUnsafeBytes { bytes in
@@ -298,14 +298,31 @@ final class RetainedNode: ControlPlane {
             if let reason { complaints.append(reason) }
         }
         mostWork = max(mostWork, sync.counters.received - before)
-        lane.routeDeferred()
+        routeWaiting()
     }
 
     private func replicated(_ event: Event, _ version: EventVersion) {
         if let known = seen[event.topicText], version <= known { regressed += 1 }
         seen[event.topicText] = version
         replicated.append("\(event.topicText)=\(event.text)")
-        lane.publishReplicatedLater(event, version, as: .node(router))
+        waiting.append((event, version))
+    }
+
+    /// Routes an event of another node.
+    private func arrive(_ event: Event, _ version: EventVersion) {
+        let turn = lane.turn
+        turn.runs[0] = EventRun(event: event, view: turn.events, publisher: .none)
+        turn.runs[0].isFromMesh = true
+        turn.runs[0].version = version
+        (turn.runCount, turn.eventCount, turn.principal) = (1, 1, .node(router))
+        router.route(turn, on: lane)
+        turn.removeAll()
+    }
+
+    /// Not from within the part that found them.
+    private func routeWaiting() {
+        for (event, version) in waiting { arrive(event, version) }
+        waiting = []
     }
 
     fileprivate func published(_ event: Event, _ version: EventVersion) {

@@ -437,16 +437,43 @@ struct ConfigurationTests {
         }
     }
 
-    @Test("Every file to start from loads")
+    @Test("Every file to start from loads, and says how to start it")
     func meshConfigs() throws {
         let folder = root.appending(path: "mesh-configs")
-        let names = try FileManager.default.contentsOfDirectory(atPath: folder.path()).filter { $0.hasSuffix(".yaml") }
-        #expect(names.count >= 3)
+        let walk = try #require(FileManager.default.enumerator(atPath: folder.path()))
+        let names = walk.compactMap { $0 as? String }.filter { $0.hasSuffix(".yaml") }
+        #expect(names.count >= 25)
         for name in names {
             let path = folder.appending(path: name).path()
-            #expect(throws: Never.self, "\(name)") { try Configuration.load(file: path, environment: [:]) }
             let text = try String(contentsOfFile: path, encoding: .utf8)
             #expect(text.contains("apus run --config mesh-configs/\(name)"), "\(name) does not say how to start it")
+            let secret = text.contains("${APUS_MESH_SECRET}") ? ["APUS_MESH_SECRET": "sixteen characters"] : [:]
+            #expect(throws: Never.self, "\(name)") { try Configuration.load(file: path, environment: secret) }
+        }
+    }
+
+    @Test("A folder of files to start from is a mesh that fits on one machine, and every link in it leads somewhere")
+    func wholeMeshes() throws {
+        let folder = root.appending(path: "mesh-configs")
+        let names = try FileManager.default.contentsOfDirectory(atPath: folder.path()).filter { !$0.contains(".") }
+        #expect(Set(names) == ["pair", "triangle", "ring-of-five", "regions", "hub-and-edges"])
+        for name in names {
+            let files = try FileManager.default.contentsOfDirectory(atPath: folder.appending(path: name).path())
+                .filter { !$0.hasPrefix("secret-") }
+            let nodes = try files.map {
+                try Configuration.load(file: folder.appending(path: "\(name)/\($0)").path(), environment: [:])
+            }
+            let meshes = try nodes.map { try #require($0.mesh) }
+            let listening = meshes.compactMap(\.listen)
+            let addresses =
+                nodes.flatMap { $0.listeners.map(\.address.description) }
+                + nodes.compactMap(\.admin.address?.description) + listening
+            #expect(Set(addresses).count == addresses.count, "\(name): \(addresses.sorted())")
+            #expect(Set(nodes.map(\.data)).count == nodes.count && Set(nodes.map(\.name)).count == nodes.count)
+            #expect(Set(meshes.map(\.meshID)).count == 1)
+            for mesh in meshes {
+                for link in mesh.links { #expect(listening.contains(link.address), "\(name): \(link.address)") }
+            }
         }
     }
 

@@ -156,6 +156,7 @@ extension Interest {
                 abandon(set)
             }
             recoverFromTruncation(set)
+            if set.isTruncated { next = min(next, max(set.truncatedAt + set.patience, plane.now + 1_000)) }
             guard set.isBehind else { continue }
             if nextAsk(set) <= plane.now { ask(set) }
             next = min(next, max(nextAsk(set), plane.now + 1))
@@ -166,9 +167,10 @@ extension Interest {
     /// A set of which some was refused is asked for again once there is room.
     private func recoverFromTruncation(_ set: RemoteSet) {
         guard set.isTruncated, set.isComplete, set.count < maxFilters / 10 * 9, set.bytes < Self.maxSetBytes,
-            plane.now >= set.askedAt + 30 * Self.retryMilliseconds
+            plane.now >= set.truncatedAt + set.patience
         else { return }
         set.isComplete = false
+        set.askedAt = 0
         digestChanged()
     }
 
@@ -277,6 +279,7 @@ extension Interest {
             origin: version.origin, epoch: job.epoch, job: job.job, number: job.number, from: job.from,
             to: version.sequence, hash: job.hash)
         part.isLast = changes.isLast
+        part.isTruncated = job.node != NodeTable.own && sets[job.node]?.isTruncated ?? false
         let log = job.node == NodeTable.own ? own.log : sets[job.node]?.log
         if part.isLast, job.from != version.sequence, log?.reaches(job.from) != true {
             // It changed so much meanwhile that nobody knows any more what it was.

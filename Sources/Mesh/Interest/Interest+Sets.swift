@@ -5,11 +5,13 @@ extension Interest {
     /// The set of a node, made if there is none. Nil for this node's own, for nodes that the link state does not know,
     /// and for former lives.
     func set(of origin: NodeID, epoch: UInt64, on link: LinkNumber) -> RemoteSet? {
-        guard let node = plane.nodes.known(origin) else {
+        guard let node = plane.nodes.known(origin), epoch <= plane.nodes[node].epoch else {
+            // The link state says which life it is: once it does, the neighbour is asked to say it again.
             neighbours[link]?.knowsMore = true
+            plane.wake(at: plane.now)
             return nil
         }
-        guard node != NodeTable.own, epoch >= plane.nodes[node].epoch else { return nil }
+        guard node != NodeTable.own, epoch == plane.nodes[node].epoch else { return nil }
         while sets.count <= node { sets.append(nil) }
         if let known = sets[node] {
             if epoch < known.epoch { return nil }
@@ -212,11 +214,21 @@ extension Interest {
     private func refuse(_ set: RemoteSet, _ count: Int) {
         counters.filtersRefused += count
         guard !set.isTruncated else { return }
-        set.isTruncated = true
-        restartLog(set, at: 0)
+        truncated(set)
         plane.log(
             .warning, "node \(set.origin) wants more than this node takes: \(maxFilters) filters, or too long ones")
     }
+
+    /// Some of a set is missing, and will be for a while.
+    private func truncated(_ set: RemoteSet) {
+        guard !set.isTruncated else { return }
+        set.isTruncated = true
+        set.truncatedAt = plane.now
+        set.patience = min(max(set.patience * 2, Self.leastPatience), Self.mostPatience)
+    }
+
+    /// Milliseconds until a set of which some was refused is asked for again, from the first to the last time.
+    private static let (leastPatience, mostPatience): (UInt64, UInt64) = (30_000, 3_600_000)
 
     // MARK: Whole sets
 
@@ -239,6 +251,7 @@ extension Interest {
         }
         set.intake = intake
         change(set, changes)
+        if part.isTruncated { truncated(set) }
         guard part.isLast else { return grant(set) }
         set.intake = nil
         set.sequence = part.from
@@ -251,6 +264,7 @@ extension Interest {
         digestChanged()
         plane.wake(at: plane.now)
         if part.from == part.to, !isAsAnnounced(set) { return }
+        if !set.isTruncated { set.patience = 0 }
         offerAdvance(of: set.node, except: link)
     }
 

@@ -58,13 +58,15 @@ enum InterestFrames {
         var isLast = false
         /// The sender cannot go on; ask somebody else, or later.
         var isAborted = false
+        /// The sender has refused some of it itself.
+        var isTruncated = false
         var from: UInt64 = 0
         var to: UInt64 = 0
         /// Of version `from`.
         var hash: UInt64 = 0
     }
 
-    ///     origin 16, epoch u64, job varint, number varint, flags u8 (0 last, 1 given up)
+    ///     origin 16, epoch u64, job varint, number varint, flags u8 (0 last, 1 given up, 2 not all of it)
     ///     if last: from varint, to varint, hash u64; then changes, which only begin
     static func snapshot(_ part: Part, _ changes: FilterChanges) -> [UInt8] {
         var writer = WireWriter(.interestSnapshot, capacity: 64 + changes.count * 24)
@@ -72,7 +74,7 @@ enum InterestFrames {
         writer.u64(part.epoch)
         writer.varint(part.job)
         writer.varint(part.number)
-        writer.u8((part.isLast ? 1 : 0) | (part.isAborted ? 2 : 0))
+        writer.u8((part.isLast ? 1 : 0) | (part.isAborted ? 2 : 0) | (part.isTruncated ? 4 : 0))
         if part.isLast {
             writer.varint(part.from)
             writer.varint(part.to)
@@ -90,6 +92,7 @@ enum InterestFrames {
         let flags = reader.u8()
         part.isLast = flags & 1 != 0
         part.isAborted = flags & 2 != 0
+        part.isTruncated = flags & 4 != 0
         if part.isLast {
             part.from = reader.varint()
             part.to = reader.varint()

@@ -48,6 +48,9 @@ final class RemoteSet {
     var comparableFrom: UInt64 = 0
     /// Whether some of it was refused.
     var isTruncated = false
+    /// Since when, and after how many milliseconds it is tried again.
+    var truncatedAt: UInt64 = 0
+    var patience: UInt64 = 0
     var log = InterestLog()
     /// Neighbours that are being sent the whole set.
     var readers = 0
@@ -77,7 +80,7 @@ final class RemoteSet {
     }
 
     /// Whether others can be given it.
-    var isServable: Bool { isComplete && !isTruncated && !isLeaving }
+    var isServable: Bool { isComplete && !isLeaving }
 
     func isNewer(_ epoch: UInt64, _ sequence: UInt64) -> Bool {
         epoch > self.epoch

@@ -1,5 +1,8 @@
 /// What neighbours tell each other: advertisements are flooded, and versions compared when a link is established or
 /// the digests in hellos differ.
+///
+///     versions: count, then for each advertisement node id, epoch u64, sequence u64
+///     request:  count, then node ids; each advertisement comes in a frame of its own
 
 /// What goes on with one neighbour on one link.
 struct LinkExchange {
@@ -118,7 +121,9 @@ extension LinkState {
         let head = advertisement.head
         let known = nodes.known(head.id)
         let entry = known.flatMap { database[$0] }
-        guard !(entry?.hasLeft ?? true) || database.hasRoom, let node = nodes.index(of: head.id) else {
+        guard !(entry?.hasLeft ?? true) || database.hasRoom, known != nil || newcomers.take(now),
+            let node = nodes.index(of: head.id)
+        else {
             counters.refusedForNodes += 1
             return complain("there are too many nodes: node \(head.id) is refused", now)
         }

@@ -213,10 +213,10 @@ extension LinkState {
         }
     }
 
-    /// Ends joining: when the node knows what a neighbour knows, or has found nobody for a while, and its number is its
-    /// own.
+    /// Ends joining: when the node knows what a neighbour knows, or has found nobody for a while, and all it knows says
+    /// that its number is its own.
     func leaveJoining(_ now: UInt64) {
-        guard isJoining, isSynchronised || now >= startedAt + Self.joinPatience,
+        guard isJoining, settleAt == nil, isSynchronised || now >= startedAt + Self.joinPatience,
             plane.nodes[NodeTable.own].shortID != 0
         else { return }
         isJoining = false

@@ -78,7 +78,7 @@ final class LinkState {
 
     unowned let plane: any ControlPlane
     unowned let events: any LinkStateEvents
-    let settings: LinkStateSettings
+    private(set) var settings: LinkStateSettings
     let startedAt: UInt64
 
     var database = LinkStateDatabase()
@@ -105,11 +105,13 @@ final class LinkState {
     /// Established links, by number; see `LinkState+Exchange.swift`.
     var exchanges: [LinkExchange] = []
     var complainedAt: UInt64?
+    /// How many more nodes that nobody has heard of before are taken: their indices are never given back.
+    var newcomers: TokenBucket
 
     /// When the routes are to be computed; nil when they are true.
-    private var settleAt: UInt64?
+    private(set) var settleAt: UInt64?
     private var paths = ShortestPaths()
-    /// What the last computation took, in calls to the heap.
+    /// What the last computation took, in edges looked at.
     private var lastWork = 0
 
     init(plane: any ControlPlane, events: any LinkStateEvents, settings: LinkStateSettings) {
@@ -120,6 +122,8 @@ final class LinkState {
         shortID = settings.shortID != 0 ? settings.shortID : ShortIDs.free([], random: plane.random)
         originations = TokenBucket(capacity: Self.ownBurst, interval: Self.ownInterval, now: startedAt)
         identity = OwnIdentity(now: startedAt)
+        newcomers = TokenBucket(
+            capacity: UInt64(LinkStateDatabase.maxNodes), interval: LinkStateDatabase.newcomerInterval, now: startedAt)
         originate(startedAt)
     }
 
@@ -173,11 +177,11 @@ final class LinkState {
     // MARK: Routes
 
     /// Computes the routes after a while: changes come in groups. The specification wants ten times what the last
-    /// computation took, and at least 1 ms; without a clock its work is counted instead, 50 ns for every call to the
-    /// heap.
+    /// computation took, and at least 1 ms; there is no clock here, so that its work is counted instead, with 20 ns for
+    /// every edge looked at, which is what was measured (256 nodes of degree 6: 0.4 ms).
     func settleSoon(_ now: UInt64) {
         guard settleAt == nil else { return }
-        let due = now + UInt64(max(1, lastWork / 2_000))
+        let due = now + UInt64(max(1, lastWork / 5_000))
         settleAt = due
         plane.wake(at: due)
     }
@@ -228,11 +232,20 @@ final class LinkState {
             guard let head = database[node]?.advertisement.head else { return nil }
             return ShortIDClaim(
                 node: node, id: head.id, shortID: head.shortID, claims: head.claims,
-                isUp: !head.has(AdvertisementHead.joining), isReachable: routes.isReachable(node))
+                isUp: !head.has(AdvertisementHead.joining),
+                // Who joins has heard of nodes before it has routes to them, and gives way to these, too.
+                isReachable: isJoining || routes.isReachable(node))
         }
     }
 
     // MARK: What others ask
+
+    /// Where others may dial this node, from now on.
+    func setAddresses(_ addresses: [String]) {
+        guard settings.addresses != addresses else { return }
+        settings.addresses = addresses
+        news(plane.now)
+    }
 
     /// What is known of a node.
     struct Details: Equatable {

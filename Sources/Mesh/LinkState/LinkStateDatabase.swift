@@ -60,6 +60,8 @@ struct LinkStateDatabase {
     static let maxNodes = 1_024
     /// Nodes that have left and whose last version is remembered.
     static let maxLeft = 1_024
+    /// Milliseconds for one more node of which nobody has heard, after as many as there may be.
+    static let newcomerInterval: UInt64 = 1_000
     /// Milliseconds an advertisement is good for.
     static let maxLifetime: UInt64 = 300_000
     /// Advertisements taken of one origin at once, and milliseconds for one more. Twice what an origin may send.

@@ -43,7 +43,7 @@ struct LinkGraph {
         Int(offsets[vertex])..<(vertex + 1 < offsets.count ? Int(offsets[vertex + 1]) : edges.count)
     }
 
-    /// Calls to the heap, roughly, that routes take.
+    /// Vertices and edges looked at for all routes, roughly.
     func work(neighbours: Int) -> Int { (count + edges.count) * (neighbours + 1) }
 }
 

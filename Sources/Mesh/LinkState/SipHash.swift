@@ -1,5 +1,5 @@
 /// SipHash-2-4 with a fixed key: the same on every node and in every version, unlike the hashing of the standard
-/// library, which is seeded anew in every process. What nodes must agree on (ties between paths, digests) is made of it.
+/// library, which is seeded anew in every process. What nodes must agree on is made of it: ties between paths, digests.
 struct SipHash {
     private var v0: UInt64
     private var v1: UInt64
@@ -54,9 +54,9 @@ struct SipHash {
 }
 
 extension SipHash {
-    /// "ML1-tie" and "ML1-digest".
+    /// "ML1-tie" and "ML1-dig".
     private static let tieKey: UInt64 = 0x0065_6974_2D31_4C4D
-    private static let digestKey: UInt64 = 0x6769_642D_314C_4D00
+    private static let digestKey: UInt64 = 0x0067_6964_2D31_4C4D
 
     /// What decides between paths of equal cost: 48 bits of a link, the same at both ends. The sum over a path of 1,024
     /// links fits 58 bits. Never 0, so that a longer path always has a larger sum.

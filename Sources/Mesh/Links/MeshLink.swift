@@ -78,6 +78,8 @@ final class MeshLink {
         queues = FrameClass.allCases.map { _ in LinkQueue(maxBytes: maxBytes) }
     }
 
+    deinit { for index in queues.indices { queues[index].removeAll() } }
+
     /// When it must be looked at next.
     var deadline: UInt64 {
         min(min(nextHello, acknowledgeAt), min(lastHeard + timeout, lastHeardOnControl + timeout * 3))

@@ -1,7 +1,20 @@
 import Core
 
 /// What two neighbours tell each other to have the same retained events, `docs/wire-format.md`: bodies of the frames
-/// retainedDigests, retainedRequest and retainedValues.
+/// retainedDigests, retainedRequest and retainedValues. `v` is a varint, a version is time u64 and writer u64.
+///
+///     retainedDigests, by its first byte:
+///       0 digest    over everything u64, since u64
+///       1 buckets   over everything u64, since u64, of each of 1,024 buckets u64
+///       2 finished  over everything u64, since u64
+///       3 listing   round u32, portion u32, sections v; each: first hash u64, last hash u64, entries v; each:
+///                   hash u64, version, place u32
+///       4 answer    round u32, portion u32, sections compared v, partly compared u8, through hash u64, taken v,
+///                   newer v; each: absent u8, place u32, hash u64
+///     retainedRequest: number u32, wants v; each: absent u8, place u32, hash u64, offset u32
+///     retainedValues: number u32, values v, in the order of the request; each: flags u8 (0 gone, 1 told; after gone
+///       nothing follows), version, milliseconds left u64 (0: does not expire), QoS u8, extension u16, topic u16,
+///       properties u32, payload u32 (0: deleted), offset u32, length v and bytes of topic, properties and payload
 
 /// Hashes of topics from the first to the last; both in the same bucket.
 struct HashRange: Equatable {

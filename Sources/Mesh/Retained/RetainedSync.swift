@@ -191,9 +191,7 @@ final class RetainedSync {
     }
 
     private func step(_ peer: RetainedPeer, _ budget: inout Int) {
-        while let frame = peer.unsent.first, plane.route(frame, to: peer.node, isBulk: true) {
-            peer.unsent.removeFirst()
-        }
+        while let frame = peer.unsent.first, route(frame, to: peer) { peer.unsent.removeFirst() }
         if peer.deadline <= plane.now {
             counters.abandoned += 1
             abandon(peer)
@@ -240,9 +238,14 @@ final class RetainedSync {
     }
 
     func sendBulk(_ frame: [UInt8], to peer: RetainedPeer) {
-        if peer.unsent.isEmpty, plane.route(frame, to: peer.node, isBulk: true) { return }
+        if peer.unsent.isEmpty, route(frame, to: peer) { return }
         // What does not fit is asked for again.
         if peer.unsent.count < RetainedPeer.maxUnsent { peer.unsent.append(frame) }
+    }
+
+    /// The control connection is there before the routes are.
+    private func route(_ frame: [UInt8], to peer: RetainedPeer) -> Bool {
+        plane.isReachable(peer.node) && plane.route(frame, to: peer.node, isBulk: true)
     }
 
     func isFruitless(_ peer: RetainedPeer, _ theirs: UInt64) -> Bool {

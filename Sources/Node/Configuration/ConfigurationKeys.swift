@@ -138,6 +138,11 @@ public enum ConfigurationKeys {
         LimitKey("max_retained_events", \.maxRetainedEvents, .integer(0...1_000_000_000), "Retained events."),
         LimitKey("max_retained", \.maxRetainedBytes, .size(0...(1 << 44)), "Bytes of retained events."),
         LimitKey(
+            "max_tombstones", \.maxTombstones, .integer(0...100_000_000),
+            "Deleted topics that a node of a mesh remembers."),
+        LimitKey(
+            "tombstone_life", \.tombstoneSeconds, .seconds(60...31_536_000), "Seconds a deleted topic is remembered."),
+        LimitKey(
             "max_channels", \.maxChannels, .integer(1...10_000_000),
             "Channels of streams over HTTP on a lane: one for each user and set of filters."),
         LimitKey("max_stream_filters", \.maxStreamFilters, .integer(1...10_000), "Filters of one stream over HTTP."),

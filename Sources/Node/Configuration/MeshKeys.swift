@@ -77,6 +77,17 @@ enum MeshKeys {
     }
 }
 
+extension Configuration {
+    /// One line for people: what the node does in its mesh; nil when it is in none.
+    public var meshSummary: String? {
+        guard let mesh else { return nil }
+        let links = mesh.links.map(\.address).joined(separator: ", ")
+        let secret = mesh.secret == nil ? "" : ", with a secret"
+        return "mesh '\(mesh.meshID)'\(secret): listens on \(mesh.listen ?? "nothing"), dials "
+            + (links.isEmpty ? "nobody" : links)
+    }
+}
+
 extension ConfigurationReader {
     /// - Returns: nil when the node is in no mesh. What is wrong is reported even then.
     mutating func mesh(_ setting: Setting?) -> MeshSettings? {

@@ -1,0 +1,211 @@
+"""What may happen to an event, in one place: judges a recorded history of publishes and receipts.
+
+A publish is `ok` when its node has acknowledged it (QoS 1 and 2), else unknown: an unknown one may arrive or not. The
+rules:
+
+1. Nobody receives an event twice, at any QoS, whatever fails.
+2. Nobody receives what was not published.
+3. What a subscriber receives of a publisher is in the order of publishing.
+4. At QoS 1 and 2 whoever was subscribed receives every event that is ok. Excused is only what one process alone held
+   when it was killed: events of a killed node that had reached nobody yet, the newest ones; and what was on its way to
+   a subscriber whose connection ended, again the newest ones.
+5. At QoS 0 events may get lost while something fails and shortly after, and are counted; else not.
+
+Times are nanoseconds of the monotonic clock, which all processes of a machine share."""
+
+import bisect
+from array import array
+from dataclasses import dataclass, field
+
+SECOND = 1_000_000_000
+# A subscription may take so long until every node knows of it.
+SETTLE = 1 * SECOND
+# What a killed node alone may have held is not older than this.
+HELD = 10 * SECOND
+# Traces of a fault at QoS 0.
+BEFORE, AFTER = 1 * SECOND, 4 * SECOND
+
+
+@dataclass
+class Publisher:
+    """Events are numbered from 0: the time of each, and when it was acknowledged; 0 for not."""
+
+    node: str
+    qos: int
+    sent: array = field(default_factory=lambda: array("q"))
+    acknowledged: array = field(default_factory=lambda: array("q"))
+
+
+@dataclass
+class Subscriber:
+    """`sessions` are pairs of times: subscribed, and connection ended or None."""
+
+    node: str
+    qos: int
+    publishers: list
+    sessions: list = field(default_factory=list)
+
+
+@dataclass
+class Flow:
+    """What a subscriber received of a publisher, as it came."""
+
+    numbers: array = field(default_factory=lambda: array("q"))
+    times: array = field(default_factory=lambda: array("q"))
+
+
+@dataclass
+class Fault:
+    """`node` is set when it was killed (its memory is gone) or stopped; a link's fault touches nobody's memory."""
+
+    name: str
+    start: int
+    end: int
+    killed: str | None = None
+    stopped: str | None = None
+
+    @property
+    def touched(self):
+        return self.killed or self.stopped
+
+
+@dataclass
+class History:
+    publishers: dict
+    subscribers: dict
+    flows: dict
+    faults: list = field(default_factory=list)
+
+
+@dataclass
+class Verdict:
+    """Counts over all flows; `examples` say which."""
+
+    received: int = 0
+    lost: int = 0
+    lost_in_faults: int = 0
+    excused: int = 0
+    duplicated: int = 0
+    reordered: int = 0
+    invented: int = 0
+    examples: list = field(default_factory=list)
+
+    @property
+    def is_good(self):
+        return not (self.lost or self.duplicated or self.reordered or self.invented)
+
+    def __str__(self):
+        share = self.lost_in_faults / max(1, self.received) * 100
+        return (f"{self.received} received, lost {self.lost}, duplicated {self.duplicated}, reordered {self.reordered}"
+                + (f", invented {self.invented}" if self.invented else "")
+                + f"; lost at QoS 0 during faults {self.lost_in_faults} ({share:.3f} %), excused {self.excused}")
+
+    def note(self, text):
+        if len(self.examples) < 12:
+            self.examples.append(text)
+
+
+def judge(history):
+    verdict = Verdict()
+    for name, subscriber in history.subscribers.items():
+        for publisher in subscriber.publishers:
+            flow = history.flows.get((name, publisher), Flow())
+            judge_flow(history, verdict, name, publisher, flow)
+    return verdict
+
+
+def judge_flow(history, verdict, name, source, flow):
+    publisher, subscriber = history.publishers[source], history.subscribers[name]
+    what = f"{source} -> {name}"
+    seen, last = set(), -1
+    verdict.received += len(flow.numbers)
+    for number in flow.numbers:
+        if number in seen:
+            verdict.duplicated += 1
+            verdict.note(f"{what}: {number} twice")
+            continue
+        seen.add(number)
+        if number >= len(publisher.sent):
+            verdict.invented += 1
+            verdict.note(f"{what}: {number} was never published")
+        elif number < last:
+            verdict.reordered += 1
+            verdict.note(f"{what}: {number} after {last}")
+        else:
+            last = number
+    qos = min(publisher.qos, subscriber.qos)
+    for number, sent in enumerate(publisher.sent):
+        if number in seen or (qos > 0 and publisher.acknowledged[number] == 0):
+            continue
+        reason = excuse(history, publisher, subscriber, flow, number, sent)
+        if reason == "not subscribed":
+            continue
+        if reason is not None:
+            verdict.excused += 1
+        elif qos == 0 and any(f.start - BEFORE <= sent <= f.end + AFTER for f in history.faults):
+            verdict.lost_in_faults += 1
+        else:
+            verdict.lost += 1
+            near = [f.name for f in history.faults if f.start - BEFORE <= sent <= f.end + 2 * AFTER]
+            verdict.note(f"{what}: {number} lost, sent {sent / SECOND:.3f} near {near}")
+
+
+def excuse(history, publisher, subscriber, flow, number, sent):
+    """Why an event need not have arrived; None when it had to."""
+    session = None
+    for begin, end in subscriber.sessions:
+        if begin + SETTLE <= sent and (end is None or sent < end):
+            session = (begin, end)
+    if session is None:
+        return "not subscribed"
+    if session[1] is not None:
+        # In order: whatever came before the end of the connection is a bound below which nothing may be missing.
+        if number > newest(flow, session[1]):
+            return "on its way when the subscriber's connection ended"
+    for fault in history.faults:
+        if fault.killed != publisher.node or not 0 <= fault.start - sent < HELD:
+            continue
+        first_after = bisect.bisect_right(publisher.sent, fault.start)
+        life = [n for n in flow.numbers if n < first_after]
+        if not life or number > max(life):
+            return "held by the killed node alone"
+    return None
+
+
+def newest(flow, time):
+    """The largest number received until a time."""
+    count = bisect.bisect_right(flow.times, time)
+    return max(flow.numbers[:count], default=-1)
+
+
+def gaps(history, fault, window=4 * SECOND):
+    """For each flow that neither begins nor ends at a node that was touched: the longest time without an event from
+    shortly before the fault until it is over; milliseconds."""
+    found = []
+    for (name, source), flow in history.flows.items():
+        ends = {history.subscribers[name].node, history.publishers[source].node}
+        if fault.touched in ends or len(ends) == 1:
+            continue
+        first = bisect.bisect_left(flow.times, fault.start - SECOND // 5)
+        last = bisect.bisect_right(flow.times, fault.end + window)
+        times = flow.times[first:last]
+        if len(times) > 1:
+            found.append(max(b - a for a, b in zip(times, times[1:])) / 1e6)
+    return sorted(found)
+
+
+def percentile(values, share):
+    """Of sorted values; NaN of none."""
+    return values[min(len(values) - 1, int(len(values) * share))] if values else float("nan")
+
+
+def latencies(history, every=16):
+    """Sorted samples, in microseconds."""
+    found = []
+    for (_, source), flow in history.flows.items():
+        sent = history.publishers[source].sent
+        for place in range(0, len(flow.numbers), every):
+            number = flow.numbers[place]
+            if number < len(sent):
+                found.append((flow.times[place] - sent[number]) / 1e3)
+    return sorted(found)

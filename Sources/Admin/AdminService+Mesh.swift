@@ -1,0 +1,30 @@
+import Core
+import Web
+
+/// `/v1/mesh/…`: what there is, and where events go.
+extension AdminService {
+    func addMeshRoutes(to table: inout RouteTable) {
+        table.add(.get, "/v1/mesh/topology") { [unowned self] _, responder in
+            do throws(Problem) {
+                try meshOrProblem().topology { topology in responder.send { Self.json(topology) } }
+            } catch { responder.send(error) }
+        }
+        table.add(.get, "/v1/mesh/explain") { [unowned self] request, responder in
+            do throws(Problem) {
+                try meshOrProblem().explain(try topic(request)) { found in responder.send { Self.json(found) } }
+            } catch { responder.send(error) }
+        }
+        table.add(.get, "/v1/mesh/trace") { [unowned self] request, responder in
+            do throws(Problem) {
+                try meshOrProblem().trace(try topic(request)) { found in responder.send { Self.json(found) } }
+            } catch { responder.send(error) }
+        }
+    }
+
+    private func topic(_ request: HTTPRequest) throws(Problem) -> String {
+        guard let topic = request.query("topic"),
+            Array(topic.utf8).withUnsafeBytes({ Topic.isValid($0, limits: router.limits) })
+        else { throw Problem(400, "topic is the topic of an event, without wildcards.") }
+        return topic
+    }
+}

@@ -1,0 +1,74 @@
+/// The mesh's words for what there is, in those of the management interface.
+import Admin
+import Core
+import Mesh
+import Reactor
+
+extension MeshShell {
+    func topology(_ answer: @escaping @Sendable (TopologyDocument) -> Void) {
+        reactor.lanes.call(Self.lane) { lane in
+            guard let topology = MeshNode.of(lane)?.topology() else { return }
+            answer(Self.document(topology))
+        }
+    }
+
+    func explain(_ topic: String, _ answer: @escaping @Sendable (ExplanationDocument) -> Void) {
+        reactor.lanes.call(Self.lane) { lane in
+            guard let found = MeshNode.of(lane)?.explain(topic) else { return }
+            answer(
+                ExplanationDocument(
+                    topic: topic, local: found.local,
+                    nodes: found.nodes.map { node in
+                        ExplanationDocument.Node(
+                            node: node.name, via: node.via.isEmpty ? nil : node.via,
+                            problem: node.problem.isEmpty ? nil : node.problem)
+                    },
+                    groups: found.groups.map { group in
+                        ExplanationDocument.Group(
+                            filter: group.filter, localMembers: group.localMembers, nodes: group.nodes)
+                    },
+                    links: found.links.map { ExplanationDocument.Link(peer: $0.peer, nodes: $0.nodes) }))
+        }
+    }
+
+    func trace(_ topic: String, _ answer: @escaping @Sendable (TraceDocument) -> Void) {
+        reactor.lanes.call(Self.lane) { lane in
+            MeshNode.of(lane)?.trace(topic) { found in
+                let paths = found.paths.map { path in
+                    TraceDocument.Path(
+                        node: path.node,
+                        hops: path.hops.map { TraceDocument.Hop(node: $0.node, microseconds: Int(clamping: $0.time)) },
+                        roundTripMicroseconds: Int(clamping: path.roundTrip))
+                }
+                answer(TraceDocument(topic: topic, local: found.local, paths: paths))
+            }
+        }
+    }
+
+    private static func document(_ topology: MeshTopology) -> TopologyDocument {
+        TopologyDocument(
+            node: topology.node, id: topology.id, mesh: topology.mesh, state: topology.state,
+            nodes: topology.nodes.map { node in
+                TopologyDocument.Node(
+                    id: node.id, name: node.name, shortID: Int(node.shortID), reachable: node.isReachable,
+                    distance: Int(clamping: node.distance), via: node.via.isEmpty ? nil : node.via,
+                    transit: node.isTransit, draining: node.isDraining, addresses: node.addresses,
+                    ageMilliseconds: Int(clamping: node.age), filters: node.filters,
+                    neighbours: node.neighbours.map { neighbour in
+                        TopologyDocument.Neighbour(
+                            id: neighbour.id, name: neighbour.name, cost: Int(neighbour.cost),
+                            twoWay: neighbour.isTwoWay)
+                    })
+            },
+            links: topology.links.map { link in
+                TopologyDocument.Link(
+                    peer: link.peer, name: link.name.isEmpty ? nil : link.name, state: link.state,
+                    cost: Int(link.cost), roundTripMicroseconds: Int(clamping: link.roundTrip),
+                    framesOut: Int(clamping: link.framesOut), framesIn: Int(clamping: link.framesIn),
+                    bytesOut: Int(clamping: link.bytesOut), bytesIn: Int(clamping: link.bytesIn),
+                    controlBytesOut: Int(clamping: link.controlBytesOut),
+                    controlBytesIn: Int(clamping: link.controlBytesIn), waitingBytes: link.waiting,
+                    dropped: Int(clamping: link.dropped))
+            })
+    }
+}
