@@ -11,7 +11,8 @@ rules:
 4. At QoS 1 and 2 whoever was subscribed receives every event that is ok. Excused is only what one process alone held
    when it was killed: events of a killed node that had reached nobody yet, the newest ones; and what was on its way to
    a subscriber whose connection ended, again the newest ones.
-5. At QoS 0 events may get lost while something fails and shortly after, and are counted; else not.
+5. At QoS 0 events may get lost while something fails and shortly after, and are counted, apart those from and to a
+   node that was killed, stopped or cut off; else not.
 
 Times are nanoseconds of the monotonic clock, which all processes of a machine share."""
 
@@ -86,6 +87,7 @@ class Verdict:
     received: int = 0
     lost: int = 0
     lost_in_faults: int = 0
+    cut_off: int = 0
     excused: int = 0
     duplicated: int = 0
     repeated: int = 0
@@ -103,7 +105,8 @@ class Verdict:
         share = self.lost_in_faults / max(1, self.received) * 100
         return (f"{self.received} received, lost {self.lost}, duplicated {self.duplicated}, reordered {self.reordered}"
                 + (f", invented {self.invented}" if self.invented else "")
-                + f"; lost at QoS 0 during faults {self.lost_in_faults} ({share:.3f} %), excused {self.excused}"
+                + f"; at QoS 0 during faults lost {self.lost_in_faults} ({share:.3f} %), from and to the node that failed "
+                f"{self.cut_off}; excused {self.excused}"
                 + (f", repeated after a kill {self.repeated}" if self.repeated else ""))
 
     def note(self, text):
@@ -138,7 +141,11 @@ def judge_flow(history, verdict, name, source, flow):
     what = f"{source} -> {name}"
     seen, last, life = {}, -1, 0
     verdict.received += len(flow.numbers)
-    kills = [fault.start for fault in history.faults if fault.killed == subscriber.node]
+    # When the subscriber's connection ended with its node.
+    kills = [
+        end for _, end in subscriber.sessions if end is not None
+        and any(f.killed == subscriber.node and f.start <= end <= f.end + SECOND for f in history.faults)
+    ]
     for number, time in zip(flow.numbers, flow.times):
         if sum(kill < time for kill in kills) != life:
             last, life = -1, life + 1
@@ -167,8 +174,12 @@ def judge_flow(history, verdict, name, source, flow):
             continue
         if reason is not None:
             verdict.excused += 1
-        elif qos == 0 and any(f.start - BEFORE <= sent <= f.end + AFTER for f in history.faults):
-            verdict.lost_in_faults += 1
+        elif qos == 0 and (near := [f for f in history.faults if f.start - BEFORE <= sent <= f.end + AFTER]):
+            ends = (publisher.node, subscriber.node)
+            if any(f.touched in ends for f in near):
+                verdict.cut_off += 1
+            else:
+                verdict.lost_in_faults += 1
         else:
             verdict.lost += 1
             verdict.losses.setdefault(what, []).append(number)
