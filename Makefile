@@ -11,7 +11,7 @@ APUS := .build/release/apus
 SOURCES := Package.swift Sources Tests
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench interop fuzz mutants deep format lint clean node
+.PHONY: help run test bench interop fuzz mutants deep format lint models mesh clean node
 
 help: ## list the targets
 	@echo "make TARGET, with TARGET one of:"
@@ -31,6 +31,12 @@ bench: .packages-build .packages-bench node ## measure beside mosquitto, the bar
 
 interop: .packages-build .packages-interop node ## third-party clients against a real node
 	Interop/run.sh
+
+mesh: .packages-build .packages-interop node ## failures and healing of meshes of real nodes
+	Interop/mesh/run.sh
+
+models: ## check the models of the mesh's rules with TLC
+	scripts/models.sh
 
 fuzz: .packages-build ## fuzz each parser for SECONDS_EACH seconds
 	Tests/Fuzz/run.sh $(SECONDS_EACH)

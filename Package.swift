@@ -89,7 +89,13 @@ let package = Package(
         .testTarget(name: "MQTTTests", dependencies: ["MQTT", "Core"], swiftSettings: strict),
         .testTarget(name: "AMQPTests", dependencies: ["AMQP", "Core", "MQTT", "CProton"], swiftSettings: strict),
         .testTarget(name: "MeshTests", dependencies: ["Mesh", "Core", "MQTT"], swiftSettings: strict),
-        .testTarget(name: "Simulation", dependencies: ["Mesh", "Core"], swiftSettings: strict),
+        // The mesh under virtual time: the world, its oracles, a program that plays many seeds, and the tests.
+        .target(name: "Simulator", dependencies: ["Mesh", "Core"], path: "Tests/Simulator", swiftSettings: strict),
+        .executableTarget(
+            name: "simulate", dependencies: ["Simulator"], path: "Tests/Simulate", swiftSettings: strict),
+        .testTarget(
+            name: "Simulation", dependencies: ["Simulator", "Mesh", "Core"], resources: [.copy("Replays")],
+            swiftSettings: strict),
         .target(name: "RawHTTP", path: "Tests/RawHTTP", swiftSettings: strict),
         .testTarget(
             name: "WebTests",

@@ -73,6 +73,9 @@ public struct EventRun: BitwiseCopyable {
     /// How the properties are taken out of what stands at ``properties``, when they are still as they were received;
     /// nil when they are as ``EventProperties`` reads them. See ``Port/takesPacked``.
     public var packing: Unmanaged<EventPacking>?
+    /// What tells the first of its events from all others in the mesh, the following ones having the numbers that
+    /// follow; 0 for events that are not guaranteed, and for all while the node is in no mesh.
+    public var identity: UInt64 = 0
     /// From when on nobody wants it any more, in the lane's milliseconds; 0 for never.
     public var expiresAt: UInt64
     /// Owned copies of the events, made when the first port needs one; lane's scratch.
@@ -96,6 +99,7 @@ public struct EventRun: BitwiseCopyable {
             properties: base + event.topicLength, propertiesLength: event.propertiesLength, publisher: publisher,
             layout: .none, qos: event.qos, isRetained: event.isRetained, expiresAt: event.expiresAt)
         extensionLength = event.extensionLength
+        identity = event.identity
     }
 
     /// Makes a run of borrowed events.
@@ -132,7 +136,8 @@ public struct EventRun: BitwiseCopyable {
         let event = Event(
             topic: topicBytes, properties: UnsafeRawBufferPointer(start: properties, count: propertiesLength),
             payload: UnsafeRawBufferPointer(start: view.payload, count: Int(view.payloadLength)), qos: qos,
-            isRetained: isRetained, expiresAt: expiresAt, extensionLength: extensionLength)
+            isRetained: isRetained, expiresAt: expiresAt, extensionLength: extensionLength,
+            identity: identity == 0 ? 0 : identity &+ UInt64(truncatingIfNeeded: index))
         owned?[index] = Unmanaged.passRetained(event.storage)
         return event
     }
@@ -147,6 +152,7 @@ public struct EventRun: BitwiseCopyable {
     var isRetained: Bool
     var extensionLength: UInt16
     var expiresAt: UInt64
+    var identity: UInt64
 }
 
 /// The one allocation of an owned event.
@@ -162,14 +168,14 @@ public struct Event: @unchecked Sendable {
     /// Copies an event.
     public init(
         topic: UnsafeRawBufferPointer, properties: UnsafeRawBufferPointer, payload: UnsafeRawBufferPointer,
-        qos: UInt8, isRetained: Bool, expiresAt: UInt64 = 0, extensionLength: UInt16 = 0
+        qos: UInt8, isRetained: Bool, expiresAt: UInt64 = 0, extensionLength: UInt16 = 0, identity: UInt64 = 0
     ) {
         let count = topic.count + properties.count + payload.count
         let buffer = EventStorage.create(minimumCapacity: count) { _ in
             EventHeader(
                 topicLength: Int32(topic.count), propertiesLength: Int32(properties.count),
                 payloadLength: Int32(payload.count), qos: qos, isRetained: isRetained,
-                extensionLength: extensionLength, expiresAt: expiresAt)
+                extensionLength: extensionLength, expiresAt: expiresAt, identity: identity)
         }
         storage = unsafeDowncast(buffer, to: EventStorage.self)
         storage.withUnsafeMutablePointerToElements { elements in
@@ -201,6 +207,8 @@ public struct Event: @unchecked Sendable {
     public var isRetained: Bool { storage.header.isRetained }
     /// From when on nobody wants it any more, in the lane's milliseconds; 0 for never.
     public var expiresAt: UInt64 { storage.header.expiresAt }
+    /// What tells it from all others in the mesh; see ``EventRun/identity``.
+    public var identity: UInt64 { storage.header.identity }
     /// Whether its time is over.
     public func isExpired(at now: UInt64) -> Bool { expiresAt != 0 && expiresAt <= now }
     /// What the event counts for in a limit: its bytes and its own overhead.
@@ -214,5 +222,11 @@ public struct Event: @unchecked Sendable {
     /// The payload.
     public var payload: UnsafeRawBufferPointer {
         UnsafeRawBufferPointer(start: bytes + topicLength + propertiesLength, count: payloadLength)
+    }
+    /// The same event with another identity.
+    func identified(_ identity: UInt64) -> Event {
+        Event(
+            topic: topic, properties: properties, payload: payload, qos: qos, isRetained: isRetained,
+            expiresAt: expiresAt, extensionLength: extensionLength, identity: identity)
     }
 }

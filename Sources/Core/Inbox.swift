@@ -108,6 +108,37 @@ open class Inbox: Port {
     /// - Returns: false when its protocol has none.
     open func setTrace(_ isOn: Bool, on lane: Lane) -> Bool { false }
 
+    // MARK: Moving to another node; see SessionMoving.swift
+
+    /// Another node claims the session: its connection is closed. Never called from within a conversation, as all that
+    /// follows.
+    /// - Parameter user: who claims it.
+    open func surrender(_ mode: SurrenderMode, to user: String?, on lane: Lane) -> Surrender { .nothing }
+
+    /// All that is in the session, to be sent to the other node. It stays here until ``handOver(on:)`` or
+    /// ``keep(on:)``; what comes from now on waits behind it.
+    open func packContents(on lane: Lane) -> [UInt8]? { nil }
+
+    /// The other node has the contents. What still comes in is for ``packTail(on:)``, until ``retire(on:)``.
+    open func handOver(on lane: Lane) {}
+
+    /// What has come in since, to be sent after the contents; nil when there is nothing.
+    open func packTail(on lane: Lane) -> [UInt8]? { nil }
+
+    /// The other node has not taken the session: it stays here.
+    open func keep(on lane: Lane) {}
+
+    /// It is over; nobody is told, and no will is published.
+    open func retire(on lane: Lane) {}
+
+    /// At the other node: puts the contents in front of what has come in since the session was made.
+    /// - Returns: false when they make no sense.
+    open func unpackContents(_ bytes: [UInt8], on lane: Lane) -> Bool { false }
+
+    /// At the other node: adds what came late, leaving out what is here already.
+    /// - Returns: false when it makes no sense.
+    open func unpackTail(_ bytes: [UInt8], on lane: Lane) -> Bool { false }
+
     /// Whether one more event may wait.
     public final func hasRoom(for event: Event, _ limits: Limits) -> Bool {
         waiting.count < limits.maxQueuedEvents && waiting.bytes + event.cost <= limits.maxQueuedBytes

@@ -131,6 +131,8 @@ open class Lane {
     /// The shared group that the delivery in progress is a member's share of; 0 for none. See
     /// ``Router/redistribute(_:group:from:on:)``.
     public final internal(set) var group: UInt32 = 0
+    /// Guaranteed runs that were given an identity here.
+    final var identitiesMade: UInt64 = 0
     /// Counts deliveries of runs: while it stands still, a port is offered the same run as the port before.
     public final internal(set) var runSerial: UInt64 = 0
 

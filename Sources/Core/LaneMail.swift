@@ -32,6 +32,7 @@ struct MailRecord: BitwiseCopyable {
     var packing: Unmanaged<EventPacking>?
     /// The shared group that this is one member's share of; 0 for none.
     var group: UInt32 = 0
+    var identity: UInt64 = 0
 }
 
 extension Lane {
@@ -71,6 +72,7 @@ extension Lane {
         record.version = run.pointee.version
         record.packing = run.pointee.packing
         record.group = group
+        record.identity = run.pointee.identity
         record.targetCount = UInt32(count)
         record.identifierCount = UInt32(identifierCount)
         record.eventCount = UInt32(run.pointee.count)
@@ -219,6 +221,7 @@ extension Lane {
         run.isFromMesh = record.isFromMesh
         run.version = record.version
         run.packing = record.packing
+        run.identity = record.identity
         runToken = record.token
         held = 0
         identifiers = UnsafePointer(parts.identifiers)

@@ -33,6 +33,9 @@ public final class RetainedDelivery {
     /// Subscriptions that have not had all of theirs.
     public var count: Int { starts.count - first }
 
+    /// What is subscribed to with them; the first may have had a part of its events.
+    public var filters: [TopicFilter] { starts[first...].map(\.filter) }
+
     /// Adds a subscription behind the others.
     public func add(_ start: Start) { starts.append(start) }
 

@@ -4,8 +4,9 @@ import Synchronization
 /// for whatever reason, comes through here with a ``Principal``.
 ///
 /// Threading: shared by all lanes. Every call names the lane it is made on.
-/// SAFETY: `index`, `changes`, `meshHook` and `redistributed` are used under `indexLock`, `retainedEvents` under `retainedLock`,
-/// `sessions` and `access` are in mutexes, generation and version are atomics, everything else never changes.
+/// SAFETY: `index`, `changes`, `meshHook` and `redistributed` are used under `indexLock`, `retainedEvents` under
+/// `retainedLock`, `sessions`, `movers` and `access` are in mutexes, generation, version and identity base are atomics,
+/// everything else never changes.
 public final class Router: @unchecked Sendable {
     /// The namespace's name.
     public let name: String
@@ -38,6 +39,9 @@ public final class Router: @unchecked Sendable {
     /// Whether retained events have versions. Never goes back.
     let keepsVersions = Atomic<Bool>(false)
     private let sessions = Mutex(SessionTable())
+    private let movers = Mutex<(any SessionMover)?>(nil)
+    /// What identities of guaranteed events begin with, random and this node's own; 0 while none are given.
+    private let identityBase = Atomic<UInt64>(0)
 
     private static let changesKept = 256
 
@@ -193,6 +197,7 @@ public final class Router: @unchecked Sendable {
         lane.counters.bytesIn &+= UInt64(truncatingIfNeeded: bytes)
         lane.counters.cacheLookups &+= UInt64(truncatingIfNeeded: turn.runCount)
         let serial = cache.nextSerial
+        let identities = identityBase.load(ordering: .relaxed)
         let workBefore = lane.matchingWork
         defer { lane.judge(turn, cost: lane.matchingWork - workBefore) }
         for number in 0..<turn.runCount {
@@ -201,6 +206,9 @@ public final class Router: @unchecked Sendable {
             // Only these runs are shared as owned events, and only their copies are released afterwards.
             let isShared = run.pointee.qos > 0 || run.pointee.isRetained
             run.pointee.owned = isShared ? turn.owned + (run.pointee.events - turn.events) : nil
+            if identities != 0, run.pointee.qos > 0, run.pointee.identity == 0 {
+                run.pointee.identity = lane.makeIdentity(identities)
+            }
             let outcome = publish(UnsafePointer(run), as: principal, on: lane, cache)
             turn.outcomes[number] = outcome
             turn.releaseOwned(run.pointee)
@@ -214,6 +222,12 @@ public final class Router: @unchecked Sendable {
         _ event: Event, as principal: Principal, publisher: PortAddress = .none, on lane: Lane
     ) -> PublishOutcome {
         var run = EventRun(event: event, view: lane.singleEvent, publisher: publisher)
+        let identities = identityBase.load(ordering: .relaxed)
+        var event = event
+        if identities != 0, run.qos > 0, run.identity == 0 {
+            run.identity = lane.makeIdentity(identities)
+            event = event.identified(run.identity)
+        }
         run.owned = lane.singleOwned
         lane.singleOwned.pointee = Unmanaged.passRetained(event.storage)
         defer {
@@ -372,6 +386,7 @@ public final class Router: @unchecked Sendable {
             single.events += index
             single.owned = single.owned.map { $0 + index }
             single.count = 1
+            if single.identity != 0 { single.identity &+= UInt64(truncatingIfNeeded: index) }
             if run.pointee.count > 1 {
                 // Where one event's bytes end is the adapter's knowledge: without them a port encodes anew.
                 single.layout = .none
@@ -462,7 +477,22 @@ public final class Router: @unchecked Sendable {
 
     /// Gives a client id up, if the session at `address` still has it.
     public func releaseSession(_ clientID: String, at address: PortAddress) {
-        sessions.withLock { if $0[clientID] == address { $0[clientID] = nil } }
+        let isGone = sessions.withLock { sessions in
+            guard sessions[clientID] == address else { return false }
+            sessions[clientID] = nil
+            return true
+        }
+        if isGone { mover?.sessionEnded(clientID) }
+    }
+
+    /// Brings sessions here from other nodes; nil without a mesh.
+    public var mover: (any SessionMover)? { movers.withLock { $0 } }
+
+    /// The node is part of a mesh. From now on every guaranteed event has an identity (``Event/identity``).
+    /// - Parameter identityBase: random, not 0, and different on every node.
+    public func attach(_ mover: any SessionMover, identityBase: UInt64) {
+        movers.withLock { $0 = mover }
+        self.identityBase.store(identityBase, ordering: .relaxed)
     }
 
     /// Sessions of the namespace, connected and absent.

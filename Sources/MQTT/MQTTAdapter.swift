@@ -65,6 +65,7 @@ final class MQTTContext: Sendable {
             made.absent.takeDue(at: lane.now) { inbox in
                 if let session = inbox as? Session { self.due(session, on: lane) }
             }
+            made.forgetMoves(at: lane.now)
             for router in self.routers.values {
                 for _ in 0..<16 { router.sweepExpiredRetained(now: lane.now) }
             }
@@ -88,7 +89,7 @@ final class MQTTContext: Sendable {
     }
 
     /// Publishes the will if it is time, and lets the session wait for what comes next.
-    private func wait(_ session: Session, on lane: Lane) {
+    func wait(_ session: Session, on lane: Lane) {
         if let will = session.will, will.dueAt <= lane.now { publishWill(of: session, on: lane) }
         state(of: lane).absent.add(session, dueAt: min(session.will?.dueAt ?? .max, session.endsAt))
     }
@@ -102,6 +103,7 @@ final class MQTTContext: Sendable {
     /// The client is back.
     func returned(_ session: Session, on lane: Lane) {
         state(of: lane).absent.remove(session)
+        if let move = session.move, move.packed != nil || move.suspended != nil { session.keep(on: lane) }
         session.principal.router.setPresence(session, true)
     }
 
@@ -138,6 +140,8 @@ final class MQTTLane {
     unowned let context: MQTTContext
     let absent = AbsentInboxes()
     let traffic: TrafficCounter
+    /// Sessions that have moved here, or almost to elsewhere, and still look out for events that come twice.
+    var moved: [Session] = []
     private let scratch = Scratch()
     private var serial: UInt64 = 0
     private var isWritten = false
@@ -146,6 +150,16 @@ final class MQTTLane {
     init(context: MQTTContext, traffic: TrafficCounter) {
         self.context = context
         self.traffic = traffic
+    }
+
+    /// Ends the looking out where its time is over.
+    func forgetMoves(at now: UInt64) {
+        guard !moved.isEmpty else { return }
+        moved.removeAll { session in
+            guard let move = session.move, move.endsAt <= now else { return session.move == nil }
+            session.move = nil
+            return true
+        }
     }
 
     /// The events of a run as packets of a version, for all who take them like that. The first who asks is not worth

@@ -101,6 +101,7 @@ extension MeshNode: ControlPlane {
         case .streamAcknowledgement, .streamSync: problem = streams.receive(type, &reader, from: origin)
         case .retainedDigests, .retainedValues, .retainedRequest:
             problem = retained.receive(type, &reader, fromNode: origin)
+        case .session: problem = sessions.receive(type, &reader, from: origin)
         case .traceAnswer: problem = probes.answered(&reader, from: origin)
         default: problem = "\(type) is not for nodes far away"
         }
@@ -146,6 +147,7 @@ extension MeshNode: LinkStateEvents {
         forwarder.routesChanged(routes)
         interest.routesChanged(routes)
         streams.routesChanged(routes)
+        sessions.routesChanged(routes)
     }
 
     func nodeChanged(_ node: NodeIndex, isRestart: Bool) {
@@ -153,6 +155,7 @@ extension MeshNode: LinkStateEvents {
         arrivals.nodeChanged(node)
         interest.nodeChanged(node, isRestart: isRestart)
         if isRestart { streams.nodeRestarted(node) }
+        sessions.nodeChanged(node, isRestart: isRestart)
     }
 
     func nodeLeft(_ node: NodeIndex) {

@@ -49,6 +49,7 @@ public final class MeshNode {
     private(set) var interest: Interest!
     private(set) var streams: Streams!
     private(set) var retained: RetainedSync!
+    private(set) var sessions: SessionMoves!
     let alarm: Alarm
 
     /// This life's number; raised when another node has heard of a later one.
@@ -126,6 +127,7 @@ public final class MeshNode {
             lanes.call(number) { MeshNode.of($0)?.retained.localChanged() }
         }
         retained = RetainedSync(plane: self, router: router) { [unowned self] in arrivals.deliver($0, $1) }
+        sessions = SessionMoves(plane: self, router: router, lane: lane)
     }
 
     private static let belonging = "mesh"
@@ -153,7 +155,8 @@ public final class MeshNode {
         if drainingSince == nil { dialDue() }
         partDeadline = .max
         let deadlines = [
-            linkState.tick(), interest.tick(), streams.tick(), retained.tick(), forwarder.tick(), probes.tick(),
+            linkState.tick(), interest.tick(), streams.tick(), retained.tick(), sessions.tick(), forwarder.tick(),
+            probes.tick(),
             // Last: what the others have brought is routed here.
             arrivals.tick(),
         ]
@@ -178,7 +181,9 @@ public final class MeshNode {
     private func judgeJoining() {
         guard !isJoined else { return }
         let hasNeighbour = links.contains { $0.isUp }
-        let isSynchronised = hasNeighbour && linkState.isSynchronised && interest.isSynchronised
+        let isSynchronised =
+            hasNeighbour && linkState.isSynchronised && interest.isSynchronised
+            && retained.isSynchronised
         guard isSynchronised || now >= startedAt + Self.joinMilliseconds else { return }
         isJoined = true
         log(.notice, hasNeighbour ? "joined the mesh" : "no other node was found yet; this one serves alone")

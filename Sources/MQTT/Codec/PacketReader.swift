@@ -8,6 +8,8 @@ struct PacketReader {
     init(_ bytes: UnsafeRawBufferPointer) { self.bytes = bytes }
 
     var isAtEnd: Bool { offset == bytes.count }
+    /// Bytes not read yet.
+    var left: Int { bytes.count - offset }
 
     mutating func byte() throws(MQTTFailure) -> UInt8 {
         guard offset < bytes.count else { throw .malformed }

@@ -63,6 +63,18 @@ struct InFlight: ~Copyable {
         return Self.identifier(next - 1)
     }
 
+    /// Makes the window, with nothing in it yet, what another one was.
+    mutating func restore(first: UInt64, _ slots: [Slot]) {
+        (self.first, next) = (first, first)
+        for slot in slots {
+            if count == capacity { grow() }
+            self.slots?[Int(next) & (capacity - 1)] = slot
+            next += 1
+            if slot.state != .settled { unsettled += 1 }
+            bytes += slot.event?.cost ?? 0
+        }
+    }
+
     /// The slot with a sequence number.
     func slot(_ sequence: UInt64) -> Slot { slots?[Int(sequence) & (capacity - 1)] ?? Slot() }
 

@@ -78,11 +78,38 @@ extension MQTTConversation {
             if connect.isClientIDAssigned { named.clientID = context.makeClientID(in: router) }
             state = .connecting(named)
             principal = Principal(identity: identity, clientID: named.clientID, router: router)
-            return establish(named, on: lane)
+            return claim(named, on: lane)
         case .refused(.badCredentials):
             return refuse(.badUserNameOrPassword, .badUserNameOrPassword, .notAuthenticated)
         case .refused(.anonymousNotAllowed): return refuse(.notAuthorized, .notAuthorized, .notAuthenticated)
         case .refused(.busy): return refuse(.serverUnavailable, .serverBusy, .overLimit)
+        }
+    }
+
+    /// In a mesh the session may be at another node: then it comes here first. Whoever starts clean does not wait for
+    /// it to be thrown away there.
+    private func claim(_ connect: ConnectPacket, on lane: Lane) -> Verdict {
+        guard let principal, let mover = principal.router.mover else { return establish(connect, on: lane) }
+        let isClean = connect.isClean || connect.isClientIDAssigned
+        let claim = SessionClaim(
+            clientID: connect.clientID, identity: principal.identity, isClean: isClean, maker: context)
+        guard !isClean else {
+            mover.claim(claim, on: lane, answer: nil)
+            return establish(connect, on: lane)
+        }
+        let answer = link.callback { (conversation: Conversation, answer: SessionClaimAnswer, lane: Lane) in
+            (conversation as? MQTTConversation)?.claimed(answer, on: lane)
+        }
+        mover.claim(claim, on: lane, answer: answer)
+        return .paused
+    }
+
+    private func claimed(_ answer: SessionClaimAnswer, on lane: Lane) {
+        guard case .connecting(let connect) = state else { return }
+        switch answer {
+        case .proceed: resume(after: establish(connect, on: lane))
+        case .refused: resume(after: refuse(.notAuthorized, .notAuthorized, .notAuthenticated))
+        case .lost: resume(after: refuse(.serverUnavailable, .serverUnavailable, .takenOver))
         }
     }
 

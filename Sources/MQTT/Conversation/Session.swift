@@ -26,12 +26,14 @@ final class Session: Inbox {
     /// The next of the window to be sent; behind ``InFlight/next`` only after a reconnect.
     var unsent: UInt64 = 0
     /// Packet identifiers of QoS 2 publishes received and not yet released (§4.3.3).
-    private var received: Set<UInt16> = []
+    var received: Set<UInt16> = []
+    /// Set while it moves between nodes, and for a while afterwards.
+    var move: SessionMove?
 
     /// Where its lane counts the events of MQTT.
     let traffic: TrafficCounter
     private var aliases: OutgoingAliases?
-    private(set) var retained: RetainedDelivery?
+    var retained: RetainedDelivery?
 
     /// A will that waits for its moment.
     final class Will {
@@ -152,8 +154,10 @@ final class Session: Inbox {
         let identifiers = Array(identifiers(of: target, on: lane))
         var refused = 0
         for index in 0..<run.pointee.count {
+            let event = run.pointee.event(index)
+            if qos > 0, let move, !move.isFirst(event.identity) { continue }
             let entry = EventQueue.Entry(
-                event: run.pointee.event(index), qos: qos, isRetained: isRetained, group: lane.group,
+                event: event, qos: qos, isRetained: isRetained, group: lane.group,
                 identifiers: identifiers)
             if !send(entry, on: lane), qos > 0 { refused += 1 }
         }
@@ -162,7 +166,7 @@ final class Session: Inbox {
 
     /// Sends an event, or lets it wait.
     /// - Returns: false when it was dropped, which has been counted.
-    private func send(_ entry: EventQueue.Entry, on lane: Lane) -> Bool {
+    func send(_ entry: EventQueue.Entry, on lane: Lane) -> Bool {
         if let link, waiting.isEmpty, hasRoom(link, lane) {
             put(entry, on: link, lane)
             return true
@@ -321,6 +325,19 @@ final class Session: Inbox {
 
     /// QoS 2 publishes not yet released.
     var receivedCount: Int { received.count }
+
+    // MARK: Moving to another node; see Session+Moving.swift
+
+    override func surrender(_ mode: SurrenderMode, to user: String?, on lane: Lane) -> Surrender {
+        surrenderSession(mode, to: user, on: lane)
+    }
+    override func packContents(on lane: Lane) -> [UInt8]? { packSession(on: lane) }
+    override func handOver(on lane: Lane) { handOverSession(on: lane) }
+    override func packTail(on lane: Lane) -> [UInt8]? { packTailOfSession(on: lane) }
+    override func keep(on lane: Lane) { keepSession(on: lane) }
+    override func retire(on lane: Lane) { retireSession(on: lane) }
+    override func unpackContents(_ bytes: [UInt8], on lane: Lane) -> Bool { unpackSession(bytes, on: lane) }
+    override func unpackTail(_ bytes: [UInt8], on lane: Lane) -> Bool { unpackTailOfSession(bytes, on: lane) }
 
     // MARK: Management; see Session+Inspection.swift
 

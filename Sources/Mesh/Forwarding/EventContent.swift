@@ -5,7 +5,8 @@ import Core
 ///     0  flags u8 (0-1 QoS, 2 retained, 3 part, 4 last part, 5 first part, 6 shares only), shares u8, topic u16
 ///     4  extension u16, events u16
 ///     8  properties u32, milliseconds left u32 (0: does not expire)
-///     16 if retained: version, time u64 and writer u64
+///     16 if the QoS is above 0: identity of the first event u64, those of the others follow
+///        if retained: version, time u64 and writer u64
 ///        for each share: node's short id u16, key of the group u64
 ///        topic, properties, and for each event: length u32, payload
 ///
@@ -33,6 +34,8 @@ struct EventContent {
     var eventCount: Int
     /// Milliseconds that the events are still wanted for; 0 for ever.
     var millisecondsLeft: UInt32
+    /// What tells guaranteed events from all others; see ``EventRun/identity``.
+    var identity: UInt64
     var version: EventVersion
     var shares: [Share]
     /// The events: each its length and its payload.
@@ -51,6 +54,7 @@ struct EventContent {
         eventCount = Int(reader.u16())
         let propertiesLength = Int(reader.u32())
         millisecondsLeft = reader.u32()
+        identity = flags & 3 != 0 ? reader.u64() : 0
         version = .none
         if flags & Self.retainedFlag != 0 { version = EventVersion(time: reader.u64(), writer: reader.u64()) }
         shares = []
@@ -80,6 +84,7 @@ struct EventContent {
     /// Bytes that ``write(_:_:shares:from:count:now:to:)`` writes.
     static func size(_ run: UnsafePointer<EventRun>, shares: Int, from first: Int, count: Int) -> Int {
         var size = fixedSize + shares * 10 + run.pointee.topicLength + run.pointee.propertiesLength + count * 4
+        if run.pointee.qos > 0 { size += 8 }
         if run.pointee.isRetained { size += 16 }
         for index in first..<first + count { size += Int(run.pointee.events[index].payloadLength) }
         return size
@@ -114,6 +119,7 @@ struct EventContent {
         put(UInt32(truncatingIfNeeded: run.propertiesLength))
         let left = run.expiresAt == 0 ? 0 : UInt32(clamping: max(1, run.expiresAt > now ? run.expiresAt - now : 1))
         put(left)
+        if run.qos > 0 { put(run.identity == 0 ? 0 : run.identity &+ UInt64(first)) }
         if run.isRetained {
             // The events of a run have versions that follow one another.
             put(run.version.time &+ UInt64(first))
