@@ -322,10 +322,10 @@ extension MeshNode {
 extension Play {
     /// A run of the mesh.
     static func mesh(
-        _ scenario: Scenario, tracing message: Int? = nil,
+        _ scenario: Scenario, sabotage: UInt32 = 0, tracing message: Int? = nil,
         log: ((UInt64, String, MeshLogLevel, String) -> Void)? = nil
     ) -> Outcome {
-        let play = Play(scenario) { play, station in MeshBrain(play, station) }
+        let play = Play(scenario, sabotage: sabotage) { play, station in MeshBrain(play, station) }
         play.logger = log
         let oracles = MeshOracles(play)
         oracles.frames.traced = message
