@@ -31,6 +31,8 @@
         static let epochKept = Sabotage(rawValue: 1 << 12)
         /// Deletions of retained events are not remembered; planted in the limits.
         static let tombstonesDropped = Sabotage(rawValue: 1 << 13)
+        /// One change of interest in four is not told.
+        static let deltasLost = Sabotage(rawValue: 1 << 14)
     }
 
     extension ControlPlane {

@@ -64,7 +64,8 @@ final class MeshBrain: Brain {
         let disk = play.disks[station.index]
         let identity = MeshIdentity(
             id: NodeID(high: disk.idHigh, low: disk.idLow),
-            epoch: play.keepsEpoch ? 1 << 16 : disk.epochCounter << 16 | host.random() & 0xFFFF, instance: host.random(),
+            epoch: play.keepsEpoch ? 1 << 16 : disk.epochCounter << 16 | host.random() & 0xFFFF,
+            instance: host.random(),
             shortID: disk.shortID, name: station.name)
         node = MeshNode(settings, identity, router: station.router, lane: station.lane, host: host)
     }

@@ -297,9 +297,10 @@ final class MeshOracles: Inspector {
                 if messages[other].station == messages[write].station, messages[other].life == messages[write].life {
                     return true
                 }
-                let start = messages[write].at
-                return messages[other].at > start + Observer.transit
-                    && play.observer.isCalm(start, messages[other].at)
+                // Who agreed with everybody after a quiet time knew of the value.
+                let spread = messages[write].at + Observer.transit
+                return messages[other].agreedAt >= spread
+                    && play.observer.isCalm(messages[write].at, spread)
             }
         }
         if let value {

@@ -300,6 +300,9 @@ final class Interest {
         isTelling = false
         let frames = own.makeDeltas(origin: plane.nodes[NodeTable.own].id)
         if !frames.isEmpty { digestChanged() }
+        #if DEBUG
+            if plane.sabotage.contains(.deltasLost), plane.random() & 3 == 0 { return hasMore ? now + 1 : nil }
+        #endif
         for link in routes.children(of: NodeTable.own) { for frame in frames { send(frame, on: link) } }
         counters.deltasSent += frames.count
         return hasMore || own.hasWork ? now + 1 : nil
