@@ -213,9 +213,10 @@ def newest(flow, time):
     return max(flow.numbers[:count], default=-1)
 
 
-def gaps(history, fault, window=4 * SECOND):
+def gaps(history, fault, window=2 * SECOND):
     """For each flow that neither begins nor ends at a node that was touched: the longest time without an event from
-    shortly before the fault until it is over; milliseconds."""
+    shortly before the fault until it is over, in milliseconds, when that began after the fault, and the flow; sorted.
+    """
     found = []
     for (name, source), flow in history.flows.items():
         ends = {history.subscribers[name].node, history.publishers[source].node}
@@ -225,7 +226,8 @@ def gaps(history, fault, window=4 * SECOND):
         last = bisect.bisect_right(flow.times, fault.end + window)
         times = flow.times[first:last]
         if len(times) > 1:
-            found.append(max(b - a for a, b in zip(times, times[1:])) / 1e6)
+            gap, began = max((b - a, a) for a, b in zip(times, times[1:]))
+            found.append((gap / 1e6, (began - fault.start) / 1e6, f"{source} -> {name}"))
     return sorted(found)
 
 
