@@ -359,6 +359,47 @@ import Testing
         #expect(node.state.node(0)?.links.map(\.adjacency.nonce) == [100])
     }
 
+    /// When others cannot be told at once, this node does not use what is down all the same.
+    @Test func aLinkThatIsDownIsNotUsedBeforeOthersKnow() {
+        let node = Self.node()
+        node.establish(1, to: Self.id(1))
+        let peer = node.nodes.known(Self.id(1))!
+        for link in 1...20 {
+            node.state.adjacencyUp(Adjacency(link: link, peer: peer, nonce: 77, cost: 1, remoteLink: UInt16(link)))
+        }
+        let links = (1...20).map { Self.link(to: 100, UInt16($0), UInt16($0), cost: 1) }
+        node.receive(Self.advertisement(of: 1, links).frame(), from: 1)
+        node.advance(to: 60_000)
+        node.sent = []
+        for link in 1...20 {
+            #expect(node.state.routes.isReachable(peer))
+            node.state.adjacencyDown(link)
+        }
+        #expect(Self.sent(node, on: 1).last?.adjacencies.count == 4)
+        node.advance(to: 60_002)
+        #expect(Self.sent(node, on: 1).isEmpty)
+        #expect(!node.state.routes.isReachable(peer))
+    }
+
+    /// Who joins has no routes yet that others could rely on.
+    @Test func nothingPassesThroughWhoJoins() {
+        let node = Self.node()
+        node.establish(1, to: Self.id(1))
+        let peer = node.nodes.known(Self.id(1))!
+        node.state.adjacencyUp(Adjacency(link: 1, peer: peer, nonce: 77, cost: 1, remoteLink: 1))
+        let links = [Self.link(to: 100, 1, 1), Self.link(to: 2, 2, 1)]
+        node.receive(
+            Self.advertisement(of: 1, sequence: 1, flags: AdvertisementHead.joining, links).frame(), from: 1)
+        node.receive(Self.advertisement(of: 2, [Self.link(to: 1, 1, 2)]).frame(), from: 1)
+        let far = node.nodes.known(Self.id(2))!
+        node.advance(to: 2_000)
+        #expect(node.state.routes.isReachable(peer))
+        #expect(!node.state.routes.isReachable(far))
+        node.receive(Self.advertisement(of: 1, sequence: 2, links).frame(), from: 1)
+        node.advance(to: 3_000)
+        #expect(node.state.routes.isReachable(far))
+    }
+
     @Test func aBurstOfLinksGoingDownIsLimited() {
         let node = Self.node()
         node.establish(1, to: Self.id(1))

@@ -31,6 +31,20 @@ struct RetainedSyncTests {
         #expect(world.nodes.allSatisfy { $0.contents == world.nodes[0].contents && $0.contents.count == 300 })
     }
 
+    @Test("What a node has taken over it offers to its other neighbours at once, without hellos that say so")
+    func offering() throws {
+        let world = RetainedWorld(5, seed: 17)
+        world.greets = false
+        for node in 0..<4 { world.link(node, node + 1) }
+        world.run(5_000)
+        world.carriesEvents = false
+        world.cut(0, 1)
+        for number in 0..<300 { world.nodes[0].publish("a/\(number)", "v\(number)") }
+        world.link(0, 1)
+        #expect(try #require(world.converge(within: 20_000)) < 5_000)
+        #expect(world.nodes[4].contents.count == 300)
+    }
+
     @Test("Both sides of a partition write: the newer value stays everywhere, and a delete stays deleted")
     func partition() throws {
         let world = RetainedWorld(4, seed: 3)

@@ -29,6 +29,8 @@ final class RetainedWorld {
     var delay: UInt64 = 2
     /// Of a hundred frames in class bulk, how many get lost.
     var loss = 0
+    /// Whether hellos carry digests.
+    var greets = true
     /// Whether some frames are changed on their way.
     var mutates = false
     /// Whether events of live publishes reach other nodes.
@@ -145,7 +147,7 @@ final class RetainedWorld {
     }
 
     private func hello() {
-        for a in nodes.indices {
+        for a in nodes.indices where greets {
             for b in nodes.indices where links[a][b] { nodes[b].sync.heard(digest: nodes[a].sync.digest, on: a + 1) }
         }
         nextHello = now + 100
