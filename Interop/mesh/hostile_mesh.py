@@ -229,8 +229,8 @@ class Pair:
         check(self.mesh["a"].topology().up.count("b") == 1, "the link of the pair has gone")
 
     def refused(self, peer, words, what):
-        """The node says goodbye with a reason that has these words, and notes it in its log when the connection is gone,
-        which the peer may delay a little."""
+        """The node says goodbye with a reason that has these words, and notes it in its log when the connection is
+        gone, which the peer may delay a little."""
         end = time.monotonic() + 7
         while not peer.is_closed and time.monotonic() < end:
             peer.read(0.1)

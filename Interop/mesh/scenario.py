@@ -1,7 +1,7 @@
 """What the scenarios share: running them by name, traffic between all nodes, faults in turn, a line of figures.
 
-A scenario fails on what must hold on every machine: nothing doubled, nothing reordered, nothing lost that is guaranteed,
-convergence at all. Times are printed beside their goals and never fail: machines differ."""
+A scenario fails on what must hold on every machine: nothing doubled, nothing reordered, nothing lost that is
+guaranteed, convergence at all. Times are printed beside their goals and never fail: machines differ."""
 
 import sys
 import time

@@ -135,7 +135,7 @@ def wait_filters(mesh, name, least, seconds=5, at=None):
 
 
 def protocols():
-    """A publisher of MQTT, QoS 1, and subscribers of every protocol three nodes away, while nodes between are killed."""
+    """A publisher of MQTT, QoS 1, and subscribers of every protocol three nodes away; nodes between are killed."""
     # Ring: a-b-c-d and a-e-c: two ways from a to d's neighbour c.
     with Mesh(["a", "b", "c", "d", "e"], [("a", "b"), ("b", "c"), ("c", "d"), ("a", "e"), ("e", "c")]) as mesh:
         mesh.wait()
