@@ -99,7 +99,9 @@ final class Session {
     static let longestAck = 2 + 255
     static let sideToken = Int.max >> 1
 
-    init(_ plan: Plan, _ broker: Broker) throws {
+    /// - Parameter places: the brokers of the subscribers, in their order, when they are not the publishers'; what the
+    ///   windows charge is the publishers'.
+    init(_ plan: Plan, _ broker: Broker, subscribersAt places: [Broker] = []) throws {
         self.plan = plan
         self.broker = broker
         poll = try Poll()
@@ -124,11 +126,11 @@ final class Session {
         if plan.flow == .matched { cumulative = Self.cumulative(plan) }
         if plan.alternate {
             for index in 0..<receiverCount {
-                try openReceiver(index, first)
+                try openReceiver(index, first, places.isEmpty ? broker : places[index])
                 try openSender(index, blocks[index])
             }
         } else {
-            for index in 0..<receiverCount { try openReceiver(index, first) }
+            for index in 0..<receiverCount { try openReceiver(index, first, places.isEmpty ? broker : places[index]) }
             for index in 0..<senderCount { try openSender(index, blocks[index]) }
         }
     }
@@ -152,13 +154,13 @@ final class Session {
         buffer.deallocate()
     }
 
-    private func openReceiver(_ index: Int, _ block: Block) throws {
+    private func openReceiver(_ index: Int, _ block: Block, _ broker: Broker) throws {
         let wanted = plan.subscribers[index]
         let fd: Int32
         if broker.kind == .relay {
             fd = try Handshake.join(port: broker.port, publisher: false, group: wanted.publisher)
         } else {
-            fd = try Handshake.open(broker, client: "sub-\(index)")
+            fd = try Handshake.open(broker, client: "\(plan.clientPrefix)sub-\(index)")
             try Handshake.subscribe(fd, wanted.filters, qos: plan.qos, broker.frames)
         }
         var receiver = Receiver(fd: fd, source: UInt64(wanted.publisher), carry: .allocate(capacity: block.frameSize))
@@ -178,7 +180,7 @@ final class Session {
         if broker.kind == .relay {
             fd = try Handshake.join(port: broker.port, publisher: true, group: plan.flow == .pooled ? 0 : index)
         } else {
-            let (descriptor, welcome) = try Handshake.connect(broker, client: "pub-\(index)")
+            let (descriptor, welcome) = try Handshake.connect(broker, client: "\(plan.clientPrefix)pub-\(index)")
             fd = descriptor
             if plan.qos > 0 { window = min(window, welcome.receiveMaximum) }
         }
