@@ -170,8 +170,8 @@ extension MeshCampaign {
         )
         figure("idle", "control bytes, out", "bytes/s", Double(out) / seconds)
         figure("idle", "control bytes, in", "bytes/s", Double(into) / seconds)
-        for (node, cost) in zip(nodes, costs) {
-            figure("idle", "CPU of node \(node.name)", "us/s", Double(cost) / 1e3 / seconds)
-        }
+        let microseconds = costs.map { Double($0) / 1e3 / seconds }
+        figure("idle", "CPU of a node alone", "us/s", microseconds[0])
+        figure("idle", "CPU of a node with one link", "us/s", (microseconds[1] + microseconds[2]) / 2)
     }
 }

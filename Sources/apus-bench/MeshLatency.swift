@@ -32,11 +32,11 @@ extension MeshCampaign {
             }
         }
         for (_, session) in sessions { _ = try session.pace(rate: Self.rate, seconds: 0.5) }
-        for round in 0..<(options.quick ? 2 : 5) {
+        for round in 0..<rounds {
             for (name, session) in round % 2 == 0 ? sessions : sessions.reversed()
             where !report.hasFailed("lat", Self.mesh) {
                 attempt("lat") {
-                    let times = Times(try session.pace(rate: Self.rate, seconds: options.quick ? 1 : 4).times)
+                    let times = Times(try session.pace(rate: Self.rate, seconds: options.quick ? 1 : 2).times)
                     let (half, most) = (times.microseconds(0.5), times.microseconds(0.99))
                     report.add("lat", name, "p50", "us", round: round, half)
                     report.add("lat", name, "p99", "us", round: round, most)
@@ -55,19 +55,20 @@ extension MeshCampaign {
                 }
             }
         }
-        for (before, after) in zip(Self.ways, Self.ways.dropFirst()) {
+        for (hop, (before, after)) in zip(Self.ways, Self.ways.dropFirst()).enumerated() {
             for metric in ["p50", "p99"] {
-                guard let mesh = step("lat", before.mesh, after.mesh, metric),
-                    let relay = step("lat", before.relay, after.relay, metric)
+                guard let mesh = step(before.mesh, after.mesh, metric),
+                    let relay = step(before.relay, after.relay, metric)
                 else { continue }
-                let what = "\(metric) of the hop to \(after.mesh) above a relay's hop"
+                let what = "\(metric) of hop \(hop + 1) above a relay's hop"
                 limit("lat", what, "us", mesh - relay, must: metric == "p50" ? Self.hopLatencyMust : nil)
             }
         }
     }
 
-    private func step(_ scenario: String, _ before: String, _ after: String, _ metric: String) -> Double? {
-        guard let less = report.median(scenario, before, metric), let more = report.median(scenario, after, metric)
+    /// What one more process on the way adds.
+    private func step(_ before: String, _ after: String, _ metric: String) -> Double? {
+        guard let less = report.median("lat", before, metric), let more = report.median("lat", after, metric)
         else { return nil }
         return more - less
     }
