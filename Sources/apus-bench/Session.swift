@@ -77,6 +77,9 @@ final class Session {
     let senderCount: Int
     let receivers: UnsafeMutablePointer<Receiver>
     let receiverCount: Int
+    /// Those that are there: all of them, unless one could not be opened.
+    private var openSenders = 0
+    private var openReceivers = 0
     /// Flow `pooled`: deliveries seen of each publisher.
     let bySource: UnsafeMutablePointer<Int>
     /// Flow `matched`: deliveries expected of the first n messages of a lap.
@@ -136,13 +139,13 @@ final class Session {
     }
 
     deinit {
-        for index in 0..<receiverCount {
+        for index in 0..<openReceivers {
             close(receivers[index].fd)
             receivers[index].carry.deallocate()
             receivers[index].acks?.deallocate()
             receivers[index].expected?.deallocate()
         }
-        for index in 0..<senderCount {
+        for index in 0..<openSenders {
             close(senders[index].fd)
             senders[index].block.bytes.deallocate()
             senders[index].carry?.deallocate()
@@ -172,6 +175,7 @@ final class Session {
         }
         if plan.qos > 0 { receiver.acks = .allocate(capacity: Self.ackRoom) }
         (receivers + index).initialize(to: receiver)
+        openReceivers += 1
         try poll.add(fd, Poll.input, token: index)
     }
 
@@ -189,6 +193,7 @@ final class Session {
             fd: fd, block: block, firstSubscriber: range.lowerBound, endSubscriber: range.upperBound)
         if plan.qos > 0 { sender.carry = .allocate(capacity: Self.longestAck) }
         (senders + index).initialize(to: sender)
+        openSenders += 1
         try poll.add(fd, Poll.input, token: receiverCount + index)
     }
 
