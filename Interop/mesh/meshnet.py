@@ -7,6 +7,7 @@ Nothing here judges a node: load.py makes traffic, history.py knows what may hap
 import atexit
 import contextlib
 import ctypes
+import datetime
 import http.client
 import json
 import os
@@ -481,6 +482,22 @@ class Mesh:
                 (t := node.topology()) and all(t.neighbours(name) == expected[name] for name in self.names)
                 for node in (self.nodes[name] for name in self.names)),
             seconds, "not every link is used", pause=0.1)
+
+    def false_alarms(self, faults):
+        """Links taken down for silence that no fault explains: (node, seconds of the monotonic clock, message)."""
+        offset = time.time() - time.monotonic()
+        found = []
+        for node in self.nodes.values():
+            for line in node.log_text().splitlines():
+                if "is down: nothing was heard" not in line:
+                    continue
+                record = json.loads(line)
+                at = datetime.datetime.fromisoformat(record["time"].replace("Z", "+00:00")).timestamp() - offset
+                peer = record["message"].split()[2]
+                if not any(f.start / 1e9 - 0.1 <= at <= f.end / 1e9 + 1
+                           and (f.touched is None or f.touched in (node.name, peer)) for f in faults):
+                    found.append((node.name, round(at, 2), record["message"]))
+        return found
 
     @staticmethod
     def until(condition, seconds, what, pause=0.02):

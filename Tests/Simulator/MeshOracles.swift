@@ -44,6 +44,7 @@ final class MeshOracles: Inspector {
 
     func look() {
         judgeFreshness()
+        noteReachability()
         judgeBounds()
         if play.isTroubled || !isConverged { play.observer.noteUnrest() } else { play.observer.noteCalm() }
     }
@@ -74,6 +75,29 @@ final class MeshOracles: Inspector {
                 for queue in link.queues where queue.heldBytes > node.settings.maxLinkBytes + FrameHeader.maxSize {
                     play.observer.violate(
                         "I14", "\(station.name) holds \(queue.heldBytes) bytes for one link and class")
+                }
+            }
+        }
+    }
+
+    /// Since when one station has no route to another, and when it last had none for so long that guaranteed events may
+    /// have been given up.
+    private var unreachable: [Int: UInt64] = [:]
+    private var gaveUp: [Int: UInt64] = [:]
+    private static let patience: UInt64 = 25_000_000
+
+    private func noteReachability() {
+        let brains = brains
+        let now = play.world.now
+        for (station, node) in brains {
+            for (other, there) in brains where other !== station {
+                let pair = station.index << 16 | other.index
+                if node.isKnown(there.identity.id) {
+                    unreachable[pair] = nil
+                } else {
+                    let since = unreachable[pair] ?? now
+                    unreachable[pair] = since
+                    if now > since + Self.patience { gaveUp[pair] = now }
                 }
             }
         }
@@ -228,7 +252,9 @@ final class MeshOracles: Inspector {
         let lived = { (station: Int, life: Int) in
             world.stations[station].isRunning && world.stations[station].life == life
         }
-        play.observer.judgeCompleteness(lived: lived)
+        play.observer.judgeCompleteness(lived: lived) { message, station in
+            gaveUp[message.station << 16 | station].map { $0 > message.at } ?? false
+        }
         judgeRetained(lived)
     }
 

@@ -94,6 +94,9 @@ final class Interest {
     var logBytes = 0
     private var flushAt: UInt64?
     private var lastFlush: UInt64 = 0
+    /// Whether what has been taken is to be told next, and whether there was more to take.
+    private var isTelling = false
+    private var hasMore = false
     private var knownDigest: UInt64?
     /// What has happened.
     var counters = Counters()
@@ -277,12 +280,19 @@ final class Interest {
     private func flush() -> UInt64? {
         let now = plane.now
         lastFlush = now
-        let isMore = own.takeChanges()
+        // Much is taken and told in turns.
+        if !isTelling {
+            let (count, isMore) = own.takeChanges()
+            hasMore = isMore
+            isTelling = true
+            if count > Self.changesPerStep / 8 { return now + 1 }
+        }
+        isTelling = false
         let frames = own.makeDeltas(origin: plane.nodes[NodeTable.own].id)
         if !frames.isEmpty { digestChanged() }
         for link in routes.children(of: NodeTable.own) { for frame in frames { send(frame, on: link) } }
         counters.deltasSent += frames.count
-        return isMore || own.hasWork ? now + 1 : nil
+        return hasMore || own.hasWork ? now + 1 : nil
     }
 
     /// Whether all that neighbours have announced is here: of one neighbour's announcements at least.

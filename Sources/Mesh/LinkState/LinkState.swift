@@ -199,6 +199,7 @@ final class LinkState {
             new.links != routes.links || new.distances != routes.distances || new.children != routes.children
         new.version = routes.version + (hasChanged ? 1 : 0)
         routes = new
+        hastenAlone(now)
         let renumbered = assignShortIDs(now)
         if renumbered.contains(NodeTable.own) { events.shortIDChanged(nodes[NodeTable.own].shortID) }
         for node in renumbered where node != NodeTable.own { events.nodeChanged(node, isRestart: false) }
