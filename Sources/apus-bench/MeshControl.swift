@@ -54,50 +54,68 @@ extension MeshCampaign {
         defer { close(client) }
         try subscribe(client, at: c, "first", count: 1, until: a)
         let seconds = options.quick ? 2.0 : 5.0
-        let rates = [try idleRate(b, a.name, seconds: seconds), try idleRate(b, c.name, seconds: seconds)]
-        try singleChanges(chain, client, rates)
-        try storm(chain, client, rates)
+        let rates = try chain.withSteadyLinks {
+            [try idleRate(b, a.name, seconds: seconds), try idleRate(b, c.name, seconds: seconds)]
+        }
+        attempt("bytes-change") { try singleChanges(chain, client, rates) }
+        attempt("bytes-storm") { try storm(chain, client, rates) }
         chain.stop()
-        try reconnect()
+        attempt("bytes-reconnect") { try reconnect() }
+    }
+
+    /// Control bytes of the links of the second node, to the first and to the third, while something is done, and the
+    /// seconds it took.
+    private func spent(_ chain: MeshChain, _ step: () throws -> Void) throws -> (bytes: [Int], seconds: Double) {
+        let peers = [chain[0].name, chain[2].name]
+        return try chain.withSteadyLinks {
+            let before = try peers.map { try control(chain[1], $0) }
+            let begin = now()
+            try step()
+            let bytes = try zip(peers, before).map { try control(chain[1], $0) - $1 }
+            return (bytes, Double(now() - begin) / 1e9)
+        }
+    }
+
+    /// What each of many things took, without what an idle link says. Every one must have been told of.
+    private static func share(_ bytes: Int, _ idle: Double, of count: Int) throws -> Double {
+        let each = (Double(bytes) - idle) / Double(count)
+        guard each > 0 else { throw Failure("\(bytes) bytes for \(count) changes are less than an idle link's") }
+        return each
     }
 
     /// One subscription after another, begun and ended, each alone.
     private func singleChanges(_ chain: MeshChain, _ client: Int32, _ rates: [Double]) throws {
-        let (a, b, c) = (chain[0], chain[1], chain[2])
+        let (a, c) = (chain[0], chain[2])
         let changes = options.quick ? 20 : 60
-        let before = [try control(b, a.name), try control(b, c.name)]
-        let begin = now()
-        for index in 0..<changes {
-            let filter = Self.filter("one", index / 2)
-            let frames = c.broker.frames
-            let packet =
-                index % 2 == 0
-                ? frames.subscribe([filter], qos: 0) : frames.unsubscribe([filter], packetID: UInt16(index + 1))
-            try Handshake.send(client, packet, frames)
-            _ = try Handshake.packet(client, frames)
-            pause(milliseconds: 150)
+        let (bytes, took) = try spent(chain) {
+            for index in 0..<changes {
+                let filter = Self.filter("one", index / 2)
+                let frames = c.broker.frames
+                let packet =
+                    index % 2 == 0
+                    ? frames.subscribe([filter], qos: 0) : frames.unsubscribe([filter], packetID: UInt16(index + 1))
+                try Handshake.send(client, packet, frames)
+                _ = try Handshake.packet(client, frames)
+                pause(milliseconds: 150)
+            }
         }
-        let bytes = [try control(b, a.name) - before[0], try control(b, c.name) - before[1]]
-        let took = Double(now() - begin) / 1e9
         for (index, peer) in [a.name, c.name].enumerated() {
-            let each = (Double(bytes[index]) - rates[index] * took) / Double(changes)
-            figure("bytes", "a change, link B-\(peer)", "bytes", each, must: Self.changeMust)
+            let each = try Self.share(bytes[index], rates[index] * took, of: changes)
+            figure("bytes-change", "a change, link B-\(peer)", "bytes", each, must: Self.changeMust)
         }
     }
 
     /// Many subscriptions at once.
     private func storm(_ chain: MeshChain, _ client: Int32, _ rates: [Double]) throws {
-        let (a, b, c) = (chain[0], chain[1], chain[2])
+        let (a, c) = (chain[0], chain[2])
         let count = 10_000
-        let before = [try control(b, a.name), try control(b, c.name)]
-        let begin = now()
-        try subscribe(client, at: c, "storm", count: count, until: a)
-        pause(milliseconds: 300)
-        let bytes = [try control(b, a.name) - before[0], try control(b, c.name) - before[1]]
-        let took = Double(now() - begin) / 1e9
+        let (bytes, took) = try spent(chain) {
+            try subscribe(client, at: c, "storm", count: count, until: a)
+            pause(milliseconds: 300)
+        }
         for (index, peer) in [a.name, c.name].enumerated() {
-            let each = (Double(bytes[index]) - rates[index] * took) / Double(count)
-            figure("bytes", "a filter in a storm, link B-\(peer)", "bytes", each, must: Self.stormMust)
+            let each = try Self.share(bytes[index], rates[index] * took, of: count)
+            figure("bytes-storm", "a filter in a storm, link B-\(peer)", "bytes", each, must: Self.stormMust)
         }
     }
 
@@ -110,18 +128,20 @@ extension MeshCampaign {
         defer { close(client) }
         let count = options.quick ? 10_000 : 100_000
         try subscribe(client, at: a, "fleet", count: count, until: b)
-        let rate = try idleRate(b, a.name, seconds: 2)
+        let rate = try pair.withSteadyLinks { try idleRate(b, a.name, seconds: 2) }
         try b.dial(a.meshPort, false)
         try MeshChain.wait("the link does not end") { try b.view().links.isEmpty && a.view().links.isEmpty }
         pause(milliseconds: 200)
-        try b.dial(a.meshPort, true)
-        try pair.settle()
-        let begin = now()
-        pause(milliseconds: 2_000)
         // A link counts from its beginning.
-        let bytes = Double(try control(b, a.name)) - rate * Double(now() - begin) / 1e9
+        let bytes = try pair.withSteadyLinks {
+            try b.dial(a.meshPort, true)
+            let begin = now()
+            try pair.settle()
+            pause(milliseconds: 2_000)
+            return Double(try control(b, a.name)) - rate * Double(now() - begin) / 1e9
+        }
         try awaitFilters(b, of: a.name) { $0 >= count }
-        figure("bytes", "reconnecting, \(count) filters unchanged", "bytes", bytes, must: Self.reconnectMust)
+        figure("bytes-reconnect", "reconnecting, \(count) filters unchanged", "bytes", bytes, must: Self.reconnectMust)
     }
 
     /// Scenario `filters`: the memory that another node's filters take.
@@ -137,7 +157,7 @@ extension MeshCampaign {
         let before = [a, b].map { $0.process.memory("Anonymous") }
         let cpuBefore = [a, b].map { $0.process.processorTime() }
         let begin = now()
-        try subscribe(client, at: a, "fleet", count: count, until: b)
+        try pair.withSteadyLinks { try subscribe(client, at: a, "fleet", count: count, until: b) }
         let seconds = Double(now() - begin) / 1e9
         pause(milliseconds: 1_500)
         for (index, node) in [a, b].enumerated() {
@@ -161,7 +181,7 @@ extension MeshCampaign {
         let link = try pair[0].link(to: pair[1].name)
         let before = nodes.map { $0.process.processorTime() }
         let begin = now()
-        pause(milliseconds: options.quick ? 4_000 : 15_000)
+        try pair.withSteadyLinks { pause(milliseconds: options.quick ? 4_000 : 15_000) }
         let costs = zip(nodes, before).map { $0.process.processorTime() - $1 }
         let seconds = Double(now() - begin) / 1e9
         let after = try pair[0].link(to: pair[1].name)
