@@ -24,9 +24,16 @@ extension MeshCampaign {
         return Double(bytes) * 1e9 / Double(now() - begin)
     }
 
-    private static func filter(_ prefix: String, _ number: Int) -> String {
-        let digits = String(number)
-        return "\(prefix)/dev-" + String(repeating: "0", count: max(0, 7 - digits.count)) + digits + "/cmd"
+    /// How the devices are called that filters are for: neighbouring names share most of their bytes, or hardly any.
+    /// What is told of many filters and what is kept of them may depend on it.
+    private enum Naming: String, CaseIterable { case numbered, scattered }
+
+    /// Names of the same length, all different.
+    private static func filter(_ prefix: String, _ number: Int, _ naming: Naming = .numbered) -> String {
+        // Times an odd number: every number below 2^40 gets another one.
+        let scattered = UInt64(number + 1) &* 0x9e37_79b9_7f4a_7c15 & 0xff_ffff_ffff
+        let digits = naming == .numbered ? String(number) : String(scattered, radix: 16)
+        return "\(prefix)/" + String(repeating: "0", count: max(0, 10 - digits.count)) + digits + "/cmd"
     }
 
     private func awaitFilters(_ node: MeshNode, of peer: String, _ isSo: (Int) -> Bool) throws {
@@ -36,11 +43,14 @@ extension MeshCampaign {
     }
 
     /// Subscribes many filters of one client at once; returns when the other node has them.
-    private func subscribe(_ client: Int32, at origin: MeshNode, _ prefix: String, count: Int, until seer: MeshNode)
+    private func subscribe(
+        _ client: Int32, at origin: MeshNode, _ prefix: String, _ naming: Naming = .numbered, count: Int,
+        until seer: MeshNode
+    )
         throws
     {
         let before = try seer.view().nodes.first { $0.name == origin.name }?.filters ?? 0
-        let filters = (0..<count).map { Self.filter(prefix, $0) }
+        let filters = (0..<count).map { Self.filter(prefix, $0, naming) }
         try Handshake.subscribe(client, filters, qos: 0, origin.broker.frames)
         try awaitFilters(seer, of: origin.name) { $0 >= before + count }
     }
@@ -58,7 +68,7 @@ extension MeshCampaign {
             [try idleRate(b, a.name, seconds: seconds), try idleRate(b, c.name, seconds: seconds)]
         }
         attempt("bytes-change") { try singleChanges(chain, client, rates) }
-        attempt("bytes-storm") { try storm(chain, client, rates) }
+        for naming in Naming.allCases { attempt("bytes-storm") { try storm(chain, client, rates, naming) } }
         chain.stop()
         attempt("bytes-reconnect") { try reconnect() }
     }
@@ -106,16 +116,16 @@ extension MeshCampaign {
     }
 
     /// Many subscriptions at once.
-    private func storm(_ chain: MeshChain, _ client: Int32, _ rates: [Double]) throws {
+    private func storm(_ chain: MeshChain, _ client: Int32, _ rates: [Double], _ naming: Naming) throws {
         let (a, c) = (chain[0], chain[2])
         let count = 10_000
         let (bytes, took) = try spent(chain) {
-            try subscribe(client, at: c, "storm", count: count, until: a)
+            try subscribe(client, at: c, "storm-\(naming)", naming, count: count, until: a)
             pause(milliseconds: 300)
         }
         for (index, peer) in [a.name, c.name].enumerated() {
             let each = try Self.share(bytes[index], rates[index] * took, of: count)
-            figure("bytes-storm", "a filter in a storm, link B-\(peer)", "bytes", each, must: Self.stormMust)
+            figure("bytes-storm", "a \(naming) filter in a storm, link B-\(peer)", "bytes", each, must: Self.stormMust)
         }
     }
 
@@ -146,6 +156,11 @@ extension MeshCampaign {
 
     /// Scenario `filters`: the memory that another node's filters take.
     func filters() throws {
+        for naming in Naming.allCases { attempt("filters") { try filters(naming) } }
+    }
+
+    /// In nodes of their own.
+    private func filters(_ naming: Naming) throws {
         let pair = try chain(["A", "B"])
         defer { pair.stop() }
         let (a, b) = (pair[0], pair[1])
@@ -157,17 +172,19 @@ extension MeshCampaign {
         let before = [a, b].map { $0.process.memory("Anonymous") }
         let cpuBefore = [a, b].map { $0.process.processorTime() }
         let begin = now()
-        try pair.withSteadyLinks { try subscribe(client, at: a, "fleet", count: count, until: b) }
+        try pair.withSteadyLinks { try subscribe(client, at: a, "fleet", naming, count: count, until: b) }
         let seconds = Double(now() - begin) / 1e9
         pause(milliseconds: 1_500)
         for (index, node) in [a, b].enumerated() {
             let cpu = Double(node.process.processorTime() - cpuBefore[index]) / 1e3 / Double(count)
-            figure("filters", "CPU a filter, \(node.name)", "us", cpu)
+            figure("filters", "CPU a \(naming) filter, \(node.name)", "us", cpu)
             let bytes = Double(node.process.memory("Anonymous") - before[index]) * 1_024 / Double(count)
             let what = index == 0 ? "where its subscriber is" : "on the other node"
-            figure("filters", "memory a filter, \(what)", "bytes", bytes, must: index == 0 ? nil : Self.filterMust)
+            figure(
+                "filters", "memory a \(naming) filter, \(what)", "bytes", bytes,
+                must: index == 0 ? nil : Self.filterMust)
         }
-        figure("filters", "until \(count) are there", "s", seconds)
+        figure("filters", "until \(count) \(naming) are there", "s", seconds)
     }
 
     /// Scenario `idle`: what a link takes on which nothing happens.
