@@ -160,7 +160,8 @@ public final class MeshNode {
         if drainingSince == nil { dialDue() }
         partDeadline = .max
         let deadlines = [
-            linkState.tick(), interest.tick(), streams.tick(), retained.tick(), sessions.tick(), forwarder.tick(), probes.tick(),
+            linkState.tick(), interest.tick(), streams.tick(), retained.tick(), sessions.tick(), forwarder.tick(),
+            probes.tick(),
             // Last: what the others have brought is routed here.
             arrivals.tick(),
         ]
@@ -185,7 +186,9 @@ public final class MeshNode {
     private func judgeJoining() {
         guard !isJoined else { return }
         let hasNeighbour = links.contains { $0.isUp }
-        let isSynchronised = hasNeighbour && linkState.isSynchronised && interest.isSynchronised
+        let isSynchronised =
+            hasNeighbour && linkState.isSynchronised && interest.isSynchronised
+            && retained.isSynchronised
         guard isSynchronised || now >= startedAt + Self.joinMilliseconds else { return }
         isJoined = true
         log(.notice, hasNeighbour ? "joined the mesh" : "no other node was found yet; this one serves alone")

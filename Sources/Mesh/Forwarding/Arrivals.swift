@@ -6,9 +6,11 @@ final class Arrivals {
     private struct Origin {
         var epoch: UInt64 = 0
         /// By the frames' lane.
-        var lanes: [UInt8: ArrivalOrder] = [:]
+        var lanes = [ArrivalOrder](repeating: ArrivalOrder(), count: Origin.laneCount)
         /// Parts of a large event, by lane; streams have one of their own.
         var assemblies: [UInt8: [UInt8]] = [:]
+
+        static let laneCount = FrameClass.allCases.count * Forwarder.lanesPerClass
     }
 
     /// A run of the turn, or one on its way to other lanes, that a stream waits for.
@@ -25,7 +27,8 @@ final class Arrivals {
     /// Streams' parts are put together under this lane.
     private static let streamLane = UInt8.max
 
-    private unowned let node: MeshNode
+    /// It lives as long as its lane.
+    private unowned(unsafe) let node: MeshNode
     private let principal: Principal
     private let turn: Turn
     private var origins: [Origin] = []
@@ -51,7 +54,7 @@ final class Arrivals {
     /// A frame with this node among its destinations.
     /// - Parameter isCopy: its bytes do not live until the turn has been routed.
     func arrive(_ frame: DataFrame, _ mine: Destination, isCopy: Bool) {
-        guard let origin = node.nodes.node(shortID: frame.originID), node.nodes[origin].epoch == frame.originEpoch,
+        guard let origin = node.nodes.node(shortID: frame.originID), node.nodes.epoch(of: origin) == frame.originEpoch,
             mine.epochTag == Destination.tag(ofEpoch: node.epoch)
         else {
             node.counters.wrongEpoch &+= 1
@@ -67,10 +70,10 @@ final class Arrivals {
     }
 
     private func arriveDirect(_ frame: DataFrame, _ mine: Destination, from origin: NodeIndex, isCopy: Bool) {
-        let number = frame.header.lane
+        let number = frame.header.lane & UInt8(Origin.laneCount - 1)
         let isUnrest = node.now < node.forwarder.changedAt + ArrivalOrder.unrestMilliseconds
         let mayHold = isUnrest && heldBytes + frame.bytes.count <= Self.maxHeldBytes
-        switch origins[origin].lanes[number, default: ArrivalOrder()].judge(mine.counter, mayHold: mayHold) {
+        switch origins[origin].lanes[Int(number)].judge(mine.counter, mayHold: mayHold) {
         case .late:
             node.counters.late &+= 1
             #if DEBUG
@@ -85,7 +88,7 @@ final class Arrivals {
             heldBytes += copy.count
             node.counters.held &+= 1
             let until = node.now + ArrivalOrder.holdMilliseconds
-            origins[origin].lanes[number]?.hold(mine.counter, copy, until: until)
+            origins[origin].lanes[Int(number)].hold(mine.counter, copy, until: until)
             if !holding.contains(where: { $0.origin == origin && $0.lane == number }) {
                 holding.append((origin, number))
             }
@@ -111,14 +114,14 @@ final class Arrivals {
 
     /// Held frames whose turn has come.
     private func letGo(_ origin: NodeIndex, _ number: UInt8) {
-        while hasRoom, let held = origins[origin].lanes[number]?.takeHeld(now: node.now) {
+        while hasRoom, let held = origins[origin].lanes[Int(number)].takeHeld(now: node.now) {
             heldBytes -= held.frame.count
             held.frame.withUnsafeBytes { bytes in
                 guard let frame = DataFrame(bytes) else { return }
                 deliver(frame.sealed, from: origin, lane: number, isCopy: true, nil)
             }
         }
-        guard origins[origin].lanes[number]?.held.isEmpty ?? true else { return }
+        guard origins[origin].lanes[Int(number)].held.isEmpty else { return }
         holding.removeAll { $0.origin == origin && $0.lane == number }
     }
 
@@ -231,7 +234,7 @@ final class Arrivals {
 
     /// One member of each shared group that is named here has it.
     private func share(_ content: EventContent, _ delivery: Streams.Delivery?) {
-        let own = node.nodes[NodeTable.own].shortID
+        let own = node.nodes.shortID(of: NodeTable.own)
         var run = run(content, turn.events + turn.eventCount)
         var hasMember = true
         for share in content.shares where share.shortID == own {
@@ -295,10 +298,8 @@ final class Arrivals {
 
     /// A node has another life: what came from the one before is forgotten.
     func nodeChanged(_ index: NodeIndex) {
-        guard index < origins.count, origins[index].epoch != node.nodes[index].epoch else { return }
-        for number in origins[index].lanes.keys.sorted() {
-            for held in origins[index].lanes[number]?.held ?? [] { heldBytes -= held.frame.count }
-        }
+        guard index < origins.count, origins[index].epoch != node.nodes.epoch(of: index) else { return }
+        for lane in origins[index].lanes { for held in lane.held { heldBytes -= held.frame.count } }
         holding.removeAll { $0.origin == index }
         origins[index] = Origin()
     }
@@ -309,7 +310,7 @@ final class Arrivals {
         takeReleased()
         routeTurn()
         var next = UInt64.max
-        for (origin, number) in holding { next = min(next, origins[origin].lanes[number]?.deadline ?? .max) }
+        for (origin, number) in holding { next = min(next, origins[origin].lanes[Int(number)].deadline ?? .max) }
         return next == .max ? nil : next
     }
 }
