@@ -142,7 +142,10 @@ final class FrameOracle {
 
     /// I2: in calm times an event crosses a link at most once.
     func judgeCrossings() {
-        for (crossing, (count, last)) in crossings where count > 1 && !resent.contains(crossing.message) {
+        let inOrder = crossings.sorted {
+            ($0.key.message, $0.key.from, $0.key.to) < ($1.key.message, $1.key.from, $1.key.to)
+        }
+        for (crossing, (count, last)) in inOrder where count > 1 && !resent.contains(crossing.message) {
             let message = observer.ledger.messages[crossing.message]
             guard observer.isCalm(message.at - min(message.at, Observer.propagation), last) else { continue }
             observer.violate(
