@@ -1,17 +1,20 @@
 # The two commands to know: `make run` and `make test`. `make help` lists the rest.
 #
-# Variables: ARGS (of `apus run`), BENCH (of `apus-bench run`), TEST (of `swift test`), SECONDS_EACH (of fuzzing).
+# Variables: ARGS (of `apus run`), BENCH (of `apus-bench run`), TEST (of `swift test`), SECONDS_EACH (of fuzzing),
+# SEEDS (how many worlds are simulated), SEED (one of them, with its log).
 
 SHELL := /bin/sh
 ARGS ?=
 BENCH ?=
 TEST ?=
 SECONDS_EACH ?= 20
+SEEDS ?= 1000
+SEED ?=
 APUS := .build/release/apus
 SOURCES := Package.swift Sources Tests
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench interop fuzz mutants deep format lint models mesh clean node
+.PHONY: help run test bench interop fuzz mutants simulate deep format lint models mesh clean node
 
 help: ## list the targets
 	@echo "make TARGET, with TARGET one of:"
@@ -44,6 +47,10 @@ fuzz: .packages-build ## fuzz each parser for SECONDS_EACH seconds
 
 mutants: .packages-build ## plant mistakes in the MQTT code that its tests must find
 	Tests/Mutants/run.sh
+
+simulate: .packages-build ## play the mesh in SEEDS worlds with virtual time and faults (SEED=7 replays one)
+	swift build -c release -Xswiftc -enable-testing --scratch-path .build-simulate --product simulate
+	.build-simulate/release/simulate $(if $(SEED),seed $(SEED),$(SEEDS))
 
 deep: .packages-build ## thread sanitizer, address sanitizer, mutants, five minutes of fuzzing each
 	swift test --scratch-path .build-thread --sanitize thread
