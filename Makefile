@@ -28,6 +28,7 @@ bench: .packages-build .packages-bench node ## measure beside mosquitto, the bar
 	swift build -c release --product apus-bench
 	.build/release/apus-bench run $(BENCH)
 	.build/release/apus-bench amqp $(filter --quick,$(BENCH))
+	.build/release/apus-bench mesh $(filter --quick,$(BENCH))
 
 interop: .packages-build .packages-interop node ## third-party clients against a real node
 	Interop/run.sh
@@ -35,7 +36,7 @@ interop: .packages-build .packages-interop node ## third-party clients against a
 mesh: .packages-build .packages-interop node ## failures and healing of meshes of real nodes
 	Interop/mesh/run.sh
 
-models: ## check the models of the mesh's rules with TLC
+models: .packages-models ## check the models of the mesh's rules with TLC
 	scripts/models.sh
 
 fuzz: .packages-build ## fuzz each parser for SECONDS_EACH seconds
@@ -65,13 +66,15 @@ node: .packages-build
 	swift build -c release --product apus
 
 # Installs what is missing; a look at the package database when nothing is.
-.PHONY: .packages-build .packages-bench .packages-interop .swift
+.PHONY: .packages-build .packages-bench .packages-interop .packages-models .swift
 .packages-build: .swift
 	@scripts/packages.sh build
 .packages-bench:
 	@scripts/packages.sh bench
 .packages-interop:
 	@scripts/packages.sh interop
+.packages-models:
+	@command -v java >/dev/null || scripts/packages.sh models
 
 .swift:
 	@command -v swift >/dev/null || { \

@@ -92,6 +92,15 @@ def check_rules():
 
     check(judged(killed_and_hole).lost == 1, "a hole before the newest is excused")
 
+    def repeated(h):
+        """The subscriber's node is killed after 500 was received, and 500 comes again."""
+        h.subscribers["s"].sessions = [(SECOND, h.flows["s", "p"].times[500] + 1), (11 * SECOND, None)]
+        h.faults.append(Fault("kill b", h.flows["s", "p"].times[500] + 1, 11 * SECOND, killed="b"))
+        h.flows["s", "p"].numbers.insert(501, 500)
+        h.flows["s", "p"].times.insert(501, h.flows["s", "p"].times[501])
+
+    check(judged(repeated).is_good and judged(repeated).repeated == 1, "a repetition after a kill is a duplicate")
+
     def reconnected(h):
         at = 10 * SECOND + 500_000_000
         h.subscribers["s"].sessions = [(SECOND, at), (at + 1_000_000, None)]
@@ -102,7 +111,7 @@ def check_rules():
 
 
 class Echo(threading.Thread):
-    """Counts what it gets, and sends the first bytes of each connection back."""
+    """Counts what it gets, and sends short words back."""
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -120,7 +129,7 @@ class Echo(threading.Thread):
         try:
             while data := connection.recv(1 << 20):
                 self.count += len(data)
-                if len(data) <= 16:
+                if data in (b"ping", b"late"):
                     connection.sendall(data)
         except OSError:
             pass

@@ -3,13 +3,16 @@
 A publish is `ok` when its node has acknowledged it (QoS 1 and 2), else unknown: an unknown one may arrive or not. The
 rules:
 
-1. Nobody receives an event twice, at any QoS, whatever fails.
+1. Nobody receives an event twice, at any QoS, whatever fails. One exception: what a node had delivered but not
+   acknowledged to the origin when it was killed comes again to its next life, flagged between the nodes as a possible
+   duplicate; who has subscribed there again by then gets it in the new session. Counted as repeated.
 2. Nobody receives what was not published.
 3. What a subscriber receives of a publisher is in the order of publishing.
 4. At QoS 1 and 2 whoever was subscribed receives every event that is ok. Excused is only what one process alone held
    when it was killed: events of a killed node that had reached nobody yet, the newest ones; and what was on its way to
    a subscriber whose connection ended, again the newest ones.
-5. At QoS 0 events may get lost while something fails and shortly after, and are counted; else not.
+5. At QoS 0 events may get lost while something fails and shortly after, and are counted, apart those from and to a
+   node that was killed, stopped or cut off; else not.
 
 Times are nanoseconds of the monotonic clock, which all processes of a machine share."""
 
@@ -84,11 +87,15 @@ class Verdict:
     received: int = 0
     lost: int = 0
     lost_in_faults: int = 0
+    cut_off: int = 0
     excused: int = 0
     duplicated: int = 0
+    repeated: int = 0
     reordered: int = 0
     invented: int = 0
     examples: list = field(default_factory=list)
+    # Flow: numbers that had to arrive and did not.
+    losses: dict = field(default_factory=dict)
 
     @property
     def is_good(self):
@@ -98,7 +105,9 @@ class Verdict:
         share = self.lost_in_faults / max(1, self.received) * 100
         return (f"{self.received} received, lost {self.lost}, duplicated {self.duplicated}, reordered {self.reordered}"
                 + (f", invented {self.invented}" if self.invented else "")
-                + f"; lost at QoS 0 during faults {self.lost_in_faults} ({share:.3f} %), excused {self.excused}")
+                + f"; at QoS 0 during faults lost {self.lost_in_faults} ({share:.3f} %), "
+                f"from and to the node that failed {self.cut_off}; excused {self.excused}"
+                + (f", repeated after a kill {self.repeated}" if self.repeated else ""))
 
     def note(self, text):
         if len(self.examples) < 12:
@@ -111,20 +120,43 @@ def judge(history):
         for publisher in subscriber.publishers:
             flow = history.flows.get((name, publisher), Flow())
             judge_flow(history, verdict, name, publisher, flow)
+    for what, numbers in verdict.losses.items():
+        source = what.split(" -> ")[0]
+        sent = history.publishers[source].sent
+        verdict.note(f"{what}: {len(numbers)} lost, {numbers[0]} to {numbers[-1]}, from "
+                     + where(history, sent[numbers[0]]) + " to " + where(history, sent[numbers[-1]]))
     return verdict
+
+
+def where(history, time):
+    """A time by the nearest fault: milliseconds from its beginning and its end."""
+    if not history.faults:
+        return f"{time / SECOND:.3f}"
+    fault = min(history.faults, key=lambda f: min(abs(time - f.start), abs(time - f.end)))
+    return f"{(time - fault.start) / 1e6:+.0f} ms of '{fault.name}' ({(time - fault.end) / 1e6:+.0f} ms of its end)"
 
 
 def judge_flow(history, verdict, name, source, flow):
     publisher, subscriber = history.publishers[source], history.subscribers[name]
     what = f"{source} -> {name}"
-    seen, last = set(), -1
+    seen, last, life = {}, -1, 0
     verdict.received += len(flow.numbers)
-    for number in flow.numbers:
+    # When the subscriber's connection ended with its node.
+    kills = [
+        end for _, end in subscriber.sessions if end is not None
+        and any(f.killed == subscriber.node and f.start <= end <= f.end + SECOND for f in history.faults)
+    ]
+    for number, time in zip(flow.numbers, flow.times):
+        if sum(kill < time for kill in kills) != life:
+            last, life = -1, life + 1
         if number in seen:
-            verdict.duplicated += 1
-            verdict.note(f"{what}: {number} twice")
+            if any(seen[number] < kill < time for kill in kills) and publisher.qos > 0:
+                verdict.repeated += 1
+            else:
+                verdict.duplicated += 1
+                verdict.note(f"{what}: {number} twice, {(time - seen[number]) / 1e6:.0f} ms apart")
             continue
-        seen.add(number)
+        seen[number] = time
         if number >= len(publisher.sent):
             verdict.invented += 1
             verdict.note(f"{what}: {number} was never published")
@@ -142,12 +174,15 @@ def judge_flow(history, verdict, name, source, flow):
             continue
         if reason is not None:
             verdict.excused += 1
-        elif qos == 0 and any(f.start - BEFORE <= sent <= f.end + AFTER for f in history.faults):
-            verdict.lost_in_faults += 1
+        elif qos == 0 and (near := [f for f in history.faults if f.start - BEFORE <= sent <= f.end + AFTER]):
+            ends = (publisher.node, subscriber.node)
+            if any(f.touched in ends for f in near):
+                verdict.cut_off += 1
+            else:
+                verdict.lost_in_faults += 1
         else:
             verdict.lost += 1
-            near = [f.name for f in history.faults if f.start - BEFORE <= sent <= f.end + 2 * AFTER]
-            verdict.note(f"{what}: {number} lost, sent {sent / SECOND:.3f} near {near}")
+            verdict.losses.setdefault(what, []).append(number)
 
 
 def excuse(history, publisher, subscriber, flow, number, sent):
@@ -178,9 +213,10 @@ def newest(flow, time):
     return max(flow.numbers[:count], default=-1)
 
 
-def gaps(history, fault, window=4 * SECOND):
+def gaps(history, fault, window=2 * SECOND):
     """For each flow that neither begins nor ends at a node that was touched: the longest time without an event from
-    shortly before the fault until it is over; milliseconds."""
+    shortly before the fault until it is over, in milliseconds, when that began after the fault, and the flow; sorted.
+    """
     found = []
     for (name, source), flow in history.flows.items():
         ends = {history.subscribers[name].node, history.publishers[source].node}
@@ -190,8 +226,30 @@ def gaps(history, fault, window=4 * SECOND):
         last = bisect.bisect_right(flow.times, fault.end + window)
         times = flow.times[first:last]
         if len(times) > 1:
-            found.append(max(b - a for a, b in zip(times, times[1:])) / 1e6)
+            gap, began = max((b - a, a) for a, b in zip(times, times[1:]))
+            found.append((gap / 1e6, (began - fault.start) / 1e6, f"{source} -> {name}"))
     return sorted(found)
+
+
+def losses(history, most=6):
+    """The longest runs of events that did not arrive while something failed: flow, how many, and when in
+    milliseconds from the beginning and the end of the nearest fault."""
+    found = []
+    for (name, source), flow in history.flows.items():
+        publisher = history.publishers[source]
+        if not history.faults or min(publisher.qos, history.subscribers[name].qos) > 0:
+            continue
+        seen, run = set(flow.numbers), None
+        for number in range(len(publisher.sent) + 1):
+            if number < len(publisher.sent) and number not in seen:
+                run = number if run is None else run
+            elif run is not None:
+                at = publisher.sent[run]
+                fault = min(history.faults, key=lambda f: min(abs(at - f.start), abs(at - f.end)))
+                if fault.touched not in (publisher.node, history.subscribers[name].node):
+                    found.append((number - run, f"{source} -> {name}: {number - run} from {where(history, at)}"))
+                run = None
+    return [text for _, text in sorted(found, reverse=True)[:most]]
 
 
 def percentile(values, share):

@@ -224,8 +224,8 @@ public final class CoverSet {
 
     // MARK: Telling
 
-    /// Some of the changes since: every filter that others are to be told of before any that they are to forget. What is
-    /// told has been told when this returns.
+    /// Some of the changes since: every filter that others are to be told of before any that they are to forget. What
+    /// is told has been told when this returns.
     /// - Parameter max: changes at most.
     public func takeChanges(max: Int, _ body: (TopicFilter, _ begins: Bool) -> Void) {
         let new = begins.take(max: max)

@@ -77,7 +77,8 @@ final class MeshHook {
 
     private let tell: @Sendable () -> Void
     private var isTold = false
-    var touched: [TopicFilter] = []
+    /// Nil where it has been taken: freeing very many at once would take long.
+    var touched: [TopicFilter?] = []
     /// From where on `touched` has not been taken yet.
     var taken = 0
     var isOverflown = true
@@ -106,7 +107,12 @@ final class MeshHook {
                 taken = 0
             }
         }
-        return Array(touched[taken..<end])
+        var filters: [TopicFilter] = []
+        filters.reserveCapacity(end - taken)
+        for place in taken..<end {
+            if let filter = touched[place].take() { filters.append(filter) }
+        }
+        return filters
     }
 }
 
@@ -240,7 +246,8 @@ extension Router {
     }
 
     /// Part of a node's present set: of the next `places` places after `cursor`, `limit` entries at most, and no more
-    /// once they have `bytes` bytes; 0 is the beginning. What is there from the first page to the last is listed exactly once.
+    /// once they have `bytes` bytes; 0 is the beginning. What is there from the first page to the last is listed exactly
+    /// once.
     public func remoteFilters(
         of remote: RemoteNode, after cursor: UInt32 = 0, limit: Int, bytes: Int = .max, places: Int
     ) -> RemoteFilterPage {

@@ -12,7 +12,8 @@ struct RemoteInterest: ~Copyable {
         var place: UInt32
         /// Bytes of the text; or how the filter ends, and 4 for a member.
         var detail: UInt16
-        /// Node in the lower 12 bits, generation in two; whether somebody is present; whether it is a text. 0 when free.
+        /// Node in the lower 12 bits, generation in two; whether somebody is present; whether it is a text. 0 when
+        /// free.
         var word: UInt16
 
         static let (presentBit, literalBit): (UInt16, UInt16) = (1 << 14, 1 << 15)

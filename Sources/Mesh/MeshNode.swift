@@ -4,6 +4,11 @@ public import Core
 ///
 /// Threading: called on the mesh's lane.
 open class MeshHost {
+    #if DEBUG
+        /// Mistakes to be made, for tests of the tests.
+        var sabotage: Sabotage = []
+    #endif
+
     /// For subclasses.
     public init() {}
     /// Dials `host:port`. When there is a connection, its conversation is ``MeshNode/dialled(_:link:on:)``; when not,
@@ -189,7 +194,9 @@ public final class MeshNode {
     private func judgeJoining() {
         guard !isJoined else { return }
         let hasNeighbour = links.contains { $0.isUp }
-        let isSynchronised = hasNeighbour && linkState.isSynchronised && interest.isSynchronised
+        let isSynchronised =
+            hasNeighbour && linkState.isSynchronised && interest.isSynchronised
+            && retained.isSynchronised
         guard isSynchronised || now >= startedAt + Self.joinMilliseconds else { return }
         isJoined = true
         log(.notice, hasNeighbour ? "joined the mesh" : "no other node was found yet; this one serves alone")

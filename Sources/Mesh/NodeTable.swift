@@ -32,6 +32,14 @@ final class NodeTable {
 
     subscript(node: NodeIndex) -> Entry { entries[node] }
 
+    /// A node's number in destination sets; 0 while it has none.
+    @inline(__always)
+    func shortID(of node: NodeIndex) -> UInt16 { entries[node].shortID }
+
+    /// The number of a node's present life.
+    @inline(__always)
+    func epoch(of node: NodeIndex) -> UInt64 { entries[node].epoch }
+
     /// The index of a node, given if it is new; nil when there are too many.
     func index(of id: NodeID) -> NodeIndex? {
         if let known = byID[id] { return known }

@@ -265,6 +265,7 @@ private final class ReactorHost: MeshHost {
     }
 
     override func wallClock() -> UInt64 { Self.nanoseconds(CLOCK_REALTIME) / 1_000_000 }
+    override func makeWallClock() -> @Sendable () -> UInt64 { { Self.nanoseconds(CLOCK_REALTIME) / 1_000_000 } }
     override func wallMicroseconds() -> UInt64 { Self.nanoseconds(CLOCK_REALTIME) / 1_000 }
     override func microseconds() -> UInt64 { Self.nanoseconds(CLOCK_MONOTONIC) / 1_000 }
 

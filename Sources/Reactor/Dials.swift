@@ -61,7 +61,7 @@ final class Dials {
     /// Begins to make a connection.
     func begin(_ request: DialRequest, on lane: ReactorLane) {
         guard dials.count < Self.maxDials else {
-            return request.failed("\(request.address): too many connections are being made")
+            return request.failed("too many connections are being made")
         }
         let deadline = lane.now + max(request.timeoutMilliseconds, 1)
         lastNumber &+= 1
@@ -73,7 +73,7 @@ final class Dials {
             } else {
                 let (host, port) = try SocketAddress.parts(of: request.address)
                 guard !host.isEmpty, port != 0 else {
-                    throw SocketAddress.Failure(description: "\(request.address): a host and a port other than 0")
+                    throw SocketAddress.Failure(description: "expected a host and a port other than 0")
                 }
                 if let numeric = try? SocketAddress.lookUp(host, port, flags: AI_NUMERICHOST) {
                     dial.addresses = numeric[...]
@@ -169,12 +169,13 @@ final class Dials {
         guard let dial = dials[number] else { return }
         if dial.socket >= 0 { close(dial.socket) }
         dials[number]?.socket = -1
-        dials[number]?.failures.append("\(dial.current?.description ?? dial.request.address): \(reason)")
+        // Whoever asked for this very address knows it.
+        let address = dial.current?.description ?? dial.request.address
+        dials[number]?.failures.append(address == dial.request.address ? reason : "\(address): \(reason)")
     }
 
     private static func reason(_ dial: Dial) -> String {
-        if dial.failures.isEmpty { return "\(dial.request.address): no answer in time" }
-        return dial.failures.joined(separator: "; ")
+        dial.failures.isEmpty ? "no answer in time" : dial.failures.joined(separator: "; ")
     }
 
     private func connected(_ number: UInt32, on lane: ReactorLane) {

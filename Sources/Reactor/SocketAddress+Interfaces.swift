@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 
 /// Where a listener can be reached from.

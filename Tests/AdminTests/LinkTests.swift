@@ -1,6 +1,7 @@
 import Admin
 import Core
 import Foundation
+import RawHTTP
 import Synchronization
 import Testing
 import Web

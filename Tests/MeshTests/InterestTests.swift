@@ -67,17 +67,94 @@ struct InterestTests {
         #expect(world.differences() == [], "seed \(seed)")
         #expect(Set(world.nodes.map { $0.interest?.digest }).count == 1)
         #expect(world.nodes.allSatisfy { $0.refusals.isEmpty && $0.interest?.isSynchronised == true })
+        for _ in 0..<100 { checkRoutes(world, topic: InterestWords.topic(&world.random), "seed \(seed)") }
         for node in world.nodes {
             // Nothing is left of former lives or of sets that were given up.
             let known = world.nodes.indices.filter { $0 != node.number }.map { node.content(of: $0).count }
             #expect(node.router.remoteFilterCount == known.reduce(0, +), "seed \(seed)")
         }
     }
+
+    /// Every node finds exactly the nodes where somebody wants a topic.
+    private func checkRoutes(_ world: InterestWorld, topic: String, _ note: String) {
+        let bytes = Array(topic.utf8)
+        let found = world.nodes.map { node in bytes.withUnsafeBytes { node.router.remoteMatches($0) } }
+        for node in world.nodes {
+            let wanted = world.nodes.indices.filter { $0 != node.number && found[$0].local > 0 }
+            let known = found[node.number].nodes.sorted()
+            #expect(known == wanted.map { node.index(of: $0) }.sorted(), "\(topic), \(note)")
+        }
+    }
+
+    @Test("Others know whether a group's members are there, and learn it again when nobody listens")
+    func presence() {
+        let world = InterestWorld(seed: 1, nodes: 2)
+        world.addWire(0, 1, delay: 5)
+        world.nodes[0].subscribe("$share/g/a/+")
+        world.run(for: 500)
+        #expect(world.nodes[1].content(of: 0) == ["$share/g/a/+ true"])
+        for _ in 0..<3 {
+            world.nodes[0].router.setPresence(world.nodes[0].client, false)
+            world.nodes[0].interest?.localChanged()
+            world.run(for: 100)
+            #expect(world.nodes[1].content(of: 0) == ["$share/g/a/+ false"])
+            world.nodes[0].router.setPresence(world.nodes[0].client, true)
+            world.nodes[0].interest?.localChanged()
+            world.run(for: 100)
+            #expect(world.nodes[1].content(of: 0) == ["$share/g/a/+ true"])
+        }
+        world.nodes[0].router.setPresence(world.nodes[0].client, false)
+        world.nodes[0].interest?.localChanged()
+        world.run(for: 100)
+        world.nodes[0].unsubscribe("$share/g/a/+")
+        world.run(for: 100)
+        #expect(world.nodes[1].content(of: 0) == [] && world.differences() == [])
+        #expect(world.nodes[0].interest?.own.hash == 0 && world.nodes[1].interest?.counters.mismatches == 0)
+    }
+
+    @Test("A node whose epoch is raised while it lives is known under it, with all it wants")
+    func raisedEpoch() {
+        let world = Self.ring(4, seed: 2)
+        for number in 0..<50 { world.nodes[0].subscribe("a/\(number)") }
+        world.run(for: 1_000)
+        let epoch: UInt64 = 9 << 16
+        for node in world.nodes { node.hear(of: 0, epoch) }
+        world.run(for: 2_000)
+        #expect(world.differences() == [])
+        #expect(world.nodes.allSatisfy { $0.interest?.version(of: $0.index(of: 0))?.epoch == epoch })
+        world.nodes[0].unsubscribe("a/7")
+        world.run(for: 200)
+        #expect(world.differences() == [] && world.nodes[2].content(of: 0).count == 49)
+    }
+
+    @Test("A filter that stops being covered is known everywhere before its cover is gone")
+    func makeBeforeBreak() {
+        let world = InterestWorld(seed: 1, nodes: 2)
+        world.addWire(0, 1, delay: 5)
+        for number in 0..<2_000 { world.nodes[0].subscribe("a/\(number)") }
+        world.nodes[0].subscribe("a/#")
+        world.run(for: 2_000)
+        #expect(world.nodes[1].content(of: 0) == ["a/# true"])
+        world.nodes[0].unsubscribe("a/#")
+        for _ in 0..<300 {
+            world.run(for: 1)
+            for number in [0, 999, 1_999] {
+                let matches = Array("a/\(number)".utf8).withUnsafeBytes { world.nodes[1].router.remoteMatches($0) }
+                #expect(matches.nodes == [1], "at any time")
+            }
+        }
+        #expect(world.nodes[1].content(of: 0).count == 2_000 && world.differences() == [])
+    }
 }
 
 /// Random filters from few words.
 enum InterestWords {
     static let levels = ["a", "b", "c", "dd", "site-17", "ü", ""]
+
+    static func topic(_ random: inout InterestRandom) -> String {
+        let text = (0...random.below(5)).map { _ in random.pick(levels) }.joined(separator: "/")
+        return text.isEmpty ? "empty" : text
+    }
 
     static func filter(_ random: inout InterestRandom) -> String {
         var parts = (0...random.below(4)).map { _ in random.once(in: 5) ? "+" : random.pick(levels) }

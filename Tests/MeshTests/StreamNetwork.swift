@@ -26,7 +26,8 @@ struct StreamScenario {
     /// Out of 1,000 frames.
     var lost = 0
     var doubled = 0
-    /// Milliseconds on the way, and how much more at most. Frames on one path keep their order unless they may overtake.
+    /// Milliseconds on the way, and how much more at most. Frames on one path keep their order unless they may
+    /// overtake.
     var delay: UInt64 = 5
     var jitter: UInt64 = 10
     var overtakes = false

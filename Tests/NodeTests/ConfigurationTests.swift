@@ -2,6 +2,7 @@ import AMQP
 import Core
 import Foundation
 import Logging
+import Mesh
 import Node
 import Security
 import Testing

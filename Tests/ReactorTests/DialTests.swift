@@ -136,11 +136,12 @@ extension Sockets {
                 closed = nil
                 let before = openDescriptors()
                 for (address, reason) in [
-                    (port, "failed: \(port): Connection refused"),
-                    ("nonsense", "failed: nonsense: expected HOST:PORT"), (":7400", "failed: :7400: a host and a port"),
-                    ("127.0.0.1:0", "failed: 127.0.0.1:0: a host and a port"),
-                    ("unix:/nonexistent/x", "failed: unix:/nonexistent/x: No such file"),
-                    ("no-such-node.invalid:7400", "failed: no-such-node.invalid:7400: "),
+                    (port, "failed: Connection refused"),
+                    ("nonsense", "failed: nonsense: expected HOST:PORT"),
+                    (":7400", "failed: expected a host and a port"),
+                    ("127.0.0.1:0", "failed: expected a host and a port"),
+                    ("unix:/nonexistent/x", "failed: No such file"),
+                    ("no-such-node.invalid:7400", "failed: "),
                 ] {
                     let diary = Diary()
                     stage.dial(address, timeout: 2_000, diary)
@@ -171,7 +172,7 @@ extension Sockets {
             let start = clock.now
             stage.dial(door.address.description, timeout: 400, diary)
             #expect(eventually { !diary.all.isEmpty })
-            #expect(diary.all == ["failed: \(door.address): no answer in time"])
+            #expect(diary.all == ["failed: no answer in time"])
             #expect((.milliseconds(380)..<(.milliseconds(2_000))).contains(clock.now - start), "\(clock.now - start)")
             #expect(stage.reactor.lanes.connectionCount == 0)
         }

@@ -44,6 +44,7 @@ final class MeshOracles: Inspector {
 
     func look() {
         judgeFreshness()
+        noteReachability()
         judgeBounds()
         if play.isTroubled || !isConverged { play.observer.noteUnrest() } else { play.observer.noteCalm() }
     }
@@ -74,6 +75,29 @@ final class MeshOracles: Inspector {
                 for queue in link.queues where queue.heldBytes > node.settings.maxLinkBytes + FrameHeader.maxSize {
                     play.observer.violate(
                         "I14", "\(station.name) holds \(queue.heldBytes) bytes for one link and class")
+                }
+            }
+        }
+    }
+
+    /// Since when one station has no route to another, and when it last had none for so long that guaranteed events may
+    /// have been given up.
+    private var unreachable: [Int: UInt64] = [:]
+    private var gaveUp: [Int: UInt64] = [:]
+    private static let patience: UInt64 = 25_000_000
+
+    private func noteReachability() {
+        let brains = brains
+        let now = play.world.now
+        for (station, node) in brains {
+            for (other, there) in brains where other !== station {
+                let pair = station.index << 16 | other.index
+                if node.isKnown(there.identity.id) {
+                    unreachable[pair] = nil
+                } else {
+                    let since = unreachable[pair] ?? now
+                    unreachable[pair] = since
+                    if now > since + Self.patience { gaveUp[pair] = now }
                 }
             }
         }
@@ -200,7 +224,8 @@ final class MeshOracles: Inspector {
             if !may.contains(listener.station), listener.mayHaveWanted(topic, from: start, to: now) {
                 may.insert(listener.station)
             }
-            if listener.goneAt == .max, !must.contains(listener.station),
+            // Of groups a node lists members elsewhere only while it has none itself.
+            if listener.goneAt == .max, listener.group == nil, !must.contains(listener.station),
                 listener.wanted(topic, from: start, to: now)
             {
                 must.insert(listener.station)
@@ -227,7 +252,9 @@ final class MeshOracles: Inspector {
         let lived = { (station: Int, life: Int) in
             world.stations[station].isRunning && world.stations[station].life == life
         }
-        play.observer.judgeCompleteness(lived: lived)
+        play.observer.judgeCompleteness(lived: lived) { message, station in
+            gaveUp[message.station << 16 | station].map { $0 > message.at } ?? false
+        }
         judgeRetained(lived)
     }
 
@@ -270,9 +297,10 @@ final class MeshOracles: Inspector {
                 if messages[other].station == messages[write].station, messages[other].life == messages[write].life {
                     return true
                 }
-                let start = messages[write].at
-                return messages[other].at > start + Observer.transit
-                    && play.observer.isCalm(start, messages[other].at)
+                // Who agreed with everybody after a quiet time knew of the value.
+                let spread = messages[write].at + Observer.transit
+                return messages[other].agreedAt >= spread
+                    && play.observer.isCalm(messages[write].at, spread)
             }
         }
         if let value {
@@ -295,10 +323,10 @@ extension MeshNode {
 extension Play {
     /// A run of the mesh.
     static func mesh(
-        _ scenario: Scenario, tracing message: Int? = nil,
+        _ scenario: Scenario, sabotage: UInt32 = 0, tracing message: Int? = nil,
         log: ((UInt64, String, MeshLogLevel, String) -> Void)? = nil
     ) -> Outcome {
-        let play = Play(scenario) { play, station in MeshBrain(play, station) }
+        let play = Play(scenario, sabotage: sabotage) { play, station in MeshBrain(play, station) }
         play.logger = log
         let oracles = MeshOracles(play)
         oracles.frames.traced = message

@@ -118,7 +118,7 @@ final class Observer {
 
     /// What was owed and did not come. Called when everything is over and nothing is on its way.
     /// - Parameter lived: whether a life of a station lasted until now.
-    func judgeCompleteness(lived: (Int, Int) -> Bool) {
+    func judgeCompleteness(lived: (Int, Int) -> Bool, wasGivenUp: (Ledger.Message, Int) -> Bool) {
         for (number, message) in ledger.messages.enumerated() where !message.isDelete && !message.isRetained {
             let start = message.at - min(message.at, Self.propagation)
             let end = message.at + Self.transit
@@ -131,7 +131,7 @@ final class Observer {
                 let isOwed =
                     isCalm
                     ? listener.wanted(name, from: start, to: end)
-                    : isOwedForGood(message, name, listener, lived)
+                    : isOwedForGood(message, name, listener, lived) && !wasGivenUp(message, listener.station)
                 guard isOwed else { continue }
                 let hasCome = message.deliveries.contains { $0.listener == listener.number }
                 if let group = listener.group {

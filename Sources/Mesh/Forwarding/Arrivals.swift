@@ -6,9 +6,11 @@ final class Arrivals {
     private struct Origin {
         var epoch: UInt64 = 0
         /// By the frames' lane.
-        var lanes: [UInt8: ArrivalOrder] = [:]
+        var lanes = [ArrivalOrder](repeating: ArrivalOrder(), count: Origin.laneCount)
         /// Parts of a large event, by lane; streams have one of their own.
         var assemblies: [UInt8: [UInt8]] = [:]
+
+        static let laneCount = FrameClass.allCases.count * Forwarder.lanesPerClass
     }
 
     /// A run of the turn, or one on its way to other lanes, that a stream waits for.
@@ -27,7 +29,8 @@ final class Arrivals {
     /// Streams' parts are put together under this lane.
     private static let streamLane = UInt8.max
 
-    private unowned let node: MeshNode
+    /// It lives as long as its lane.
+    private unowned(unsafe) let node: MeshNode
     private let principal: Principal
     private let turn: Turn
     private var origins: [Origin] = []
@@ -54,7 +57,7 @@ final class Arrivals {
     /// A frame with this node among its destinations.
     /// - Parameter isCopy: its bytes do not live until the turn has been routed.
     func arrive(_ frame: DataFrame, _ mine: Destination, isCopy: Bool) {
-        guard let origin = node.nodes.node(shortID: frame.originID), node.nodes[origin].epoch == frame.originEpoch,
+        guard let origin = node.nodes.node(shortID: frame.originID), node.nodes.epoch(of: origin) == frame.originEpoch,
             mine.epochTag == Destination.tag(ofEpoch: node.epoch)
         else {
             node.counters.wrongEpoch &+= 1
@@ -73,15 +76,19 @@ final class Arrivals {
     }
 
     private func arriveDirect(_ frame: DataFrame, _ mine: Destination, from origin: NodeIndex, isCopy: Bool) {
-        let number = frame.header.lane
+        let number = frame.header.lane & UInt8(Origin.laneCount - 1)
         let isUnrest = node.now < node.forwarder.changedAt + ArrivalOrder.unrestMilliseconds
         let hasRoom = heldBytes + frame.bytes.count <= Self.maxHeldBytes
-        let missing = origins[origin].lanes[number]?.missing ?? 0
-        let verdict = origins[origin].lanes[number, default: ArrivalOrder()]
-            .judge(mine.counter, isUnrest: isUnrest, hasRoom: hasRoom)
-        node.counters.missing &+= (origins[origin].lanes[number]?.missing ?? 0) &- missing
+        let missing = origins[origin].lanes[Int(number)].missing
+        let verdict = origins[origin].lanes[Int(number)].judge(mine.counter, isUnrest: isUnrest, hasRoom: hasRoom)
+        node.counters.missing &+= origins[origin].lanes[Int(number)].missing &- missing
         switch verdict {
-        case .late: node.counters.late &+= 1
+        case .late:
+            node.counters.late &+= 1
+            #if DEBUG
+                guard node.sabotage.contains(.lateDelivered) else { return }
+                deliver(frame.sealed, from: origin, lane: number, isCopy: isCopy, nil)
+            #endif
         case .deliver:
             deliver(frame.sealed, from: origin, lane: number, isCopy: isCopy, nil)
             if !holding.isEmpty { letGo(origin, number) }
@@ -90,7 +97,7 @@ final class Arrivals {
             heldBytes += copy.count
             node.counters.held &+= 1
             let until = node.now + ArrivalOrder.holdMilliseconds
-            origins[origin].lanes[number]?.hold(mine.counter, copy, until: until)
+            origins[origin].lanes[Int(number)].hold(mine.counter, copy, until: until)
             if !holding.contains(where: { $0.origin == origin && $0.lane == number }) {
                 holding.append((origin, number))
             }
@@ -116,20 +123,19 @@ final class Arrivals {
 
     /// Held frames whose turn has come.
     private func letGo(_ origin: NodeIndex, _ number: UInt8) {
-        let before = (origins[origin].lanes[number]?.heldBytes ?? 0, origins[origin].lanes[number]?.missing ?? 0)
+        let before = (origins[origin].lanes[Int(number)].heldBytes, origins[origin].lanes[Int(number)].missing)
         defer {
-            heldBytes -= before.0 - (origins[origin].lanes[number]?.heldBytes ?? 0)
-            node.counters.missing &+= (origins[origin].lanes[number]?.missing ?? 0) &- before.1
+            heldBytes -= before.0 - origins[origin].lanes[Int(number)].heldBytes
+            node.counters.missing &+= origins[origin].lanes[Int(number)].missing &- before.1
         }
-        while hasRoom,
-            let held = origins[origin].lanes[number]?.takeHeld(now: node.now, late: &node.counters.late)
+        while hasRoom, let held = origins[origin].lanes[Int(number)].takeHeld(now: node.now, late: &node.counters.late)
         {
             held.frame.withUnsafeBytes { bytes in
                 guard let frame = DataFrame(bytes) else { return }
                 deliver(frame.sealed, from: origin, lane: number, isCopy: true, nil)
             }
         }
-        guard origins[origin].lanes[number]?.held.isEmpty ?? true else { return }
+        guard origins[origin].lanes[Int(number)].held.isEmpty else { return }
         holding.removeAll { $0.origin == origin && $0.lane == number }
     }
 
@@ -163,6 +169,12 @@ final class Arrivals {
             if let delivery { unsettled.append(Unsettled(delivery: delivery, run: turn.runCount)) }
             append(content)
         } else {
+            #if DEBUG
+                if node.sabotage.contains(.sharesForAll) {
+                    append(content)
+                    turn.runs[turn.runCount - 1].isFromMesh = false
+                }
+            #endif
             share(content, delivery)
         }
     }
@@ -237,7 +249,7 @@ final class Arrivals {
 
     /// One member of each shared group that is named here has it.
     private func share(_ content: EventContent, _ delivery: Streams.Delivery?) {
-        let own = node.nodes[NodeTable.own].shortID
+        let own = node.nodes.shortID(of: NodeTable.own)
         var run = run(content, turn.events + turn.eventCount)
         var hasMember = true
         for share in content.shares where share.shortID == own {
@@ -288,8 +300,10 @@ final class Arrivals {
     func routed(_ turn: Turn) {
         for index in 0..<turn.runCount {
             let remote = node.port.takeRemote(index)
-            let run = turn.runs[index]
-            guard run.isFromMesh, run.qos == 0, !run.isRetained, turn.outcomes[index].verdict == .routed else {
+            let run = turn.runs + index
+            guard run.pointee.isFromMesh, run.pointee.qos == 0, !run.pointee.isRetained,
+                turn.outcomes[index].verdict == .routed
+            else {
                 continue
             }
             if turn.outcomes[index].matched <= remote { node.counters.staleInterest &+= 1 }
@@ -320,14 +334,14 @@ final class Arrivals {
 
     /// A node has another life: what came from the one before is forgotten.
     func nodeChanged(_ index: NodeIndex) {
-        guard index < origins.count, origins[index].epoch != node.nodes[index].epoch else { return }
+        guard index < origins.count, origins[index].epoch != node.nodes.epoch(of: index) else { return }
         forget(index)
         origins[index] = Origin()
     }
 
     /// What was kept of an origin's former life.
     private func forget(_ index: NodeIndex) {
-        for order in origins[index].lanes.values { heldBytes -= order.heldBytes }
+        for order in origins[index].lanes { heldBytes -= order.heldBytes }
         for part in origins[index].assemblies.values { assemblyBytes -= part.count }
         holding.removeAll { $0.origin == index }
     }
@@ -338,7 +352,7 @@ final class Arrivals {
         takeReleased()
         routeTurn()
         var next = UInt64.max
-        for (origin, number) in holding { next = min(next, origins[origin].lanes[number]?.deadline ?? .max) }
+        for (origin, number) in holding { next = min(next, origins[origin].lanes[Int(number)].deadline ?? .max) }
         return next == .max ? nil : next
     }
 }

@@ -8,7 +8,8 @@ final class Departures {
     /// Sealed bytes beyond which an event is cut.
     private static let partBytes = 192 << 10
 
-    private unowned let node: MeshNode
+    /// It lives as long as its lane.
+    private unowned(unsafe) let node: MeshNode
     /// Reused from run to run.
     private var wanted: [NodeIndex] = []
     private var shares: [EventContent.Share] = []
@@ -31,7 +32,7 @@ final class Departures {
     /// Sends a run to all nodes, because it is to be retained.
     func publishEverywhere(_ run: UnsafePointer<EventRun>, on lane: Lane) -> Int {
         wanted.removeAll(keepingCapacity: true)
-        for other in 1..<max(node.nodes.count, 1) where node.nodes[other].shortID != 0 {
+        for other in 1..<max(node.nodes.count, 1) where node.nodes.shortID(of: other) != 0 {
             // Who cannot be reached compares its values when it can be again.
             if node.isReachable(other) || run.pointee.qos > 0 { wanted.append(other) }
         }
@@ -42,7 +43,9 @@ final class Departures {
         shares.removeAll(keepingCapacity: true)
         if lane.group != 0 {
             guard let key = node.router.groupKey(lane.group) else { return 0 }
-            for node in wanted { shares.append(EventContent.Share(shortID: self.node.nodes[node].shortID, key: key)) }
+            for node in wanted {
+                shares.append(EventContent.Share(shortID: self.node.nodes.shortID(of: node), key: key))
+            }
         }
         node.counters.eventsOut &+= UInt64(run.pointee.count)
         // Order holds within a lane; each publisher is in one.

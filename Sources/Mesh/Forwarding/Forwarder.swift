@@ -25,7 +25,8 @@ final class Forwarder {
         var until: UInt64
     }
 
-    private unowned let node: MeshNode
+    /// It lives as long as its lane.
+    private unowned(unsafe) let node: MeshNode
     private(set) var routes = Routes()
     /// When they changed last.
     private(set) var changedAt: UInt64 = 0
@@ -46,7 +47,7 @@ final class Forwarder {
     func branchOut(_ wanted: [NodeIndex], lane number: UInt8) {
         branchCount = 0
         for destination in wanted {
-            let shortID = node.nodes[destination].shortID
+            let shortID = node.nodes.shortID(of: destination)
             let next = routes.link(to: destination)
             guard next != 0, shortID != 0 else {
                 node.counters.noRoute &+= 1
@@ -57,7 +58,7 @@ final class Forwarder {
             sent[destination][Int(number)] &+= 1
             add(
                 Destination(
-                    shortID: shortID, epochTag: Destination.tag(ofEpoch: node.nodes[destination].epoch),
+                    shortID: shortID, epochTag: Destination.tag(ofEpoch: node.nodes.epoch(of: destination)),
                     counter: sent[destination][Int(number)]), to: next)
         }
     }
@@ -89,7 +90,7 @@ final class Forwarder {
         type: FrameType, frameClass: FrameClass, lane number: UInt8, flags: UInt8, sealed: Int,
         _ fill: (UnsafeMutableRawPointer) -> Void
     ) {
-        let own = node.nodes[NodeTable.own].shortID
+        let own = node.nodes.shortID(of: NodeTable.own)
         for index in 0..<branchCount {
             let link = branches[index].link
             let count = branches[index].destinations.count
@@ -110,12 +111,12 @@ final class Forwarder {
     func forward(_ sealed: UnsafeRawBufferPointer, flags: UInt8, lane number: UInt8, to targets: [StreamTarget]) {
         branchCount = 0
         for target in targets {
-            let shortID = node.nodes[target.node].shortID
+            let shortID = node.nodes.shortID(of: target.node)
             let next = routes.link(to: target.node)
             guard next != 0, shortID != 0 else { continue }
             add(
                 Destination(
-                    shortID: shortID, epochTag: Destination.tag(ofEpoch: node.nodes[target.node].epoch),
+                    shortID: shortID, epochTag: Destination.tag(ofEpoch: node.nodes.epoch(of: target.node)),
                     counter: target.counter), to: next)
         }
         writeBranches(
@@ -164,7 +165,7 @@ final class Forwarder {
 
     /// Splits a frame: to the next links whoever is behind them, to this node's subscriptions if it is a destination.
     private func pass(_ frame: DataFrame, from link: LinkNumber, isCopy: Bool = false) {
-        let own = node.nodes[NodeTable.own].shortID
+        let own = node.nodes.shortID(of: NodeTable.own)
         branchCount = 0
         var mine: Destination?
         var returning: [Destination] = []
@@ -181,6 +182,13 @@ final class Forwarder {
             }
             if next == link, link != 0 { returning.append(destination) } else { add(destination, to: next) }
         }
+        #if DEBUG
+            if node.sabotage.contains(.destinationsNotSplit) {
+                for branch in 0..<branchCount {
+                    branches[branch].destinations = (0..<frame.destinationCount).map { frame.destination($0) }
+                }
+            }
+        #endif
         if branchCount > 0 { passOn(frame) }
         if !returning.isEmpty { park(frame, returning, link) }
         if let mine { node.arrivals.arrive(frame, mine, isCopy: isCopy) }
@@ -203,6 +211,9 @@ final class Forwarder {
             var header = frame.header
             header.length = length
             header.timeToLive -= 1
+            #if DEBUG
+                if node.sabotage.contains(.timeToLiveKept) { header.timeToLive += 1 }
+            #endif
             header.write(to: base)
             let word = UInt16(truncatingIfNeeded: count) & 0xFFF
             base.storeBytes(of: word.littleEndian, toByteOffset: 14, as: UInt16.self)
@@ -240,10 +251,13 @@ final class Forwarder {
         link.counters.framesOut &+= 1
     }
 
+    /// Bytes that a data connection holds of what is to be sent.
+    static let socketBytes = 64 << 10
+
     /// Gives the connection what it takes: streams and direct events by turns, the rest when there is room.
     func produce(on link: MeshLink, _ conversation: MeshConversation) {
         link.isDirty = false
-        while conversation.link.unsentBytes < 64 << 10 {
+        while conversation.link.unsentBytes < Self.socketBytes {
             guard let frameClass = nextClass(link) else { return }
             let portion = frameClass == Int(FrameClass.bulk.rawValue) ? 16 << 10 : 128 << 10
             let bytes = link.queues[frameClass].next(max: portion)

@@ -60,13 +60,13 @@ final class OwnInterest {
     private static let placesPerStep = 1_024
 
     /// Takes what has changed since, some of it.
-    /// - Returns: whether there may be more.
-    func takeChanges() -> Bool {
+    /// - Returns: how much it was, and whether there may be more.
+    func takeChanges() -> (count: Int, isMore: Bool) {
         let changes = router.takeInterestChanges(max: Self.changesPerStep)
         note(changes)
         if router.takeInterestOverflow() { scan = .subscriptions(0) }
         if changes.isEmpty { scanSome() }
-        return changes.count == Self.changesPerStep || scan != nil
+        return (changes.count, changes.count == Self.changesPerStep || scan != nil)
     }
 
     /// Looks through everything: what was missed, and what should not be there any more.
@@ -142,7 +142,7 @@ final class OwnInterest {
     /// Makes deltas of what has changed, what begins first and what ends afterwards, and puts them into the log.
     /// - Returns: the deltas, complete frames.
     func makeDeltas(origin: NodeID) -> [[UInt8]] {
-        cover.work(Self.changesPerStep)
+        cover.work(Self.changesPerStep / 2)
         var begins: [Change] = []
         var absent: [Change] = []
         var ends: [Change] = []

@@ -52,6 +52,9 @@ struct Damping {
     /// Milliseconds that a link must have been up for what was before to be forgiven.
     static let stable: UInt64 = 30_000
     static let maxHold: UInt64 = 30_000
+    /// The same for a link to a neighbour that nothing else leads to: to be cut off for longer than it flaps would be
+    /// worse than its flapping.
+    static let maxHoldAlone: UInt64 = 1_000
     /// Neighbours remembered; the one that has been quiet for longest makes room.
     static let maxRecords = 256
 

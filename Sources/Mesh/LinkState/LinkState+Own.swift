@@ -84,7 +84,8 @@ extension LinkState {
             plane.log(.warning, "link \(new.link) is not used: a node has at most 64 links")
             return
         }
-        let hold = damping.hold(new.peer, epoch: plane.nodes[new.peer].epoch)
+        var hold = damping.hold(new.peer, epoch: plane.nodes[new.peer].epoch)
+        if !routes.isReachable(new.peer) { hold = min(hold, Damping.maxHoldAlone) }
         let place = adjacencies.firstIndex { $0.adjacency.link > new.link } ?? adjacencies.count
         adjacencies.insert(OwnAdjacency(adjacency: new, upSince: now, releaseAt: now + hold), at: place)
         if hold == 0 { news(now) } else { plane.wake(at: now + hold) }
@@ -128,6 +129,18 @@ extension LinkState {
         where adjacencies[place].adjacency.peer == peer && adjacencies[place].releaseAt > now {
             adjacencies[place].releaseAt = now
             news(now)
+        }
+    }
+
+    /// A link that is held back turns out to be all that leads to its neighbour.
+    func hastenAlone(_ now: UInt64) {
+        for place in adjacencies.indices where adjacencies[place].releaseAt > now {
+            let latest = max(now, adjacencies[place].upSince + Damping.maxHoldAlone)
+            guard latest < adjacencies[place].releaseAt, !routes.isReachable(adjacencies[place].adjacency.peer) else {
+                continue
+            }
+            adjacencies[place].releaseAt = latest
+            plane.wake(at: latest)
         }
     }
 

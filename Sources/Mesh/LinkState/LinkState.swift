@@ -124,6 +124,10 @@ final class LinkState {
         identity = OwnIdentity(now: startedAt)
         newcomers = TokenBucket(
             capacity: UInt64(LinkStateDatabase.maxNodes), interval: LinkStateDatabase.newcomerInterval, now: startedAt)
+        #if DEBUG
+            database.sabotage = plane.sabotage
+            database.tieKey = plane.nodes[NodeTable.own].id.low
+        #endif
         originate(startedAt)
     }
 
@@ -199,6 +203,7 @@ final class LinkState {
             new.links != routes.links || new.distances != routes.distances || new.children != routes.children
         new.version = routes.version + (hasChanged ? 1 : 0)
         routes = new
+        hastenAlone(now)
         let renumbered = assignShortIDs(now)
         if renumbered.contains(NodeTable.own) { events.shortIDChanged(nodes[NodeTable.own].shortID) }
         for node in renumbered where node != NodeTable.own { events.nodeChanged(node, isRestart: false) }

@@ -15,7 +15,8 @@ public final class MeshConversation: Conversation {
         case over
     }
 
-    unowned let node: MeshNode
+    /// It lives as long as its lane.
+    unowned(unsafe) let node: MeshNode
     let link: Link
     let isDialler: Bool
     /// What was dialled: the target's number; 0 for accepted connections.

@@ -16,10 +16,12 @@ extension MeshNode {
         let (target, dataOf) = tickets.removeValue(forKey: ticket) ?? (0, 0)
         let mesh = dataOf == 0 ? nil : self.link(dataOf)
         let entry = dials.target(target)?.entry
+        // The link of a data connection may have ended meanwhile, which is no failure of the target.
+        let isLate = dataOf != 0 && mesh == nil
         let conversation = MeshConversation(
-            node: self, link: link, dialling: entry ?? MeshSettings.LinkEntry(address: ""), target: target, dataOf: mesh
-        )
-        if entry == nil || (dataOf != 0 && mesh == nil) { conversation.end(.removed, "not wanted any more") }
+            node: self, link: link, dialling: entry ?? MeshSettings.LinkEntry(address: ""),
+            target: isLate ? 0 : target, dataOf: mesh)
+        if entry == nil || isLate { conversation.end(.removed, "not wanted any more") }
         handshakes.append(conversation)
         return conversation
     }
@@ -170,6 +172,8 @@ extension MeshNode {
             mesh.data == nil
         else { return nil }
         mesh.data = conversation
+        // What waits does so in the link's queues, where it can be chosen from and sent another way.
+        conversation.link.setNotSentLowWater(Forwarder.socketBytes)
         hello(on: mesh)
         schedule()
         return mesh

@@ -3,8 +3,8 @@
 ///
 /// What is numbered is in ``window``, in the order of the counters and without a hole; behind it, without numbers yet,
 /// what is ``waiting`` for the window to open or the destination to become reachable. The window closes for what the
-/// destination can take (``peerFrames``, ``peerBytes``) and, as in TCP with selective acknowledgements, for what the way
-/// there can carry (``congestionWindow``): losses halve it.
+/// destination can take (``peerFrames``, ``peerBytes``) and, as in TCP with selective acknowledgements, for what the
+/// way there can carry (``congestionWindow``): losses halve it.
 final class OutgoingStream {
     struct Entry {
         /// ``SpoolPosition/none`` for a void.
