@@ -172,7 +172,7 @@ public final class MeshNode {
         ]
         for next in deadlines { if let next { partDeadline = min(partDeadline, next) } }
         convergence.forget(
-            computations: linkState.counters.computations, isSettled: linkState.settleAt == nil)
+            computations: linkState.counters.computations, isSettled: areRoutesSettled)
         judgeJoining()
         finishDraining()
     }

@@ -301,7 +301,8 @@ extension MeshNode {
 
     private func announce(_ mesh: MeshLink) {
         mesh.isUp = true
-        convergence.changed(at: host.microseconds(), computations: linkState.counters.computations)
+        convergence.changed(
+            at: host.microseconds(), computations: linkState.counters.computations, rising: mesh.number)
         log(.notice, "link to \(nodes[mesh.peer].name) is up")
         linkState.adjacencyUp(
             Adjacency(

@@ -19,22 +19,26 @@ struct Convergence {
     /// When a link changed that the routes do not follow yet, in microseconds, and how often routes had been computed
     /// by then.
     private var pending: (since: UInt64, computations: UInt64)?
+    /// The link, if it has come up: routes follow when the other end tells of it, too.
+    private(set) var rising: LinkNumber?
 
     /// A link has gone down or come up.
-    mutating func changed(at time: UInt64, computations: UInt64) {
-        if pending == nil { pending = (time, computations) }
+    mutating func changed(at time: UInt64, computations: UInt64, rising link: LinkNumber? = nil) {
+        guard pending == nil else { return }
+        pending = (time, computations)
+        rising = link
     }
 
     /// There are new routes.
     mutating func settled(at time: UInt64) {
         guard let (since, _) = pending else { return }
-        pending = nil
+        (pending, rising) = (nil, nil)
         statistics.add(microseconds: time &- min(since, time))
     }
 
     /// Routes were computed and are what they were: nothing had to follow.
     mutating func forget(computations: UInt64, isSettled: Bool) {
-        if isSettled, let known = pending?.computations, computations > known { pending = nil }
+        if isSettled, let known = pending?.computations, computations > known { (pending, rising) = (nil, nil) }
     }
 }
 
@@ -120,6 +124,15 @@ extension MeshNode {
             .init("retained_taken", retained.counters.advanced), .init("retained_refused", retained.counters.refused),
             .init("session_claims", sessions.counters.claims), .init("session_bytes_sent", sessions.counters.bytesOut),
         ]
+    }
+
+    /// Whether nothing is left that could make routes follow the last change of a link.
+    var areRoutesSettled: Bool {
+        guard linkState.settleAt == nil else { return false }
+        guard let rising = convergence.rising, link(rising) != nil else { return true }
+        return linkState.node(NodeTable.own)?.links.contains {
+            LinkNumber($0.adjacency.link) == rising && $0.isTwoWay
+        } ?? true
     }
 
     // MARK: Links that go and come
