@@ -35,6 +35,7 @@ bench: .packages-build .packages-bench node ## measure beside mosquitto, the bar
 	swift build -c release --product apus-bench
 	.build/release/apus-bench run $(BENCH)
 	.build/release/apus-bench amqp $(filter --quick,$(BENCH))
+	.build/release/apus-bench mesh $(filter --quick,$(BENCH))
 
 interop: .packages-build .packages-interop node ## third-party clients against a real node
 	Interop/run.sh
@@ -86,7 +87,7 @@ node: .packages-build
 .packages-demo:
 	@scripts/packages.sh demo
 .packages-models:
-	@scripts/packages.sh models
+	@command -v java >/dev/null || scripts/packages.sh models
 
 .swift:
 	@command -v swift >/dev/null || { \

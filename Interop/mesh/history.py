@@ -105,8 +105,8 @@ class Verdict:
         share = self.lost_in_faults / max(1, self.received) * 100
         return (f"{self.received} received, lost {self.lost}, duplicated {self.duplicated}, reordered {self.reordered}"
                 + (f", invented {self.invented}" if self.invented else "")
-                + f"; at QoS 0 during faults lost {self.lost_in_faults} ({share:.3f} %), from and to the node that failed "
-                f"{self.cut_off}; excused {self.excused}"
+                + f"; at QoS 0 during faults lost {self.lost_in_faults} ({share:.3f} %), "
+                f"from and to the node that failed {self.cut_off}; excused {self.excused}"
                 + (f", repeated after a kill {self.repeated}" if self.repeated else ""))
 
     def note(self, text):
@@ -213,9 +213,10 @@ def newest(flow, time):
     return max(flow.numbers[:count], default=-1)
 
 
-def gaps(history, fault, window=4 * SECOND):
+def gaps(history, fault, window=2 * SECOND):
     """For each flow that neither begins nor ends at a node that was touched: the longest time without an event from
-    shortly before the fault until it is over; milliseconds."""
+    shortly before the fault until it is over, in milliseconds, when that began after the fault, and the flow; sorted.
+    """
     found = []
     for (name, source), flow in history.flows.items():
         ends = {history.subscribers[name].node, history.publishers[source].node}
@@ -225,7 +226,8 @@ def gaps(history, fault, window=4 * SECOND):
         last = bisect.bisect_right(flow.times, fault.end + window)
         times = flow.times[first:last]
         if len(times) > 1:
-            found.append(max(b - a for a, b in zip(times, times[1:])) / 1e6)
+            gap, began = max((b - a, a) for a, b in zip(times, times[1:]))
+            found.append((gap / 1e6, (began - fault.start) / 1e6, f"{source} -> {name}"))
     return sorted(found)
 
 
@@ -245,8 +247,7 @@ def losses(history, most=6):
                 at = publisher.sent[run]
                 fault = min(history.faults, key=lambda f: min(abs(at - f.start), abs(at - f.end)))
                 if fault.touched not in (publisher.node, history.subscribers[name].node):
-                    found.append((number - run, f"{source} -> {name}: {number - run} from {(at - fault.start) / 1e6:+.0f}"
-                                  f" ms of '{fault.name}', {(at - fault.end) / 1e6:+.0f} ms of its end"))
+                    found.append((number - run, f"{source} -> {name}: {number - run} from {where(history, at)}"))
                 run = None
     return [text for _, text in sorted(found, reverse=True)[:most]]
 

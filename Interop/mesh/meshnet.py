@@ -364,17 +364,17 @@ class Topology:
 
 class Mesh:
     """Nodes and links between them; ended with the block. `links` are pairs of names, the first dials, with options as
-    a third: {"cost": 5}."""
+    a third: {"cost": 5}. With `loopback` there are no namespaces, and every node can dial every other."""
 
     def __init__(self, names, links, *, lanes=1, join="configured", profile="standard", settings=None, extra="",
-                 mesh_id="interop"):
+                 mesh_id="interop", loopback=False):
         self.names, self.lanes, self.join, self.profile, self.id = list(names), lanes, join, profile, mesh_id
         self.settings, self.extra = settings or {}, extra
-        self.pairs = links
+        self.pairs, self.loopback = links, loopback
         self.nodes, self.links, self.relays = {}, [], {}
 
     def __enter__(self):
-        self.in_namespaces = namespaces_are_permitted()
+        self.in_namespaces = not self.loopback and namespaces_are_permitted()
         self.temporary = tempfile.mkdtemp(prefix="apus-mesh-")
         self.directory = pathlib.Path(self.temporary)
         atexit.register(self.clean)

@@ -4,6 +4,11 @@ public import Core
 ///
 /// Threading: called on the mesh's lane.
 open class MeshHost {
+    #if DEBUG
+        /// Mistakes to be made, for tests of the tests.
+        var sabotage: Sabotage = []
+    #endif
+
     /// For subclasses.
     public init() {}
     /// Dials `host:port`. When there is a connection, its conversation is ``MeshNode/dialled(_:link:on:)``; when not,

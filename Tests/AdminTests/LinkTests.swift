@@ -1,5 +1,6 @@
 import Admin
 import Foundation
+import RawHTTP
 import Synchronization
 import Testing
 import Web
@@ -12,6 +13,18 @@ private final class PaperMesh: MeshManaging {
         let links = kept.withLock { $0 }
         // As a lane would, from a thread of its own.
         Thread.detachNewThread { answer(links) }
+    }
+
+    func topology(_ answer: @escaping @Sendable (TopologyDocument) -> Void) {
+        answer(TopologyDocument(node: "stage", id: "1", mesh: "paper", state: "joined", nodes: [], links: []))
+    }
+
+    func explain(_ topic: String, _ answer: @escaping @Sendable (ExplanationDocument) -> Void) {
+        answer(ExplanationDocument(topic: topic, local: 2, nodes: [], groups: [], links: []))
+    }
+
+    func trace(_ topic: String, _ answer: @escaping @Sendable (TraceDocument) -> Void) {
+        answer(TraceDocument(topic: topic, local: 3, paths: []))
     }
 
     func addLink(to: String, name: String, cost: Int) throws(Problem) -> Bool {
@@ -67,6 +80,20 @@ private final class PaperMesh: MeshManaging {
         for method in ["GET", "PUT", "DELETE"] {
             let answer = try stage.ask(method, "/v1/mesh/links?to=a:1")
             #expect(answer.status == 409 && answer.body.contains("in no mesh"), "\(answer)")
+        }
+    }
+
+    @Test func theMeshIsSeen() throws {
+        let stage = try AdminStage(mesh: PaperMesh())
+        let topology: TopologyDocument = try stage.get("/v1/mesh/topology")
+        #expect(topology.mesh == "paper")
+        let explanation: ExplanationDocument = try stage.get("/v1/mesh/explain?topic=a/b")
+        #expect(explanation.topic == "a/b" && explanation.local == 2)
+        let trace: TraceDocument = try stage.get("/v1/mesh/trace?topic=a/b")
+        #expect(trace.topic == "a/b" && trace.local == 3)
+        let alone = try AdminStage()
+        for path in ["topology", "explain?topic=a", "trace?topic=a"] {
+            #expect(try alone.ask("GET", "/v1/mesh/\(path)").status == 409, "\(path)")
         }
     }
 

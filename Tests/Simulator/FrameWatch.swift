@@ -68,6 +68,12 @@ final class FrameOracle {
     unowned let world: World
     private var accounts: [Held: Account] = [:]
     private var crossings: [Crossing: (count: Int, last: UInt64)] = [:]
+    private struct Streamed: Hashable {
+        var message: Int
+        var shortID: UInt16
+    }
+    private var streamed: Set<Streamed> = []
+    private var resent: Set<Int> = []
     private(set) var frames = 0
     /// A message whose frames are printed.
     var traced: Int?
@@ -81,6 +87,7 @@ final class FrameOracle {
         frames += 1
         conserve(frame, from, to, origin)
         guard let message = message(of: frame) else { return }
+        if frame.header.type == FrameType.streamData.rawValue, origin == from { noteStream(frame, message) }
         if message == traced {
             let destinations = (0..<frame.destinationCount).map { frame.destination($0) }
             print(
@@ -98,6 +105,14 @@ final class FrameOracle {
             let content = EventContent(frame.sealed), content.shares.isEmpty, content.payloads.count >= 4 + Payload.size
         else { return nil }
         return Payload.number(UnsafeRawBufferPointer(rebasing: content.payloads[4..<4 + Payload.size]), isHead: true)
+    }
+
+    /// A stream that has heard nothing for too long sends again; that is no second crossing of the same transmission.
+    private func noteStream(_ frame: DataFrame, _ message: Int) {
+        for index in 0..<frame.destinationCount {
+            let shortID = frame.destination(index).shortID
+            if !streamed.insert(Streamed(message: message, shortID: shortID)).inserted { resent.insert(message) }
+        }
     }
 
     private func conserve(_ frame: DataFrame, _ from: Int, _ to: Int, _ origin: Int?) {
@@ -132,7 +147,7 @@ final class FrameOracle {
 
     /// I2: in calm times an event crosses a link at most once.
     func judgeCrossings() {
-        for (crossing, (count, last)) in crossings where count > 1 {
+        for (crossing, (count, last)) in crossings where count > 1 && !resent.contains(crossing.message) {
             let message = observer.ledger.messages[crossing.message]
             guard observer.isCalm(message.at - min(message.at, Observer.propagation), last) else { continue }
             observer.violate(

@@ -74,7 +74,12 @@ final class Arrivals {
         let isUnrest = node.now < node.forwarder.changedAt + ArrivalOrder.unrestMilliseconds
         let mayHold = isUnrest && heldBytes + frame.bytes.count <= Self.maxHeldBytes
         switch origins[origin].lanes[Int(number)].judge(mine.counter, mayHold: mayHold) {
-        case .late: node.counters.late &+= 1
+        case .late:
+            node.counters.late &+= 1
+            #if DEBUG
+                guard node.sabotage.contains(.lateDelivered) else { return }
+                deliver(frame.sealed, from: origin, lane: number, isCopy: isCopy, nil)
+            #endif
         case .deliver:
             deliver(frame.sealed, from: origin, lane: number, isCopy: isCopy, nil)
             if !holding.isEmpty { letGo(origin, number) }
@@ -149,6 +154,12 @@ final class Arrivals {
             if let delivery { unsettled.append(Unsettled(delivery: delivery, run: turn.runCount)) }
             append(content)
         } else {
+            #if DEBUG
+                if node.sabotage.contains(.sharesForAll) {
+                    append(content)
+                    turn.runs[turn.runCount - 1].isFromMesh = false
+                }
+            #endif
             share(content, delivery)
         }
     }

@@ -182,6 +182,13 @@ final class Forwarder {
             }
             if next == link, link != 0 { returning.append(destination) } else { add(destination, to: next) }
         }
+        #if DEBUG
+            if node.sabotage.contains(.destinationsNotSplit) {
+                for branch in 0..<branchCount {
+                    branches[branch].destinations = (0..<frame.destinationCount).map { frame.destination($0) }
+                }
+            }
+        #endif
         if branchCount > 0 { passOn(frame) }
         if !returning.isEmpty { park(frame, returning, link) }
         if let mine { node.arrivals.arrive(frame, mine, isCopy: isCopy) }
@@ -204,6 +211,9 @@ final class Forwarder {
             var header = frame.header
             header.length = length
             header.timeToLive -= 1
+            #if DEBUG
+                if node.sabotage.contains(.timeToLiveKept) { header.timeToLive += 1 }
+            #endif
             header.write(to: base)
             let word = UInt16(truncatingIfNeeded: count) & 0xFFF
             base.storeBytes(of: word.littleEndian, toByteOffset: 14, as: UInt16.self)
