@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""The meshes of mesh-configs: every folder is started as its files say, each node with a data directory of its own; then
-every node must reach all others, and an event must get from the first node to the last. Before that, the commands of the
-first section of docs/mesh.md. In a network namespace where that is permitted, because the ports are those of the files."""
+"""The meshes of mesh-configs: every folder is started as its files say, each node with a data directory of its own;
+then every node must reach all others, and an event must get from the first node to the last. Before that, the commands
+of the first section of docs/mesh.md. In a network namespace where that is permitted, because the ports are those of the
+files."""
 
 import ctypes
 import json

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""A second node of the mesh made of nothing but docs/wire-format.md: it shakes hands with a real one, tells of itself and
-of what it wants, takes and sends direct and guaranteed events, acknowledges, answers a probe, and reads every frame that
-comes to its last byte. So the document is not only what somebody believes.
+"""A second node of the mesh made of nothing but docs/wire-format.md: it shakes hands with a real one, tells of itself
+and of what it wants, takes and sends direct and guaranteed events, acknowledges, answers a probe, and reads every frame
+that it waits for to its last byte. So the document is not only what somebody believes.
 
 Needs nothing but Python."""
 
