@@ -18,9 +18,10 @@ import urllib.request
 
 from node import Node, check, connect_packet, main, publish_packet, read_until, subscribe_packet
 
-(INITIATE, HELLO, ADVERTISEMENT, ADVERTISEMENT_REQUEST, DELTA, DATA, STREAM_DATA, STREAM_ACK, LINK_ACK,
- BYE, TRACE, AUTHENTICATE, ADVERTISEMENT_VERSIONS, INTEREST_VERSIONS, ROUTED, TRACE_ANSWER) = (
-    1, 2, 3, 4, 5, 9, 10, 11, 13, 20, 22, 23, 24, 25, 26, 29)
+(INITIATE, HELLO, ADVERTISEMENT, ADVERTISEMENT_REQUEST, DELTA, SNAPSHOT, INTEREST_REQUEST, DATA, STREAM_DATA,
+ STREAM_ACK, STREAM_SYNC, LINK_ACK, RETAINED_DIGESTS, RETAINED_VALUES, RETAINED_REQUEST, BYE, TRACE, AUTHENTICATE,
+ ADVERTISEMENT_VERSIONS, INTEREST_VERSIONS, ROUTED, SESSION, TRACE_ANSWER) = (
+    1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 16, 17, 18, 20, 22, 23, 24, 25, 26, 28, 29)
 SECRET = "a secret of this test only"
 MASK = (1 << 64) - 1
 
@@ -110,6 +111,7 @@ class Connection:
         self.buffer = bytearray()
         self.frames = []
         self.last = {}
+        self.routed = []
         nonces = struct.unpack("<QQ", os.urandom(16))
         link = 0 if purpose else own.link
         ours = frame(INITIATE, b"apus" + bytes([1, 1]) + struct.pack("<Q", 0) + block(b"apus") + own.id
@@ -150,6 +152,8 @@ class Connection:
             length = int.from_bytes(self.buffer[:3], "little")
             self.frames.append(bytes(self.buffer[:length]))
             self.last[self.frames[-1][3]] = self.frames[-1]
+            if self.frames[-1][3] == ROUTED:
+                self.routed.append(self.frames[-1][20:])
             del self.buffer[:length]
 
     def wait(self, kind, fits=lambda _: True, seconds=5):
@@ -171,7 +175,8 @@ class Paper:
     short, link = 4711, 9
 
     def __init__(self, port):
-        self.id, self.instance = os.urandom(16), int.from_bytes(os.urandom(8), "little")
+        # The larger id: the other one leads when retained events are compared.
+        self.id, self.instance = b"\xff" * 8 + os.urandom(8), int.from_bytes(os.urandom(8), "little")
         self.epoch = 5 << 16 | 77
         self.control = Connection(port, self, 0)
         self.heard = 0
@@ -208,7 +213,15 @@ class Paper:
                                 + struct.pack("<Q", filter_hash(canonical)) + changes + canonical))
 
     def route(self, inner):
-        self.control.send(frame(ROUTED, struct.pack("<HHQ", self.their_short, self.short, self.epoch) + inner, live=24))
+        self.control.send(frame(ROUTED, self.way() + inner, live=24))
+
+    def route_bulk(self, inner):
+        whole = frame(ROUTED, self.way() + inner, 3, 24)
+        self.sent[3] += len(whole)
+        self.data.send(whole)
+
+    def way(self):
+        return struct.pack("<HHQ", self.their_short, self.short, self.epoch)
 
     def events(self, whole, kind):
         """Reads a frame of events: counter, topic, payloads, and what stands between."""
@@ -298,6 +311,68 @@ def interest_frames(paper, subscriber):
     versions.end("versions of interest")
 
 
+def whole_set(paper):
+    """All that the node wants, asked for."""
+    paper.control.send(frame(INTEREST_REQUEST, bytes([0]) + paper.control.peer
+                             + struct.pack("<Q", paper.control.epoch) + varint(0) + b"\1"))
+    part = Reader(paper.control.wait(SNAPSHOT)[8:])
+    check(part.take(16) == paper.control.peer and part.number(8) == paper.control.epoch, "whose set")
+    check(part.varint() > 0 and part.varint() == 0 and part.number(1) == 1, "a job, its first part and its last")
+    versions, said = (part.varint(), part.varint()), part.number(8)
+    check(0 < versions[0] <= versions[1], f"from version to version: {versions}")
+    check((part.varint(), part.varint(), part.varint()) == (1, 0, 0), "one filter")
+    check((part.varint(), part.number(1)) == (0, len(b"back/\0+/x") << 4), "coded in full")
+    check(part.take(len(b"back/\0+/x")) == b"back/\0+/x" and said == filter_hash(b"back/\0+/x"), "the set")
+    part.end("part of a set")
+
+
+def retained(paper):
+    """The node leads: its digest, the buckets of nothing, its listing, a request, the value, the answer."""
+    digest = Reader(paper.control.wait(RETAINED_DIGESTS, lambda x: x[8] == 0, seconds=15)[9:])
+    over_all, since = digest.number(8), digest.number(8)
+    digest.end("digest")
+    check(abs(since - time.time() * 1000) < 60_000, "since when")
+    now = int(time.time() * 1000)
+    paper.control.send(frame(RETAINED_DIGESTS, struct.pack("<BQQ", 1, 0, now) + bytes(8 * 1_024)))
+
+    def is_bulk(kind):
+        return lambda x: x[5] == 3 and x[20 + 3] == kind
+
+    listing = Reader(paper.data.wait(ROUTED, is_bulk(RETAINED_DIGESTS))[20 + 8 :])
+    check(listing.number(1) == 3 and listing.number(4) > 0, "a round")
+    check(listing.number(4) == 1 and listing.varint() == 1, "its first portion, of one bucket")
+    first, last = listing.number(8), listing.number(8)
+    check(listing.varint() == 1, "one entry")
+    topic, version, place = listing.number(8), (listing.number(8), listing.number(8)), listing.number(4)
+    listing.end("listing")
+    check(topic == hashed(b"kept/1", 0x41707573526574) and first <= topic <= last, "the hash of the topic")
+    check(topic >> 54 == first >> 54 == last >> 54, "all of a bucket")
+    mixture = folded(topic ^ 0xA0761D6478BD642F, version[0] ^ 0xE7037ED1A0B428DB)
+    check(over_all == folded(mixture ^ 0x8EBC6AF09C88C6E3, version[1] ^ 0x9E3779B97F4A7C15), "the digest is its own")
+    paper.route_bulk(frame(RETAINED_REQUEST, struct.pack("<I", 12) + varint(1)
+                           + struct.pack("<BIQI", 1, place, topic, 0), 3))
+    values = Reader(paper.data.wait(ROUTED, is_bulk(RETAINED_VALUES))[20 + 8 :])
+    check((values.number(4), values.varint(), values.number(1)) == (12, 1, 2), "one value")
+    check((values.number(8), values.number(8)) == version and values.number(8) == 0, "its version; for ever")
+    check((values.number(1), values.number(2), values.number(2)) == (1, 0, 6), "QoS, extension, topic")
+    check((values.number(4), values.number(4), values.number(4)) == (0, 4, 0), "properties, payload, offset")
+    check(values.block() == b"kept/1kept", "topic and payload")
+    values.end("value")
+
+
+def what_was_routed(paper):
+    """Frames for this node alone, whatever came of them: all of their bodies are as the document says."""
+    bodies = {STREAM_SYNC: lambda x: len(x) == 17, SESSION: is_session}
+    for inner in paper.control.routed:
+        check(int.from_bytes(inner[:3], "little") == len(inner), "the length inside")
+        check(bodies.get(inner[3], lambda _: True)(inner[8:]), f"type {inner[3]}: {inner[8:].hex()}")
+
+
+def is_session(body):
+    kind, rest = body[0], len(body) - 1
+    return {1: rest == 8 + 16 + 8, 11: rest % 24 == 0, 13: rest % 24 == 0}.get(kind, False)
+
+
 def events_come(paper, publisher):
     paper.want(b"wire/\0+")
     end = time.monotonic() + 5
@@ -346,7 +421,8 @@ def events_go(paper, subscriber):
     payloads = sorted(body.rpartition(b"back/1/x")[2] for first, body in packets if first >> 4 == 3)
     # With a packet identifier in front at QoS 1.
     check([x.lstrip(b"\0\1") for x in payloads] == [b"guaranteed", b"direct"], f"heard {payloads}")
-    said = Reader(paper.control.wait(ROUTED, lambda x: x[8 + 12 + 3] == STREAM_ACK)[8:])
+    # One that comes before the other lane has taken the event says so.
+    said = Reader(paper.control.wait(ROUTED, lambda x: x[20 + 3] == STREAM_ACK and x[20 + 8 + 16] > 0)[8:])
     check((said.number(2), said.number(2), said.number(8)) ==
           (paper.short, paper.their_short, paper.control.epoch), "from where to where")
     said.take(8)
@@ -396,9 +472,12 @@ def body():
                 client.sendall(connect_packet(name))
                 read_until(client, bytearray(), lambda all: bool(all))
             interest_frames(paper, subscriber)
+            whole_set(paper)
             events_come(paper, publisher)
             events_go(paper, subscriber)
             probe(paper, node)
+            retained(paper)
+        what_was_routed(paper)
         node.process.terminate()
         goodbye = Reader(paper.control.wait(BYE)[8:])
         check(goodbye.number(1) == 1 and goodbye.block() == b"the node is stopping", "why it ends")
