@@ -2,7 +2,7 @@
 # Installs the Debian packages that are missing, and nothing when none is.
 #
 #   scripts/packages.sh build                what the toolchain and the node's libraries need
-#   scripts/packages.sh build bench interop  more groups at once
+#   scripts/packages.sh build bench interop  more groups at once; there is also: models
 #   scripts/packages.sh --list build         only print the names
 set -eu
 
@@ -12,7 +12,9 @@ toolchain="binutils libc6-dev libcurl4 libncurses6 libsqlite3-0 libxml2 pkg-conf
 node="libssl-dev libmosquitto-dev libcurl4-openssl-dev libqpid-proton-dev"
 bench="mosquitto valgrind nginx-light wrk rabbitmq-server"
 interop="curl slowhttptest python3 python3-venv mosquitto-clients prometheus chromium chromium-driver fonts-dejavu-core \
-    nodejs python3-qpid-proton gcc python3-dev"
+    nodejs python3-qpid-proton gcc python3-dev iproute2"
+demo="curl python3 python3-qpid-proton mosquitto-clients"
+models="default-jre-headless python3 python3-venv"
 
 list_only=
 if [ "${1:-}" = --list ]; then
@@ -25,8 +27,10 @@ for group in "$@"; do
     build) wanted="$wanted $toolchain $node" ;;
     bench) wanted="$wanted $bench" ;;
     interop) wanted="$wanted $interop" ;;
+    demo) wanted="$wanted $demo" ;;
+    models) wanted="$wanted $models" ;;
     *)
-        echo "packages.sh: unknown group '$group'; there are: build bench interop" >&2
+        echo "packages.sh: unknown group '$group'; there are: build bench interop demo models" >&2
         exit 2
         ;;
     esac

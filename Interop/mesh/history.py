@@ -11,8 +11,8 @@ rules:
 4. At QoS 1 and 2 whoever was subscribed receives every event that is ok. Excused is only what one process alone held
    when it was killed: events of a killed node that had reached nobody yet, the newest ones; and what was on its way to
    a subscriber whose connection ended, again the newest ones.
-5. At QoS 0 events may get lost while something fails and shortly after, and are counted, apart those from and to a
-   node that was killed, stopped or cut off; else not.
+5. At QoS 0 events may get lost while something fails and shortly after, and while a link is taken for dead that is
+   not; they are counted, apart those from and to a node that was killed, stopped or cut off. Else not.
 
 Times are nanoseconds of the monotonic clock, which all processes of a machine share."""
 
@@ -78,6 +78,8 @@ class History:
     subscribers: dict
     flows: dict
     faults: list = field(default_factory=list)
+    # When a node took a link for dead that was not, as happens where processors are short.
+    alarms: list = field(default_factory=list)
 
 
 @dataclass
@@ -105,8 +107,8 @@ class Verdict:
         share = self.lost_in_faults / max(1, self.received) * 100
         return (f"{self.received} received, lost {self.lost}, duplicated {self.duplicated}, reordered {self.reordered}"
                 + (f", invented {self.invented}" if self.invented else "")
-                + f"; at QoS 0 during faults lost {self.lost_in_faults} ({share:.3f} %), from and to the node that failed "
-                f"{self.cut_off}; excused {self.excused}"
+                + f"; at QoS 0 during faults lost {self.lost_in_faults} ({share:.3f} %), "
+                f"from and to the node that failed {self.cut_off}; excused {self.excused}"
                 + (f", repeated after a kill {self.repeated}" if self.repeated else ""))
 
     def note(self, text):
@@ -174,6 +176,8 @@ def judge_flow(history, verdict, name, source, flow):
             continue
         if reason is not None:
             verdict.excused += 1
+        elif qos == 0 and any(alarm - 2 * BEFORE <= sent <= alarm + AFTER for alarm in history.alarms):
+            verdict.lost_in_faults += 1
         elif qos == 0 and (near := [f for f in history.faults if f.start - BEFORE <= sent <= f.end + AFTER]):
             ends = (publisher.node, subscriber.node)
             if any(f.touched in ends for f in near):
@@ -213,9 +217,10 @@ def newest(flow, time):
     return max(flow.numbers[:count], default=-1)
 
 
-def gaps(history, fault, window=4 * SECOND):
+def gaps(history, fault, window=2 * SECOND):
     """For each flow that neither begins nor ends at a node that was touched: the longest time without an event from
-    shortly before the fault until it is over; milliseconds."""
+    shortly before the fault until it is over, in milliseconds, when that began after the fault, and the flow; sorted.
+    """
     found = []
     for (name, source), flow in history.flows.items():
         ends = {history.subscribers[name].node, history.publishers[source].node}
@@ -225,7 +230,8 @@ def gaps(history, fault, window=4 * SECOND):
         last = bisect.bisect_right(flow.times, fault.end + window)
         times = flow.times[first:last]
         if len(times) > 1:
-            found.append(max(b - a for a, b in zip(times, times[1:])) / 1e6)
+            gap, began = max((b - a, a) for a, b in zip(times, times[1:]))
+            found.append((gap / 1e6, (began - fault.start) / 1e6, f"{source} -> {name}"))
     return sorted(found)
 
 
@@ -245,8 +251,7 @@ def losses(history, most=6):
                 at = publisher.sent[run]
                 fault = min(history.faults, key=lambda f: min(abs(at - f.start), abs(at - f.end)))
                 if fault.touched not in (publisher.node, history.subscribers[name].node):
-                    found.append((number - run, f"{source} -> {name}: {number - run} from {(at - fault.start) / 1e6:+.0f}"
-                                  f" ms of '{fault.name}', {(at - fault.end) / 1e6:+.0f} ms of its end"))
+                    found.append((number - run, f"{source} -> {name}: {number - run} from {where(history, at)}"))
                 run = None
     return [text for _, text in sorted(found, reverse=True)[:most]]
 

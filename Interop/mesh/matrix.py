@@ -42,7 +42,7 @@ def p1():
             load.over(fault)
             link.refuse(False)
             wait_while(1, load)
-        check_verdict(figures(load.finish(), goal=30))
+        check_verdict(figures(load.finish(), goal=30, mesh=mesh))
         print(f"    converged again after {mesh.wait() * 1000:.0f} ms")
 
 
@@ -63,7 +63,29 @@ def p2():
             load.over(fault)
             link.silence(0)
             wait_while(1, load)
-        check_verdict(figures(load.finish(), goal=600))
+        check_verdict(figures(load.finish(), goal=600, mesh=mesh))
+
+
+def p2s():
+    """Triangle, a link silent in one direction, in the other 150 ms later: its ends notice at different times."""
+    with Mesh(*TRIANGLE) as mesh:
+        mesh.wait()
+        load = everybody_to_everybody(mesh, rate=500)
+        load.start()
+        wait_while(1, load)
+        for direction in (1, 2, 1):
+            mesh.wait_routes()
+            link = mesh.link("a", "b")
+            fault = load.fault(f"silence {direction} first")
+            link.silence(direction)
+            time.sleep(0.15)
+            link.silence()
+            wait_while(2, load)
+            load.over(fault)
+            link.silence(0)
+            wait_while(1, load)
+        check_verdict(figures(load.finish(), goal=600, mesh=mesh))
+        print("    (goal for what is lost at QoS 0: 0.02 %)")
 
 
 def p3():
@@ -123,6 +145,7 @@ def p5():
         figures_before = p5_side(mesh)
         slow.set(rate=8_000)
         flood = Load(mesh)
+        fault = flood.fault("slow link")
         flood.publisher("flood", "a", "flood/x", 5_000, 0, size=200)
         flood.subscriber("drain", "b", "flood/x", ["flood"])
         flood.start()
@@ -131,9 +154,8 @@ def p5():
         during = p5_side(mesh)
         time.sleep(5)
         after = mesh["a"].resident_kilobytes()
-        flood.fault("slow link", start=1).end = time.monotonic_ns()
+        flood.over(fault)
         recorded = flood.finish(quiet=3, at_most=8)
-        recorded.faults[0].end = time.monotonic_ns()
         verdict = figures(recorded, what="slow link")
         check(verdict.duplicated == 0 and verdict.reordered == 0, str(verdict))
         check(set(mesh["a"].topology().up) == {"b", "c"}, f"a's links: {mesh['a'].topology().up}")
@@ -171,7 +193,7 @@ def p6():
             load.over(fault)
             link.refuse(False)
             wait_while(1, load)
-        check_verdict(figures(load.finish(), goal=30))
+        check_verdict(figures(load.finish(), goal=30, mesh=mesh))
         print(f"    {cycles} flaps; converged after {mesh.wait(60) * 1000:.0f} ms, damping included")
 
 
@@ -229,7 +251,7 @@ def p11():
             load.over(fault)
             link.silence(0)
             mesh.wait(30)
-        check_verdict(figures(load.finish(), goal=600))
+        check_verdict(figures(load.finish(), goal=600, mesh=mesh))
         print(f"    both ends down after {slowest * 1000:.0f} ms at most (goal 600)")
 
 
@@ -255,7 +277,9 @@ def p14():
         print(f"    connections of the link: {accepted} (2: it went on; more: it was found dead and made again)")
 
 
-SCENARIOS = {"P1": p1, "P2": p2, "P3": p3, "P4": p4, "P5": p5, "P6": p6, "P8": p8, "P11": p11, "P14": p14}
+SCENARIOS = {
+    "P1": p1, "P2": p2, "P2s": p2s, "P3": p3, "P4": p4, "P5": p5, "P6": p6, "P8": p8, "P11": p11, "P14": p14,
+}
 
 if __name__ == "__main__":
     scenario.run(SCENARIOS)

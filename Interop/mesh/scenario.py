@@ -1,7 +1,7 @@
 """What the scenarios share: running them by name, traffic between all nodes, faults in turn, a line of figures.
 
-A scenario fails on what must hold on every machine: nothing doubled, nothing reordered, nothing lost that is guaranteed,
-convergence at all. Times are printed beside their goals and never fail: machines differ."""
+A scenario fails on what must hold on every machine: nothing doubled, nothing reordered, nothing lost that is
+guaranteed, convergence at all. Times are printed beside their goals and never fail: machines differ."""
 
 import sys
 import time
@@ -27,10 +27,14 @@ def add_everybody(load, nodes, rate, qos, size=64, version=4):
         load.subscriber(f"s{qos}-{node}", node, f"load/{tag}/+", [f"p{qos}-{other}" for other in nodes], qos, version)
 
 
-def figures(recorded, goal=None, what=""):
-    """Judges a history and prints it: gaps over all faults, then what was lost, doubled, reordered."""
+def figures(recorded, goal=None, what="", mesh=None):
+    """Judges a history and prints it: gaps over all faults, then what was lost, doubled, reordered, and with `mesh`
+    the links that its nodes took down without a reason."""
+    alarms = mesh.false_alarms(recorded.faults) if mesh else []
+    recorded.alarms = [int(at * 1e9) for _, at, _ in alarms]
     verdict = history.judge(recorded)
-    found = sorted(gap for fault in recorded.faults for gap in history.gaps(recorded, fault))
+    worst = sorted(((*gap, fault.name) for fault in recorded.faults for gap in history.gaps(recorded, fault)))
+    found = [gap for gap, _, _, _ in worst]
     delay = history.latencies(recorded)
     p50, p99 = (history.percentile(found, share) for share in (0.5, 0.99))
     longest = found[-1] if found else float("nan")
@@ -40,6 +44,10 @@ def figures(recorded, goal=None, what=""):
     text += f"; delay us p50 {history.percentile(delay, 0.5):.0f} p99 {history.percentile(delay, 0.99):.0f}"
     print(text)
     print(f"    {verdict}", flush=True)
+    if alarms:
+        print(f"    links taken down for silence without a fault: {len(alarms)} {alarms[:3]}")
+    for gap, began, flow, fault in worst[-3:] if goal is not None and found and p99 > goal else ():
+        print(f"      {flow}: nothing for {gap:.0f} ms, from {began:+.0f} ms of '{fault}'")
     for line in history.losses(recorded):
         print(f"      lost at QoS 0: {line}")
     for example in verdict.examples:

@@ -51,9 +51,8 @@ final class Broker {
     /// Packets as its clients send them.
     let frames: Frames
 
-    private init(
-        kind: BrokerKind, process: Child, port: UInt16, readyMilliseconds: Double, version: ProtocolVersion
-    ) {
+    /// A process that has been started and accepts connections.
+    init(kind: BrokerKind, process: Child, port: UInt16, readyMilliseconds: Double, version: ProtocolVersion) {
         self.kind = kind
         frames = Frames(kind.isAlways5 ? .v5 : version, overWebSocket: kind.isWebSocket)
         self.process = process

@@ -1,3 +1,4 @@
+internal import CLinux
 internal import Glibc
 
 /// Publishes the messages of a circle over MQTT.

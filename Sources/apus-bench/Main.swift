@@ -18,8 +18,9 @@ struct ApusBench: ParsableCommand {
               apus-bench run --apus .build/release/apus --json figures.json
               apus-bench http                             the node's HTTP beside nginx
               apus-bench amqp                             the node's AMQP beside its engine alone
+              apus-bench mesh                             two and three nodes beside one
             """,
-        subcommands: [Run.self, HTTPBench.self, AMQPBench.self, RelayCommand.self, Load.self])
+        subcommands: [Run.self, HTTPBench.self, AMQPBench.self, MeshBench.self, RelayCommand.self, Load.self])
 }
 
 /// Measures.
@@ -149,12 +150,20 @@ struct RelayCommand: ParsableCommand {
     @Option(help: "Address on 127.0.0.1 to listen on; port 0 takes a free one.")
     var listen = "127.0.0.1:0"
 
+    @Option(help: "Port on 127.0.0.1 that each connection is carried on to, both ways, instead of to other clients.")
+    var to: UInt16?
+
     mutating func run() throws {
         guard let text = listen.split(separator: ":").last, let port = UInt16(text) else {
             throw ValidationError("--listen wants 127.0.0.1:PORT")
         }
         signal(SIGPIPE, SIG_IGN)
         raiseDescriptorLimit()
+        if let to {
+            let pipe = try Pipe(port: port, to: to)
+            say("listening on 127.0.0.1:\(pipe.port)")
+            try pipe.run()
+        }
         let relay = try Relay(port: port)
         say("listening on 127.0.0.1:\(relay.port)")
         try relay.run()

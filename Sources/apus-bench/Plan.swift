@@ -36,6 +36,8 @@ struct Plan {
     var relayable = true
     /// Connect subscriber and publisher in turn, so that a node with two lanes separates them.
     var alternate = false
+    /// What the names of its clients begin with: in a mesh no two clients may have the same.
+    var clientPrefix = ""
 
     /// Deliveries per published message, on average.
     var fanOut: Double {

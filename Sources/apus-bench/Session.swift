@@ -77,6 +77,9 @@ final class Session {
     let senderCount: Int
     let receivers: UnsafeMutablePointer<Receiver>
     let receiverCount: Int
+    /// Those that are there: all of them, unless one could not be opened.
+    private var openSenders = 0
+    private var openReceivers = 0
     /// Flow `pooled`: deliveries seen of each publisher.
     let bySource: UnsafeMutablePointer<Int>
     /// Flow `matched`: deliveries expected of the first n messages of a lap.
@@ -99,7 +102,9 @@ final class Session {
     static let longestAck = 2 + 255
     static let sideToken = Int.max >> 1
 
-    init(_ plan: Plan, _ broker: Broker) throws {
+    /// - Parameter places: the brokers of the subscribers, in their order, when they are not the publishers'; what the
+    ///   windows charge is the publishers'.
+    init(_ plan: Plan, _ broker: Broker, subscribersAt places: [Broker] = []) throws {
         self.plan = plan
         self.broker = broker
         poll = try Poll()
@@ -124,23 +129,23 @@ final class Session {
         if plan.flow == .matched { cumulative = Self.cumulative(plan) }
         if plan.alternate {
             for index in 0..<receiverCount {
-                try openReceiver(index, first)
+                try openReceiver(index, first, places.isEmpty ? broker : places[index])
                 try openSender(index, blocks[index])
             }
         } else {
-            for index in 0..<receiverCount { try openReceiver(index, first) }
+            for index in 0..<receiverCount { try openReceiver(index, first, places.isEmpty ? broker : places[index]) }
             for index in 0..<senderCount { try openSender(index, blocks[index]) }
         }
     }
 
     deinit {
-        for index in 0..<receiverCount {
+        for index in 0..<openReceivers {
             close(receivers[index].fd)
             receivers[index].carry.deallocate()
             receivers[index].acks?.deallocate()
             receivers[index].expected?.deallocate()
         }
-        for index in 0..<senderCount {
+        for index in 0..<openSenders {
             close(senders[index].fd)
             senders[index].block.bytes.deallocate()
             senders[index].carry?.deallocate()
@@ -152,13 +157,13 @@ final class Session {
         buffer.deallocate()
     }
 
-    private func openReceiver(_ index: Int, _ block: Block) throws {
+    private func openReceiver(_ index: Int, _ block: Block, _ broker: Broker) throws {
         let wanted = plan.subscribers[index]
         let fd: Int32
         if broker.kind == .relay {
             fd = try Handshake.join(port: broker.port, publisher: false, group: wanted.publisher)
         } else {
-            fd = try Handshake.open(broker, client: "sub-\(index)")
+            fd = try Handshake.open(broker, client: "\(plan.clientPrefix)sub-\(index)")
             try Handshake.subscribe(fd, wanted.filters, qos: plan.qos, broker.frames)
         }
         var receiver = Receiver(fd: fd, source: UInt64(wanted.publisher), carry: .allocate(capacity: block.frameSize))
@@ -170,6 +175,7 @@ final class Session {
         }
         if plan.qos > 0 { receiver.acks = .allocate(capacity: Self.ackRoom) }
         (receivers + index).initialize(to: receiver)
+        openReceivers += 1
         try poll.add(fd, Poll.input, token: index)
     }
 
@@ -178,7 +184,7 @@ final class Session {
         if broker.kind == .relay {
             fd = try Handshake.join(port: broker.port, publisher: true, group: plan.flow == .pooled ? 0 : index)
         } else {
-            let (descriptor, welcome) = try Handshake.connect(broker, client: "pub-\(index)")
+            let (descriptor, welcome) = try Handshake.connect(broker, client: "\(plan.clientPrefix)pub-\(index)")
             fd = descriptor
             if plan.qos > 0 { window = min(window, welcome.receiveMaximum) }
         }
@@ -187,6 +193,7 @@ final class Session {
             fd: fd, block: block, firstSubscriber: range.lowerBound, endSubscriber: range.upperBound)
         if plan.qos > 0 { sender.carry = .allocate(capacity: Self.longestAck) }
         (senders + index).initialize(to: sender)
+        openSenders += 1
         try poll.add(fd, Poll.input, token: receiverCount + index)
     }
 

@@ -57,7 +57,9 @@ func swarm(_ count: Int, from first: UInt64) throws -> Bool {
         say("\(kind): \(outcomes.map(\.scenario.seed).sorted())")
     }
     if ProcessInfo.processInfo.environment["SHRINK"] != "0" {
-        for outcomes in byKind.values { try shrink(outcomes.min { $0.scenario.seed < $1.scenario.seed } ?? outcomes[0]) }
+        for outcomes in byKind.values {
+            try shrink(outcomes.min { $0.scenario.seed < $1.scenario.seed } ?? outcomes[0])
+        }
     }
     return failed.isEmpty
 }
@@ -77,6 +79,18 @@ case "replay":
     let outcome = play(try Replay(data).scenario, isLoud: isLoud)
     say(outcome.report)
     exit(outcome.isClean ? 0 : 1)
+#if DEBUG
+    case "sabotage":
+        let wanted = arguments.dropFirst().first ?? ""
+        let seeds = UInt64(arguments.dropFirst(2).first ?? "") ?? 10
+        for planting in Planting.all where planting.name.contains(wanted) || wanted.isEmpty {
+            let outcome = planting.find(1..<seeds + 1)
+            let text = outcome.map {
+                "seed \($0.scenario.seed), \($0.violations[0].invariant): \($0.violations[0].text)"
+            }
+            say("\(planting.name): \(text ?? "NOT FOUND")")
+        }
+#endif
 default:
     let count = Int(arguments.first ?? "") ?? 100
     let first = UInt64(arguments.dropFirst().first ?? "") ?? 1

@@ -103,7 +103,9 @@ final class Publisher {
     }
 
     /// Publishes events of one run. Called within a pass.
-    func publish(topic: Int, sizes: [Int], qos: UInt8, isRetained: Bool, isDelete: Bool, _ ledger: Ledger, agreedAt: UInt64) {
+    func publish(
+        topic: Int, sizes: [Int], qos: UInt8, isRetained: Bool, isDelete: Bool, _ ledger: Ledger, agreedAt: UInt64
+    ) {
         let lane = station.lane
         guard let lane else { return }
         var numbers: [Int] = []

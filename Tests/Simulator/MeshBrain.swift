@@ -42,6 +42,9 @@ final class MeshBrain: Brain {
 
     func start(on station: Station) {
         host = Host(self)
+        #if DEBUG
+            host.sabotage = Sabotage(rawValue: play.sabotage)
+        #endif
         let scenario = play.scenario
         var settings = MeshSettings()
         settings.listen = Self.address(station.index, 0)
@@ -61,7 +64,8 @@ final class MeshBrain: Brain {
         let disk = play.disks[station.index]
         let identity = MeshIdentity(
             id: NodeID(high: disk.idHigh, low: disk.idLow),
-            epoch: disk.epochCounter << 16 | host.random() & 0xFFFF, instance: host.random(),
+            epoch: play.keepsEpoch ? 1 << 16 : disk.epochCounter << 16 | host.random() & 0xFFFF,
+            instance: host.random(),
             shortID: disk.shortID, name: station.name)
         node = MeshNode(settings, identity, router: station.router, lane: station.lane, host: host)
     }

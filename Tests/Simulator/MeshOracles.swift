@@ -297,9 +297,10 @@ final class MeshOracles: Inspector {
                 if messages[other].station == messages[write].station, messages[other].life == messages[write].life {
                     return true
                 }
-                let start = messages[write].at
-                return messages[other].at > start + Observer.transit
-                    && play.observer.isCalm(start, messages[other].at)
+                // Who agreed with everybody after a quiet time knew of the value.
+                let spread = messages[write].at + Observer.transit
+                return messages[other].agreedAt >= spread
+                    && play.observer.isCalm(messages[write].at, spread)
             }
         }
         if let value {
@@ -322,10 +323,10 @@ extension MeshNode {
 extension Play {
     /// A run of the mesh.
     static func mesh(
-        _ scenario: Scenario, tracing message: Int? = nil,
+        _ scenario: Scenario, sabotage: UInt32 = 0, tracing message: Int? = nil,
         log: ((UInt64, String, MeshLogLevel, String) -> Void)? = nil
     ) -> Outcome {
-        let play = Play(scenario) { play, station in MeshBrain(play, station) }
+        let play = Play(scenario, sabotage: sabotage) { play, station in MeshBrain(play, station) }
         play.logger = log
         let oracles = MeshOracles(play)
         oracles.frames.traced = message

@@ -13,7 +13,9 @@ final class Cable {
     var jitter: UInt64
     /// Bytes a second; 0 for as many as there are.
     var rate: Int {
-        didSet { if rate != oldValue { for connection in connections { connection.wires.forEach { $0.rateChanged() } } } }
+        didSet {
+            if rate != oldValue { for connection in connections { connection.wires.forEach { $0.rateChanged() } } }
+        }
     }
     /// By the side that sends: nothing gets through, and nobody is told.
     private(set) var isSilent = [false, false]

@@ -1,11 +1,14 @@
 import Core
-import Mesh
+
+@testable import Mesh
 
 /// A scenario being played: stations, members and faults over a world, and what the observer has to say.
 final class Play {
     let scenario: Scenario
     let world: World
     let observer: Observer
+    /// Mistakes that the nodes make: ``Sabotage``, in debug builds.
+    let sabotage: UInt32
     let makeBrain: (Play, Station) -> any Brain
     private(set) var members: [Member] = []
     private(set) var isHealed = false
@@ -19,8 +22,9 @@ final class Play {
     /// Publishing has ended.
     private(set) var isQuiet = false
 
-    init(_ scenario: Scenario, makeBrain: @escaping (Play, Station) -> any Brain) {
+    init(_ scenario: Scenario, sabotage: UInt32 = 0, makeBrain: @escaping (Play, Station) -> any Brain) {
         self.scenario = scenario
+        self.sabotage = sabotage
         self.makeBrain = makeBrain
         let world = World(seed: scenario.seed)
         self.world = world
@@ -28,6 +32,9 @@ final class Play {
         disks = (0..<scenario.nodes).map { Disk($0, world.randomness.split(4, $0)) }
         var limits = Limits()
         limits.maxSubscriptionsPerSession = 10_000
+        #if DEBUG
+            if Sabotage(rawValue: sabotage).contains(.tombstonesDropped) { limits.maxTombstones = 0 }
+        #endif
         world.stations = (0..<scenario.nodes).map { Station(world, index: $0, limits: limits) }
         for spec in scenario.cables {
             let cable = Cable(
@@ -50,6 +57,15 @@ final class Play {
             world.plan(.fault(number, begins: false), at: UInt64(min(fault.at + fault.length, scenario.heal)) * 1_000)
         }
         world.plan(at: UInt64(scenario.heal) * 1_000) { [unowned self] in heal() }
+    }
+
+    /// Whether processes start with the epoch they had before.
+    var keepsEpoch: Bool {
+        #if DEBUG
+            return Sabotage(rawValue: sabotage).contains(.epochKept)
+        #else
+            return false
+        #endif
     }
 
     /// Stations that take part.

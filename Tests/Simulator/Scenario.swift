@@ -1,7 +1,7 @@
 /// What a run consists of, apart from chance: nodes, cables, faults and load. Made from a seed, made smaller by
 /// shrinking, kept as a file to be replayed.
 struct Scenario: Codable, Equatable {
-    enum Shape: String, Codable, CaseIterable { case line, ring, star, full, random, regions, bridges }
+    enum Shape: String, Codable, CaseIterable { case line, ring, star, full, random, regions, bridges, grid }
 
     struct CableSpec: Codable, Equatable {
         var a: Int
@@ -128,13 +128,16 @@ extension Scenario {
         var nodes = 3...8
         var active = 4_000...16_000
         var maxFaults = 10
+        /// Nil for a few of all.
+        var kinds: [Fault.Kind]?
+        var shapes = Shape.allCases
         static let unit = Size()
     }
 
     /// The scenario of a seed.
     init(seed: UInt64, size: Size = .unit) {
         var randomness = Randomness(seed: seed).split(10)
-        let shape = randomness.pick(Shape.allCases)
+        let shape = randomness.pick(size.shapes)
         let nodes = randomness.between(size.nodes)
         let active = randomness.between(size.active)
         self.init(
@@ -151,7 +154,7 @@ extension Scenario {
         load.large = randomness.pick([0, 0, 1, 5])
         profile = randomness.pick(["standard", "standard", "fast"])
         joinsFully = randomness.chance(0.15)
-        faults = makeFaults(&randomness, maxFaults: size.maxFaults, active: active)
+        faults = makeFaults(&randomness, size, active: active)
     }
 
     // MARK: Topologies
@@ -178,6 +181,12 @@ extension Scenario {
             for a in half..<nodes { for b in half..<a { add(a, b) } }
             add(0, half)
             add(half - 1, nodes - 1)
+        case .grid:
+            // Rows of three: many paths are equally long.
+            for node in 1..<nodes {
+                if node % 3 != 0 { add(node - 1, node) }
+                if node >= 3 { add(node - 3, node) }
+            }
         case .bridges:
             // Triangles in a row, each hanging on the one before by one cable.
             for node in 1..<nodes {
@@ -199,12 +208,13 @@ extension Scenario {
 
     // MARK: Faults
 
-    private func makeFaults(_ randomness: inout Randomness, maxFaults: Int, active: Int) -> [Fault] {
+    private func makeFaults(_ randomness: inout Randomness, _ size: Size, active: Int) -> [Fault] {
         // Swarm testing: every seed has a few kinds only, so that one does not hide another.
         var kinds = Fault.Kind.allCases
         for index in kinds.indices.reversed() { kinds.swapAt(index, randomness.below(index + 1)) }
-        kinds = Array(kinds.prefix(randomness.between(1...5)))
-        let count = randomness.below(maxFaults + 1)
+        kinds = size.kinds ?? Array(kinds.prefix(randomness.between(1...5)))
+        guard !kinds.isEmpty else { return [] }
+        let count = randomness.below(size.maxFaults + 1)
         return (0..<count).map { _ in
             makeFault(randomness.pick(kinds), at: Scenario.calmStart + randomness.below(active), &randomness)
         }.sorted { ($0.at, $0.target) < ($1.at, $1.target) }

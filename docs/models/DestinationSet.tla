@@ -76,8 +76,8 @@ Init ==
   /\ crossings = [m \in 1..Messages |-> 0] /\ salvages = 0
 
 -----------------------------------------------------------------------------
-(* Node n passes the set `dests` on: `hop` gives each entry a neighbour, or n itself for "no route". Frames that would *)
-(* have no time left are not sent. *)
+(* Node n passes the set `dests` on: `hop` gives each entry a neighbour, or n itself for "no route". Frames that *)
+(* would have no time left are not sent. *)
 (* `round` counts salvages: frames of one round differ, so a set of frames is enough. *)
 Copies(n, message, epoch, dests, ttl, hop, round) ==
   LET hops == {hop[d] : d \in dests} \ {n}
@@ -136,8 +136,8 @@ Arrive(f) ==
       rest == IF KeepSelf THEN f.dests ELSE f.dests \ own
   IN /\ UNCHANGED salvages
      /\ \E hop \in [rest -> Nodes] :
-          Forward(n, f.message, f.epoch, rest, IF NoDecrement THEN f.ttl ELSE f.ttl - 1, hop, f.round, frames \ {f}, kept,
-                  {e.node : e \in own}, {})
+          Forward(n, f.message, f.epoch, rest, IF NoDecrement THEN f.ttl ELSE f.ttl - 1, hop, f.round,
+                  frames \ {f}, kept, {e.node : e \in own}, {})
      /\ IF own = {} THEN UNCHANGED <<delivered, last, held>>
         ELSE LET entry == CHOOSE e \in own : TRUE IN Take(n, f, entry)
      /\ UNCHANGED <<sent, counters, seenTag, originEpoch, life, known>>
@@ -153,8 +153,8 @@ GiveUp(d) ==
   /\ UNCHANGED <<frames, kept, sent, counters, seenTag, originEpoch, life, known, ended, again, crossings,
                  salvages>>
 
-(* A link breaks with this frame unacknowledged: it may be lost, still come out of a buffer (the frame stays), or have *)
-(* arrived before. Its sender sends it again. *)
+(* A link breaks with this frame unacknowledged: it may be lost, still come out of a buffer (the frame stays), or *)
+(* have arrived before. Its sender sends it again. *)
 Salvage(k) ==
   /\ salvages < Salvages /\ k \in kept
   /\ salvages' = salvages + 1
@@ -162,7 +162,8 @@ Salvage(k) ==
        /\ isLost => k \in frames
        /\ \E hop \in [k.dests -> Nodes] :
             Forward(k.from, k.message, k.epoch, k.dests, k.ttl, hop, salvages + 1,
-                    IF isLost THEN frames \ {k} ELSE frames, kept \ {k}, IF isLost THEN {d.node : d \in k.dests} ELSE {}, {d.node : d \in k.dests})
+                    IF isLost THEN frames \ {k} ELSE frames, kept \ {k},
+                    IF isLost THEN {d.node : d \in k.dests} ELSE {}, {d.node : d \in k.dests})
   /\ UNCHANGED <<sent, counters, seenTag, originEpoch, life, last, held, known, delivered>>
 
 (* New lives. The links' tails and other nodes' memories still hold frames of the old ones. *)

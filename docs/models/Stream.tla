@@ -26,7 +26,7 @@ CONSTANTS
   Window,          \* how many may be on their way
   OriginStarts,    \* how often the origin may be started anew
   DestStarts,      \* how often the destination may be
-  CanLose,         \* frames may be lost in the channel: TRUE when liveness is checked, else not looked at is lost
+  CanLose,         \* frames get lost: for liveness; else a frame that is never looked at is lost
   \* Mutants: each FALSE in the protocol, and TRUE must make a property fail.
   NoEpochs,        \* frames and acknowledgements of former lives count
   NoDeduplication, \* a number that has been taken is taken again
@@ -52,7 +52,8 @@ VARIABLES
   queue,       \* what the queue has taken: <<event, flagged>>
   channel      \* frames on their way
 
-vars == <<published, originEpoch, seen, spool, base, gone, suspects, destEpoch, known, taken, settling, held, queue, channel>>
+vars == <<published, originEpoch, seen, spool, base, gone, suspects, destEpoch, known, taken, settling, held, queue,
+          channel>>
 origin == <<published, originEpoch, seen, spool, base, gone, suspects>>
 dest == <<destEpoch, known, taken, settling, held, queue>>
 

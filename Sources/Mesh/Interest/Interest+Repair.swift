@@ -145,7 +145,7 @@ extension Interest {
     func askAgain() -> UInt64 {
         var next = UInt64.max
         for case let set? in sets where !set.isLeaving {
-            if set.unreachableSince != 0 { next = min(next, set.unreachableSince + Self.unreachableMilliseconds) }
+            if set.unreachableSince != 0 { next = min(next, set.unreachableSince + unreachablePatience) }
             if let intake = set.intake {
                 let due = intake.heardAt + 3 * Self.retryMilliseconds
                 if due > plane.now {

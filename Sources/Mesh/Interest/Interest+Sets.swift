@@ -321,7 +321,7 @@ extension Interest {
         var isMore = false
         for node in sets.indices {
             guard let set = sets[node] else { continue }
-            if set.unreachableSince != 0, plane.now >= set.unreachableSince + Self.unreachableMilliseconds {
+            if set.unreachableSince != 0, plane.now >= set.unreachableSince + unreachablePatience {
                 leave(set)
             }
             guard let cursor = set.sweep else { continue }

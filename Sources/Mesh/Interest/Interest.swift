@@ -67,6 +67,13 @@ final class Interest {
     static let repairMilliseconds: UInt64 = 1_000
     /// For how long the set of a node that cannot be reached is kept.
     static let unreachableMilliseconds: UInt64 = 30_000
+    /// The same, unless a mistake is planted.
+    var unreachablePatience: UInt64 {
+        #if DEBUG
+            if plane.sabotage.contains(.interestForgotten) { return 0 }
+        #endif
+        return Self.unreachableMilliseconds
+    }
     /// Changes of other nodes applied in one go: about a millisecond.
     static let changesPerStep = 1_024
     /// Changes that wait to be applied at most; what comes then is dropped and asked for later.
@@ -221,6 +228,9 @@ final class Interest {
 
     /// A neighbour's hello says what it has.
     func heard(digest: UInt64, on link: LinkNumber) {
+        #if DEBUG
+            if plane.sabotage.contains(.interestNotRepaired) { return }
+        #endif
         guard var neighbour = neighbours[link] else { return }
         neighbour.mismatches = digest == self.digest ? 0 : neighbour.mismatches + 1
         neighbours[link] = neighbour
@@ -290,6 +300,9 @@ final class Interest {
         isTelling = false
         let frames = own.makeDeltas(origin: plane.nodes[NodeTable.own].id)
         if !frames.isEmpty { digestChanged() }
+        #if DEBUG
+            if plane.sabotage.contains(.deltasLost), plane.random() & 3 == 0 { return hasMore ? now + 1 : nil }
+        #endif
         for link in routes.children(of: NodeTable.own) { for frame in frames { send(frame, on: link) } }
         counters.deltasSent += frames.count
         return hasMore || own.hasWork ? now + 1 : nil

@@ -124,6 +124,10 @@ final class LinkState {
         identity = OwnIdentity(now: startedAt)
         newcomers = TokenBucket(
             capacity: UInt64(LinkStateDatabase.maxNodes), interval: LinkStateDatabase.newcomerInterval, now: startedAt)
+        #if DEBUG
+            database.sabotage = plane.sabotage
+            database.tieKey = plane.nodes[NodeTable.own].id.low
+        #endif
         originate(startedAt)
     }
 

@@ -86,8 +86,17 @@ struct LinkStateDatabase {
     /// Whether a further node has room.
     var hasRoom: Bool { present.count < Self.maxNodes }
 
+    #if DEBUG
+        var sabotage: Sabotage = []
+        /// Different in every node; for ``Sabotage/tieOfItsOwn``.
+        var tieKey: UInt64 = 0
+    #endif
+
     func freshness(_ version: AdvertisementVersion, of node: NodeIndex?) -> Freshness {
         guard let node, let known = self[node]?.advertisement.head.version else { return .newer }
+        #if DEBUG
+            if sabotage.contains(.epochIgnored), version.sequence < known.sequence { return .older }
+        #endif
         return version == known ? .same : known < version ? .newer : .older
     }
 
@@ -168,10 +177,15 @@ struct LinkStateDatabase {
                 guard entry.usable >> UInt64(place) & 1 != 0, let (cost, vertex) = twoWay(entry, place, vertices)
                 else { continue }
                 let adjacency = entry.advertisement.adjacencies[place]
+                #if DEBUG
+                    let tie = entry.ties[place] ^ (sabotage.contains(.tieOfItsOwn) ? tieKey >> 16 : 0)
+                #else
+                    let tie = entry.ties[place]
+                #endif
                 graph.append(
                     LinkGraph.Edge(
                         target: vertex, link: adjacency.link, remoteLink: adjacency.remoteLink, cost: cost + drain,
-                        tie: entry.ties[place]))
+                        tie: tie))
             }
         }
         return graph

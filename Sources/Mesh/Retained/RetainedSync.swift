@@ -198,6 +198,9 @@ final class RetainedSync {
         }
         if peer.compareAt <= plane.now {
             peer.compareAt = plane.now + Time.interval
+            #if DEBUG
+                if plane.sabotage.contains(.retainedNotCompared) { return }
+            #endif
             if !peer.isComparing, peer.comparison == nil { sendDigest(.digest, to: peer) }
         }
         if let pull = peer.pull, pull.deadline <= plane.now { repeatPull(pull, peer) }

@@ -53,6 +53,13 @@ extension Streams {
             stream.hastenedAt = plane.now
             isUrgent = true
         }
+        #if DEBUG
+            if plane.sabotage.contains(.streamDoubled), case .duplicate = arrival {
+                return .deliver(
+                    Delivery(
+                        origin: stream.origin, counter: UInt64(destination.counter), generation: stream.generation))
+            }
+        #endif
         let answer = translate(arrival, stream)
         releaseFrames(of: stream)
         if isUrgent { acknowledge(stream) } else { acknowledgeLater(stream) }

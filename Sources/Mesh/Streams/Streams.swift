@@ -170,6 +170,9 @@ final class Streams {
     /// Makes sure that a stream's numbers belong to the present life of its destination.
     private func refresh(_ stream: OutgoingStream) {
         let epoch = plane.nodes[stream.node].epoch
+        #if DEBUG
+            if plane.sabotage.contains(.streamNotRenumbered) { return }
+        #endif
         if stream.epoch != epoch { counters.renumbered += stream.restart(epoch: epoch) }
     }
 
@@ -183,6 +186,9 @@ final class Streams {
         while let index = stream.resendNext(now: now) {
             if isExpired(stream.window[index], now) { expire(stream.void(index), stream) }
             counters.framesResent += 1
+            #if DEBUG
+                if plane.sabotage.contains(.streamForgotten) { continue }
+            #endif
             forward(stream.window[index], counter: stream.base + UInt64(index), to: stream.node)
         }
         while let first = stream.waiting.first {
