@@ -2,7 +2,7 @@
 /// connections that it dials, time, chance, a place on the disk and a log, and carries to it what an operator wants.
 import Admin
 import Core
-import Dispatch
+import Foundation
 import Glibc
 import Logging
 import Mesh
