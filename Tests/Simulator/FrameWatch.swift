@@ -150,7 +150,8 @@ final class FrameOracle {
             guard observer.isCalm(message.at - min(message.at, Observer.propagation), last) else { continue }
             observer.violate(
                 "I2",
-                "message \(observer.describe(crossing.message)) crossed n\(crossing.from)-n\(crossing.to) \(count) times"
+                "message \(observer.describe(crossing.message)) crossed n\(crossing.from)-n\(crossing.to) "
+                    + "\(count) times"
             )
         }
     }
