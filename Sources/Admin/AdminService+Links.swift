@@ -1,3 +1,4 @@
+public import Core
 public import Web
 
 /// What the management interface asks of the mesh. Answers may come on any thread.
@@ -8,6 +9,8 @@ public protocol MeshManaging: Sendable {
     func explain(_ topic: String, _ answer: @escaping @Sendable (ExplanationDocument) -> Void)
     /// Sends a probe the way an event of a topic would take; answers after a second at most.
     func trace(_ topic: String, _ answer: @escaping @Sendable (TraceDocument) -> Void)
+    /// Topics that were active lately on any node; answers after a second at most.
+    func topics(_ filter: TopicFilter, limit: Int, _ answer: @escaping @Sendable (MeshTopicsDocument) -> Void)
     /// The node's links.
     func links(_ answer: @escaping @Sendable ([LinkDocument]) -> Void)
     /// Dials a node from now on.

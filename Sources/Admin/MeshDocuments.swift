@@ -254,3 +254,51 @@ public struct TraceDocument: Codable, Sendable, Equatable {
         self.paths = paths
     }
 }
+
+/// `GET /v1/mesh/topics`: topics that were active lately.
+public struct MeshTopicsDocument: Codable, Sendable, Equatable {
+    /// A node that remembers a topic.
+    public struct Place: Codable, Sendable, Equatable {
+        /// Its name.
+        public var node: String
+        /// Whether a publisher of it published to the topic.
+        public var published: Bool
+        /// Its subscriptions that matched.
+        public var subscriptions: Int
+
+        /// Makes an entry.
+        public init(node: String, published: Bool, subscriptions: Int) {
+            self.node = node
+            self.published = published
+            self.subscriptions = subscriptions
+        }
+    }
+
+    /// A topic.
+    public struct Topic: Codable, Sendable, Equatable {
+        /// Its text.
+        public var topic: String
+        /// Where it was active.
+        public var nodes: [Place]
+
+        /// Makes an entry.
+        public init(topic: String, nodes: [Place]) {
+            self.topic = topic
+            self.nodes = nodes
+        }
+    }
+
+    /// The first in the order of their bytes.
+    public var topics: [Topic]
+    /// Whether there are more.
+    public var truncated: Bool
+    /// Nodes that did not answer within a second.
+    public var noAnswer: [String]
+
+    /// Makes the answer.
+    public init(topics: [Topic], truncated: Bool, noAnswer: [String]) {
+        self.topics = topics
+        self.truncated = truncated
+        self.noAnswer = noAnswer
+    }
+}

@@ -13,6 +13,7 @@ public enum Metrics {
         queues(node, &text)
         lanes(node, &text)
         latency(node.latency, &text)
+        if let mesh = node.mesh { self.mesh(mesh, &text) }
         process(node, &text)
         return text.text
     }

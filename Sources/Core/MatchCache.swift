@@ -22,7 +22,8 @@ final class MatchCache {
         var matched: Int32
         /// Whose turn it is in every group.
         var cursor: UInt32
-        private var reserved: UInt32 = 0
+        /// Whether it was looked up for a publisher of this node (1), for another node (2), or both.
+        var sources: UInt32 = 0
 
         init(block: UnsafeMutableRawPointer, capacity: Int) {
             generation = 0
@@ -163,6 +164,7 @@ final class MatchCache {
         entry.pointee.topicLength = Int32(count)
         entry.pointee.generation = 0
         entry.pointee.serial = nextSerial
+        entry.pointee.sources = 0
         // Each topic begins with another member, so that groups of many topics are in balance as well.
         entry.pointee.cursor = UInt32(truncatingIfNeeded: hash >> 32)
         nextSerial += 1

@@ -33,6 +33,10 @@ public struct RecentTopics: Sendable {
         public var bytes: [UInt8]
         /// How many subscriptions matched it when it was last looked up.
         public var matched: Int
+        /// Those of them that are of this node; the others are nodes that want it.
+        public var local: Int
+        /// Whether somebody published to it on this node; otherwise it came from another one.
+        public var isPublishedHere: Bool
         /// When that was, in changes of the router's subscriptions.
         public var generation: UInt64
     }
@@ -44,6 +48,23 @@ public struct RecentTopics: Sendable {
 
     /// Nothing, and nothing more to look at.
     public init() {}
+}
+
+extension MatchCache.Entry {
+    /// Subscriptions that matched, without those that stand for other nodes.
+    fileprivate func localMatches(mesh: UInt64) -> Int {
+        var remote = 0
+        for index in 0..<Int(targetCount) where targets[index].address.packed == mesh {
+            remote += Int(targets[index].identifierCount)
+        }
+        var start = 0
+        for group in 0..<Int(groupCount) {
+            let end = Int(groupEnds[group])
+            if (start..<end).allSatisfy({ members[$0].address.packed == mesh }) { remote += 1 }
+            start = end
+        }
+        return max(0, Int(matched) - remote)
+    }
 }
 
 extension Lane {
@@ -60,11 +81,13 @@ extension Lane {
     ) -> RecentTopics {
         var found = RecentTopics()
         var left = bytes
+        let mesh = router.meshAddress.packed
         found.next = cache(for: router).forEachEntry(from: start, count: places) { topic, entry in
             guard filter.matches(topic) else { return true }
             found.topics.append(
                 RecentTopics.Topic(
-                    bytes: Array(topic), matched: Int(entry.matched), generation: entry.generation))
+                    bytes: Array(topic), matched: Int(entry.matched), local: entry.localMatches(mesh: mesh),
+                    isPublishedHere: entry.sources & 1 != 0, generation: entry.generation))
             left -= topic.count
             return left > 0
         }

@@ -263,6 +263,8 @@ public final class Router: @unchecked Sendable {
             return outcome
         }
         outcome.matched = entry.pointee.matched
+        let source: UInt32 = run.pointee.isFromMesh ? 2 : 1
+        if entry.pointee.sources & source == 0 { entry.pointee.sources |= source }
         lane.runToken = 0
         lane.held = 0
         lane.identifiers = UnsafePointer(entry.pointee.identifiers)

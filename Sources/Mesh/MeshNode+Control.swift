@@ -22,7 +22,11 @@ extension MeshNode: ControlPlane {
         }
     }
 
-    func wake(at time: UInt64) { alarm.at = min(alarm.at, max(time, now)) }
+    func wake(at time: UInt64) {
+        // Also for when the alarm is set anew before it has rung.
+        partDeadline = min(partDeadline, time)
+        alarm.at = min(alarm.at, max(time, now))
+    }
 
     // MARK: Frames for other nodes
 
@@ -103,6 +107,8 @@ extension MeshNode: ControlPlane {
             problem = retained.receive(type, &reader, fromNode: origin)
         case .session: problem = sessions.receive(type, &reader, from: origin)
         case .traceAnswer: problem = probes.answered(&reader, from: origin)
+        case .inquiry: problem = inquiries.asked(&reader, by: origin)
+        case .inquiryAnswer: problem = inquiries.answered(&reader, from: origin)
         default: problem = "\(type) is not for nodes far away"
         }
         _ = reader.rest()
@@ -148,6 +154,7 @@ extension MeshNode: LinkStateEvents {
         interest.routesChanged(routes)
         streams.routesChanged(routes)
         sessions.routesChanged(routes)
+        convergence.settled(at: host.microseconds())
     }
 
     func nodeChanged(_ node: NodeIndex, isRestart: Bool) {

@@ -50,6 +50,7 @@ public final class MeshNode {
     private(set) var forwarder: Forwarder!
     private(set) var arrivals: Arrivals!
     private(set) var probes: Probes!
+    private(set) var inquiries: Inquiries!
     private(set) var linkState: LinkState!
     private(set) var interest: Interest!
     private(set) var streams: Streams!
@@ -72,6 +73,9 @@ public final class MeshNode {
     var nextTicket = 1
     /// What has been counted.
     var counters = MeshCounters()
+    /// Links that are not there any more, the one that went first at the front.
+    var gone: [GoneLink] = []
+    var convergence = Convergence()
 
     /// Whether it has taken over what its neighbours know, or found that it has none.
     public private(set) var isJoined = false
@@ -114,6 +118,7 @@ public final class MeshNode {
         forwarder = Forwarder(self)
         arrivals = Arrivals(self)
         probes = Probes(self)
+        inquiries = Inquiries(self)
         var own = LinkStateSettings(name: identity.name)
         own.addresses = settings.advertise
         own.isTransit = settings.isTransit
@@ -155,22 +160,25 @@ public final class MeshNode {
             isTicking = false
             schedule()
         }
+        partDeadline = .max
         tickLinks()
         learnTargets()
         if drainingSince == nil { dialDue() }
-        partDeadline = .max
         let deadlines = [
             linkState.tick(), interest.tick(), streams.tick(), retained.tick(), sessions.tick(), forwarder.tick(),
-            probes.tick(),
+            probes.tick(), inquiries.tick(),
             // Last: what the others have brought is routed here.
             arrivals.tick(),
         ]
         for next in deadlines { if let next { partDeadline = min(partDeadline, next) } }
+        convergence.forget(
+            computations: linkState.counters.computations, isSettled: areRoutesSettled)
         judgeJoining()
         finishDraining()
     }
 
-    private var partDeadline = UInt64.max
+    /// When a part has something to do, as it has said.
+    var partDeadline = UInt64.max
 
     /// Sets the alarm to the first deadline.
     func schedule() {

@@ -5,11 +5,28 @@ import Core
 final class MeshPort: Port {
     unowned(unsafe) var node: MeshNode!
 
+    /// For each run of a turn that came from another node, how many others want it as well: the origin has sent it
+    /// to them.
+    private var remotes = [Int32](repeating: 0, count: Turn.runCapacity)
+
     init() { super.init(takesPacked: false) }
+
+    /// The count of a run that has been routed.
+    @inline(__always)
+    func takeRemote(_ index: Int) -> Int32 {
+        let count = remotes[index]
+        if count != 0 { remotes[index] = 0 }
+        return count
+    }
 
     override func deliver(_ run: UnsafePointer<EventRun>, _ target: UnsafePointer<Target>, on lane: Lane) -> Int {
         // What came from another node has been sent wherever it is wanted by the node that took it from its publisher.
-        if run.pointee.isFromMesh || run.pointee.topicBytes[0] == UInt8(ascii: "$") { return 0 }
+        if run.pointee.isFromMesh {
+            let index = run - UnsafePointer(lane.turn.runs)
+            if index >= 0, index < remotes.count { remotes[index] = Int32(target.pointee.identifierCount) }
+            return 0
+        }
+        if run.pointee.topicBytes[0] == UInt8(ascii: "$") { return 0 }
         if run.pointee.isRetained {
             // It comes twice: as whoever wants it, which all nodes are, and then once for all of them.
             guard target.pointee.options.contains(.everywhere) else { return 0 }

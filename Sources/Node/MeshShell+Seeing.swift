@@ -12,6 +12,28 @@ extension MeshShell {
         }
     }
 
+    /// What the mesh counts; nil before it has begun.
+    func statistics(_ answer: @escaping @Sendable (MeshStatistics?) -> Void) {
+        reactor.lanes.call(Self.lane) { answer(MeshNode.of($0)?.statistics()) }
+    }
+
+    func topics(_ filter: TopicFilter, limit: Int, _ answer: @escaping @Sendable (MeshTopicsDocument) -> Void) {
+        reactor.lanes.call(Self.lane) { lane in
+            MeshNode.of(lane)?.topics(filter, limit: limit) { found in
+                answer(
+                    MeshTopicsDocument(
+                        topics: found.topics.map { topic in
+                            MeshTopicsDocument.Topic(
+                                topic: topic.topic,
+                                nodes: topic.places.map {
+                                    MeshTopicsDocument.Place(
+                                        node: $0.node, published: $0.isPublished, subscriptions: $0.subscriptions)
+                                })
+                        }, truncated: found.isTruncated, noAnswer: found.silent))
+            }
+        }
+    }
+
     func explain(_ topic: String, _ answer: @escaping @Sendable (ExplanationDocument) -> Void) {
         reactor.lanes.call(Self.lane) { lane in
             guard let found = MeshNode.of(lane)?.explain(topic) else { return }

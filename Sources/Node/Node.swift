@@ -106,7 +106,7 @@ public struct Node {
         settings.users = configuration.admin.users
         let service = AdminService(
             settings, lanes: reactor.lanes, router: router, authenticator: authenticator, mesh: mesh,
-            metrics: { reply in statistics.gather { reply(Metrics.prometheus($0)) } })
+            metrics: { reply in Self.metrics(statistics, mesh, reply) })
         do throws(HTTPServer.Failure) {
             let server = try HTTPServer(limits: AdminService.limits, logger: Logger(label: "admin")) {
                 request, responder in service.handle(request, responder)
@@ -115,6 +115,20 @@ public struct Node {
         } catch {
             throw StartFailure(
                 description: "\(error); admin.listen or --admin names another address, or off", isConfiguration: false)
+        }
+    }
+
+    /// The text is written on the statistics' own thread, hence the mesh is asked first.
+    private static func metrics(
+        _ statistics: StatisticsSource, _ mesh: MeshShell?, _ reply: @escaping @Sendable (String) -> Void
+    ) {
+        guard let mesh else { return statistics.gather { reply(Metrics.prometheus($0)) } }
+        mesh.statistics { numbers in
+            statistics.gather { node in
+                var node = node
+                node.mesh = numbers
+                reply(Metrics.prometheus(node))
+            }
         }
     }
 

@@ -23,7 +23,7 @@ struct Apus: ParsableCommand {
         subcommands: [
             RunCommand.self, CheckCommand.self, UserCommand.self, PubCommand.self, SubCommand.self,
             StatusCommand.self, ClientsCommand.self, RetainedCommand.self, LinkCommand.self, TopologyCommand.self,
-            ExplainCommand.self, TraceCommand.self, VersionCommand.self,
+            ExplainCommand.self, TraceCommand.self, TopicsCommand.self, VersionCommand.self,
         ])
 }
 

@@ -1,4 +1,5 @@
 import Admin
+import Core
 import Foundation
 import RawHTTP
 import Synchronization
@@ -16,15 +17,22 @@ private final class PaperMesh: MeshManaging {
     }
 
     func topology(_ answer: @escaping @Sendable (TopologyDocument) -> Void) {
-        answer(TopologyDocument(node: "stage", id: "1", mesh: "paper", state: "joined", nodes: [], links: []))
+        answer(TopologyDocument(node: "a", id: "1", mesh: "m", state: "joined", nodes: [], links: []))
     }
 
     func explain(_ topic: String, _ answer: @escaping @Sendable (ExplanationDocument) -> Void) {
-        answer(ExplanationDocument(topic: topic, local: 2, nodes: [], groups: [], links: []))
+        answer(ExplanationDocument(topic: topic, local: 1, nodes: [], groups: [], links: []))
     }
 
     func trace(_ topic: String, _ answer: @escaping @Sendable (TraceDocument) -> Void) {
-        answer(TraceDocument(topic: topic, local: 3, paths: []))
+        answer(TraceDocument(topic: topic, local: 2, paths: []))
+    }
+
+    func topics(_ filter: TopicFilter, limit: Int, _ answer: @escaping @Sendable (MeshTopicsDocument) -> Void) {
+        let place = MeshTopicsDocument.Place(node: "a", published: true, subscriptions: limit)
+        answer(
+            MeshTopicsDocument(
+                topics: [.init(topic: filter.text, nodes: [place])], truncated: false, noAnswer: ["b"]))
     }
 
     func addLink(to: String, name: String, cost: Int) throws(Problem) -> Bool {
@@ -75,25 +83,40 @@ private final class PaperMesh: MeshManaging {
         #expect(try stage.ask("PUT", "/v1/mesh/links?to=a:1", headers: foreign).status == 403)
     }
 
+    @Test func whatThereIsInTheMeshIsTold() throws {
+        let stage = try AdminStage(mesh: PaperMesh())
+        let topology: TopologyDocument = try stage.get("/v1/mesh/topology")
+        #expect(topology.mesh == "m" && topology.state == "joined")
+        let explanation: ExplanationDocument = try stage.get("/v1/mesh/explain?topic=a/b")
+        #expect(explanation.topic == "a/b" && explanation.local == 1)
+        let trace: TraceDocument = try stage.get("/v1/mesh/trace?topic=a%2Fb")
+        #expect(trace.topic == "a/b" && trace.local == 2)
+        for wrong in ["", "?topic=", "?topic=a/%2B", "?topic=%23"] {
+            #expect(try stage.ask("GET", "/v1/mesh/explain\(wrong)").status == 400, "\(wrong)")
+            #expect(try stage.ask("GET", "/v1/mesh/trace\(wrong)").status == 400, "\(wrong)")
+        }
+    }
+
+    @Test func activeTopicsAreListed() throws {
+        let stage = try AdminStage(mesh: PaperMesh())
+        let all: MeshTopicsDocument = try stage.get("/v1/mesh/topics")
+        #expect(all.topics.map(\.topic) == ["#"] && all.topics[0].nodes[0].subscriptions == 100)
+        #expect(all.noAnswer == ["b"])
+        let some: MeshTopicsDocument = try stage.get("/v1/mesh/topics?filter=a/%2B&limit=7")
+        #expect(some.topics == [.init(topic: "a/+", nodes: [.init(node: "a", published: true, subscriptions: 7)])])
+        for wrong in ["filter=a%23", "filter=", "filter=$share/g/a", "filter=$local/a", "limit=0", "limit=1001"] {
+            #expect(try stage.ask("GET", "/v1/mesh/topics?\(wrong)").status == 400, "\(wrong)")
+        }
+    }
+
     @Test func aNodeInNoMeshSaysSo() throws {
         let stage = try AdminStage()
         for method in ["GET", "PUT", "DELETE"] {
             let answer = try stage.ask(method, "/v1/mesh/links?to=a:1")
             #expect(answer.status == 409 && answer.body.contains("in no mesh"), "\(answer)")
         }
-    }
-
-    @Test func theMeshIsSeen() throws {
-        let stage = try AdminStage(mesh: PaperMesh())
-        let topology: TopologyDocument = try stage.get("/v1/mesh/topology")
-        #expect(topology.mesh == "paper")
-        let explanation: ExplanationDocument = try stage.get("/v1/mesh/explain?topic=a/b")
-        #expect(explanation.topic == "a/b" && explanation.local == 2)
-        let trace: TraceDocument = try stage.get("/v1/mesh/trace?topic=a/b")
-        #expect(trace.topic == "a/b" && trace.local == 3)
-        let alone = try AdminStage()
-        for path in ["topology", "explain?topic=a", "trace?topic=a"] {
-            #expect(try alone.ask("GET", "/v1/mesh/\(path)").status == 409, "\(path)")
+        for path in ["topology", "explain?topic=a", "trace?topic=a", "topics"] {
+            #expect(try stage.ask("GET", "/v1/mesh/\(path)").status == 409, "\(path)")
         }
     }
 

@@ -17,8 +17,58 @@ private let root = URL(filePath: #filePath).deletingLastPathComponent().deleting
     private func silent() -> NodeStatistics {
         var node = NodeStatistics(name: "n", version: "1", startedAt: 1_700_000_000.5, uptimeSeconds: 1, lanes: [])
         node.protocols = ["mqtt"]
+        node.mesh = mesh()
         node.process = ProcessStatistics.now()
         return node
+    }
+
+    /// The mesh of such a node, with one link and one other node.
+    private func mesh() -> MeshStatistics {
+        var mesh = MeshStatistics()
+        mesh.links = [MeshStatistics.Link(peer: "b", peerID: "0b", name: "")]
+        mesh.nodes = [.init(name: "b", id: "0b", isReachable: false, filters: 0, streamBytes: 0)]
+        mesh.counts = Metrics.meshCounts.map { .init($0, 0) }
+        (mesh.dropped, mesh.ended, mesh.streamDrops) = ([.init("late", 0)], [.init("secret", 0)], [.init("full", 0)])
+        (mesh.moved, mesh.notMoved) = ([.init("in", 0)], [.init("lost", 0)])
+        return mesh
+    }
+
+    @Test func theMeshIsTold() throws {
+        var node = silent()
+        node.mesh?.isJoined = true
+        node.mesh?.links[0].isUp = true
+        node.mesh?.links[0].roundTrip = 1_500
+        node.mesh?.links[0].framesOut = 7
+        var gone = MeshStatistics.Link(peer: "b", peerID: "0b", name: "radio")
+        gone.salvaged = 3
+        node.mesh?.links.append(gone)
+        node.mesh?.nodes[0].isReachable = true
+        node.mesh?.nodes[0].streamBytes = 99
+        node.mesh?.dropped = [.init("late", 4), .init("no_route", 5)]
+        node.mesh?.counts = [.init("silences", 6)]
+        node.mesh?.convergence.add(microseconds: 1_500)
+        node.mesh?.convergence.add(microseconds: 40_000_000)
+        let metrics = try ParsedMetrics(Metrics.prometheus(node))
+        func value(_ name: String, _ labels: [String: String] = [:]) -> Double? {
+            metrics.value("apus_mesh_" + name, labels)
+        }
+        let link = ["peer": "b", "peer_id": "0b", "name": ""]
+        let radio = ["peer": "b", "peer_id": "0b", "name": "radio"]
+        #expect(value("joined") == 1)
+        #expect(value("link_up", link) == 1 && value("link_up", radio) == 0)
+        #expect(value("link_round_trip_seconds", link) == 0.0015 && value("link_frames_sent_total", link) == 7)
+        #expect(value("link_frames_salvaged_total", radio) == 3)
+        #expect(value("nodes", ["state": "reachable"]) == 1 && value("nodes", ["state": "unreachable"]) == 0)
+        #expect(value("stream_waiting_bytes", ["node": "b", "node_id": "0b"]) == 99)
+        #expect(value("frames_dropped_total", ["reason": "late"]) == 4)
+        #expect(value("frames_dropped_total", ["reason": "no_route"]) == 5 && value("silences_total") == 6)
+        #expect(value("convergence_seconds_bucket", ["le": "0.001"]) == 0)
+        #expect(value("convergence_seconds_bucket", ["le": "0.002"]) == 1)
+        #expect(value("convergence_seconds_bucket", ["le": "30"]) == 1)
+        #expect(value("convergence_seconds_bucket", ["le": "+Inf"]) == 2)
+        #expect(value("convergence_seconds_sum") == 40.0015 && value("convergence_seconds_count") == 2)
+        node.mesh = nil
+        #expect(!Metrics.prometheus(node).contains("apus_mesh"))
     }
 
     @Test func everyReasonIsThereFromTheStart() throws {
@@ -146,6 +196,9 @@ private let root = URL(filePath: #filePath).deletingLastPathComponent().deleting
         let node = try RunningNode(lanes: 1)
         let described = try names(in: "docs/metrics.md")
         for name in try await node.metrics().families.keys { #expect(described.contains(name), "\(name)") }
+        for name in try ParsedMetrics(Metrics.prometheus(silent())).families.keys {
+            #expect(described.contains(name), "\(name)")
+        }
     }
 
     @Test func theDashboardIsJSON() throws {

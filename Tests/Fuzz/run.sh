@@ -1,7 +1,7 @@
 #!/bin/bash
 # Fuzzes the MQTT codec, whole conversations, what clients of each version do once they are let in, whole HTTP
 # conversations, WebSocket, what HTTP clients send (JSON, CloudEvents, header fields, paths), frames, messages and whole
-# conversations of AMQP, with libFuzzer and the address sanitizer; and a canary that must fail, so that the machinery
+# conversations of AMQP, what a neighbour in the mesh says and the mesh's codecs, with libFuzzer and the address sanitizer; and a canary that must fail, so that the machinery
 # itself is tested.
 #
 #   Tests/Fuzz/run.sh [seconds per target, default 20]
@@ -208,6 +208,20 @@ seeds() {
         00 53 75 a0 00
     seed amqpmessage list 00 00 53 72 c1 21 02 a3 15 782d6f70742d757365722d70726f70657274696573 c0 07 02 a1 01 61 a1 01 62 \
         00 53 75 a0 00
+    # Sealed events, a frame with them, link state, interest, streams; then what a neighbour does: frames of all kinds,
+    # copies, time passing, and publishing meanwhile.
+    seed meshcontent content 00 00 00 0100 0000 0100 00000000 00000000 78 01000000 70
+    seed meshcontent retained 00 05 00 0100 0000 0100 00000000 00000000 0100000000000000 0200000000000000 \
+        0300000000000000 78 00000000
+    seed meshcontent frame 01 21000009 00021800 0100 0000 0000 0100 0100000000000000 0200 0300 01000000 78
+    seed meshcontent delta 03 01000000000000000200000000000000 0100000000000000 01 0000000000000000 01 00 00 00 10 78
+    seed meshcontent acknowledgement 04 0100000000000000 0200000000000000 05 8040 808080 04 00 01 02 03 01 01 01
+    seed meshcontent queue 08 00 10 00 20 f2 03 0800 04 ff f2 03 1000
+    seed meshcontent order 0a 00 22 23 01 a2 05 04 03
+    seed mesh events 01 01 00 00 00 01 00 00 00 00 01 00 00 0b 10 02 02 00 00 01 05 00 00 00 02 00 01 0b 20
+    seed mesh frames 00 07 00 01 28 03 01 08 01 02 00 05 01 0b 05 05 04 01 00 10 0b 3f 06 03 02 01 00 00 00 0c 00 01 01
+    seed mesh sessions 01 0e 01 01 01 02 03 04 00 08 00 00 00 0b 20 0e 02 02 00 08 0b 20 0e 09 01 01 01 01 01 00 10
+    seed mesh inquiries 00 04 00 0b 05 00 00 00 01 0b 10 04 00 0c 03 00 01 00 0b 20
     seed canary start 54
 }
 
@@ -243,12 +257,16 @@ target amqpscan "$root"/Tests/Fuzz/amqpscan/*.swift "$work/Core.o" "$work/AMQP.o
 target amqpmessage "$root"/Tests/Fuzz/amqpmessage/*.swift "$work/Core.o" "$work/AMQP.o" -lqpid-proton
 target amqp "$root"/Tests/Fuzz/amqp/*.swift "$root"/Tests/AMQPTests/FieldNode.swift \
     "${objects[@]}" "$work/AMQP.o" -lqpid-proton
+module Mesh
+target meshcontent "$root"/Tests/Fuzz/meshcontent/*.swift "$work/Core.o" "$work/Mesh.o" -lcrypto
+target mesh "$root"/Tests/Fuzz/mesh/*.swift "$root"/Tests/MeshTests/MeshField.swift \
+    "$work/Core.o" "$work/Mesh.o" -lcrypto
 target canary "$root"/Tests/Fuzz/canary/*.swift
 seeds
 
 failed=()
 summary=
-for name in codec conversation established http websocket json amqpscan amqpmessage amqp; do
+for name in codec conversation established http websocket json amqpscan amqpmessage amqp meshcontent mesh; do
     say "$name for $seconds s"
     if run "$name"; then
         count=$(sed -n 's/^stat::number_of_executed_units: *//p' "$work/run-$name.log")

@@ -3,7 +3,8 @@ import Synchronization
 
 @testable import Mesh
 
-/// Nodes of a mesh in one process, without sockets and with a clock that a test moves: whole conversations, real routers.
+/// Nodes of a mesh in one process, without sockets and with a clock that a test moves: whole conversations and real
+/// routers.
 final class MeshField {
     /// One end of a connection.
     final class End: Link {
@@ -22,6 +23,23 @@ final class MeshField {
         fileprivate let station: Station
         /// Cut without a word: nothing goes out any more.
         var isSilent = false
+        /// Sees what goes out.
+        var onSend: (([UInt8]) -> Void)?
+        /// Whether its conversation has ended.
+        var isOver: Bool { closed != nil || hasEnded }
+
+        /// Bytes come in that the other end has not sent; false when the connection has ended.
+        func inject(_ bytes: [UInt8]) -> Bool {
+            guard closed == nil, !hasEnded else { return false }
+            carry += bytes
+            return true
+        }
+
+        /// The link of a mesh whose data connection this is.
+        var isData: Bool {
+            if case .data = (conversation as? MeshConversation)?.phase { return true }
+            return false
+        }
 
         fileprivate init(_ station: Station) {
             self.station = station
@@ -237,6 +255,7 @@ final class MeshField {
     private func send(_ end: End) {
         end.conversation.produce(on: end.station.lane)
         end.collect()
+        if let onSend = end.onSend, !end.out.isEmpty { onSend(end.out) }
         if !end.isSilent, let other = end.other, other.closed == nil { other.carry += end.out }
         end.out = []
         if end.closed != nil, !end.isSilent { end.other?.hasEnded = true }

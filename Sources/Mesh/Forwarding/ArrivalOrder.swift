@@ -21,11 +21,15 @@ struct ArrivalOrder {
     private(set) var hasBegun = false
     /// By counter, ascending.
     private(set) var held: [Held] = []
+    /// Bytes of them.
+    private(set) var heldBytes = 0
     /// Frames that never came.
     private(set) var missing: UInt64 = 0
 
-    /// - Parameter mayHold: whether routes have changed lately and there is room.
-    mutating func judge(_ counter: UInt32, mayHold: Bool) -> Verdict {
+    /// - Parameters:
+    ///   - isUnrest: whether routes have changed lately.
+    ///   - hasRoom: whether a frame may be held at all.
+    mutating func judge(_ counter: UInt32, isUnrest: Bool, hasRoom: Bool) -> Verdict {
         guard hasBegun else {
             hasBegun = true
             last = counter
@@ -33,10 +37,10 @@ struct ArrivalOrder {
         }
         let ahead = Int32(bitPattern: counter &- last)
         if ahead <= 0 { return .late }
-        if ahead > 1, mayHold {
+        if ahead > 1, hasRoom, isUnrest || !held.isEmpty {
             return held.contains { $0.counter == counter } ? .late : .hold
         }
-        if !held.isEmpty, ahead > 1 { return .hold }
+        // Without room it goes on, and what is held and older is late.
         accept(counter)
         return .deliver
     }
@@ -47,18 +51,26 @@ struct ArrivalOrder {
     }
 
     mutating func hold(_ counter: UInt32, _ frame: [UInt8], until: UInt64) {
+        heldBytes += frame.count
         let place = held.firstIndex { Int32(bitPattern: $0.counter &- counter) > 0 } ?? held.count
         held.insert(Held(counter: counter, frame: frame, until: until), at: place)
     }
 
     /// The next held frame whose turn it is, or whose time is over.
-    mutating func takeHeld(now: UInt64) -> Held? {
-        held.removeAll { Int32(bitPattern: $0.counter &- last) <= 0 }
+    /// - Parameter late: counts held frames that others have overtaken.
+    mutating func takeHeld(now: UInt64, late: inout UInt64) -> Held? {
+        while let first = held.first, Int32(bitPattern: first.counter &- last) <= 0 {
+            late &+= 1
+            removeFirst()
+        }
         guard let first = held.first else { return nil }
         guard first.counter == last &+ 1 || held.contains(where: { $0.until <= now }) else { return nil }
         accept(first.counter)
-        return held.removeFirst()
+        removeFirst()
+        return first
     }
+
+    private mutating func removeFirst() { heldBytes -= held.removeFirst().frame.count }
 
     /// When the first of the held frames is let go.
     var deadline: UInt64? { held.map(\.until).min() }

@@ -24,6 +24,8 @@ final class Arrivals {
 
     /// Bytes of frames that are held for order.
     private static let maxHeldBytes = 8 << 20
+    /// Bytes of large events that are not complete, of all origins.
+    private static let maxAssemblyBytes = 256 << 20
     /// Streams' parts are put together under this lane.
     private static let streamLane = UInt8.max
 
@@ -35,6 +37,7 @@ final class Arrivals {
     /// Lanes with held frames, in the order in which they began to hold.
     private var holding: [(origin: NodeIndex, lane: UInt8)] = []
     private var heldBytes = 0
+    private var assemblyBytes = 0
     /// Runs of the turn that streams wait for.
     private var unsettled: [Unsettled] = []
     /// Runs that other lanes have been sent, by token.
@@ -61,7 +64,10 @@ final class Arrivals {
             return
         }
         while origins.count <= origin { origins.append(Origin()) }
-        if origins[origin].epoch != frame.originEpoch { origins[origin] = Origin(epoch: frame.originEpoch) }
+        if origins[origin].epoch != frame.originEpoch {
+            forget(origin)
+            origins[origin] = Origin(epoch: frame.originEpoch)
+        }
         switch frame.header.type {
         case FrameType.streamData.rawValue: arriveStream(frame, mine, from: origin, isCopy: isCopy)
         case FrameType.trace.rawValue: node.probes.arrived(frame, from: origin)
@@ -72,8 +78,11 @@ final class Arrivals {
     private func arriveDirect(_ frame: DataFrame, _ mine: Destination, from origin: NodeIndex, isCopy: Bool) {
         let number = frame.header.lane & UInt8(Origin.laneCount - 1)
         let isUnrest = node.now < node.forwarder.changedAt + ArrivalOrder.unrestMilliseconds
-        let mayHold = isUnrest && heldBytes + frame.bytes.count <= Self.maxHeldBytes
-        switch origins[origin].lanes[Int(number)].judge(mine.counter, mayHold: mayHold) {
+        let hasRoom = heldBytes + frame.bytes.count <= Self.maxHeldBytes
+        let missing = origins[origin].lanes[Int(number)].missing
+        let verdict = origins[origin].lanes[Int(number)].judge(mine.counter, isUnrest: isUnrest, hasRoom: hasRoom)
+        node.counters.missing &+= origins[origin].lanes[Int(number)].missing &- missing
+        switch verdict {
         case .late:
             node.counters.late &+= 1
             #if DEBUG
@@ -114,8 +123,13 @@ final class Arrivals {
 
     /// Held frames whose turn has come.
     private func letGo(_ origin: NodeIndex, _ number: UInt8) {
-        while hasRoom, let held = origins[origin].lanes[Int(number)].takeHeld(now: node.now) {
-            heldBytes -= held.frame.count
+        let before = (origins[origin].lanes[Int(number)].heldBytes, origins[origin].lanes[Int(number)].missing)
+        defer {
+            heldBytes -= before.0 - origins[origin].lanes[Int(number)].heldBytes
+            node.counters.missing &+= origins[origin].lanes[Int(number)].missing &- before.1
+        }
+        while hasRoom, let held = origins[origin].lanes[Int(number)].takeHeld(now: node.now, late: &node.counters.late)
+        {
             held.frame.withUnsafeBytes { bytes in
                 guard let frame = DataFrame(bytes) else { return }
                 deliver(frame.sealed, from: origin, lane: number, isCopy: true, nil)
@@ -142,8 +156,9 @@ final class Arrivals {
         } else if isCopy {
             bytes = keep(Array(sealed))
         }
+        // The router stops at a topic that is none, and the rest of the turn would be lost.
         guard let content = EventContent(bytes), content.topic[0] != UInt8(ascii: "$"),
-            content.eventCount <= Turn.eventCapacity / 2
+            content.eventCount <= Turn.eventCapacity / 2, Topic.isValid(content.topic, limits: node.router.limits)
         else {
             node.counters.malformed &+= 1
             if let delivery { node.streams.settled(delivery) }
@@ -255,23 +270,44 @@ final class Arrivals {
     private func assemble(
         _ part: UnsafeRawBufferPointer, _ flags: UInt8, _ origin: NodeIndex, _ number: UInt8
     ) -> [UInt8]? {
-        if flags & EventContent.firstPartFlag != 0 { origins[origin].assemblies[number] = [] }
+        if flags & EventContent.firstPartFlag != 0 {
+            takeAssembly(origin, number)
+            origins[origin].assemblies[number] = []
+        }
         guard let soFar = origins[origin].assemblies[number]?.count,
-            soFar + part.count <= node.router.limits.maxPacketBytes + (1 << 20)
+            soFar + part.count <= node.router.limits.maxPacketBytes + (1 << 20),
+            assemblyBytes + part.count <= Self.maxAssemblyBytes
         else {
-            origins[origin].assemblies[number] = nil
+            takeAssembly(origin, number)
             node.counters.incomplete &+= 1
             return nil
         }
         origins[origin].assemblies[number]?.append(contentsOf: part[1...])
-        guard flags & EventContent.lastPartFlag != 0 else { return nil }
-        return origins[origin].assemblies.removeValue(forKey: number)
+        assemblyBytes += part.count - 1
+        return flags & EventContent.lastPartFlag != 0 ? takeAssembly(origin, number) : nil
+    }
+
+    @discardableResult
+    private func takeAssembly(_ origin: NodeIndex, _ number: UInt8) -> [UInt8]? {
+        let whole = origins[origin].assemblies.removeValue(forKey: number)
+        assemblyBytes -= whole?.count ?? 0
+        return whole
     }
 
     // MARK: Settling
 
     /// The turn has been routed.
     func routed(_ turn: Turn) {
+        for index in 0..<turn.runCount {
+            let remote = node.port.takeRemote(index)
+            let run = turn.runs + index
+            guard run.pointee.isFromMesh, run.pointee.qos == 0, !run.pointee.isRetained,
+                turn.outcomes[index].verdict == .routed
+            else {
+                continue
+            }
+            if turn.outcomes[index].matched <= remote { node.counters.staleInterest &+= 1 }
+        }
         for var entry in unsettled {
             let outcome = turn.outcomes[entry.run]
             if outcome.pending > 0 {
@@ -299,9 +335,15 @@ final class Arrivals {
     /// A node has another life: what came from the one before is forgotten.
     func nodeChanged(_ index: NodeIndex) {
         guard index < origins.count, origins[index].epoch != node.nodes.epoch(of: index) else { return }
-        for lane in origins[index].lanes { for held in lane.held { heldBytes -= held.frame.count } }
-        holding.removeAll { $0.origin == index }
+        forget(index)
         origins[index] = Origin()
+    }
+
+    /// What was kept of an origin's former life.
+    private func forget(_ index: NodeIndex) {
+        for order in origins[index].lanes { heldBytes -= order.heldBytes }
+        for part in origins[index].assemblies.values { assemblyBytes -= part.count }
+        holding.removeAll { $0.origin == index }
     }
 
     /// Frames that have been held for long enough.

@@ -218,11 +218,13 @@ final class Forwarder {
             let word = UInt16(truncatingIfNeeded: count) & 0xFFF
             base.storeBytes(of: word.littleEndian, toByteOffset: 14, as: UInt16.self)
             for place in 0..<count { DataFrame.write(branches[index].destinations[place], at: place, to: base) }
+            link.counters.framesOut &+= 1
             if let bytes = frame.sealed.baseAddress {
                 (base + (length - sealed)).copyMemory(from: bytes, byteCount: sealed)
             }
             link.queues[frameClass].commit(length)
             link.wantsToSend()
+            link.counters.framesOut &+= 1
         }
     }
 
@@ -247,6 +249,7 @@ final class Forwarder {
         link.queues[Int(frameClass.rawValue)].reserve(frame.count).copyMemory(from: base, byteCount: frame.count)
         link.queues[Int(frameClass.rawValue)].commit(frame.count)
         link.wantsToSend()
+        link.counters.framesOut &+= 1
     }
 
     /// Bytes that a data connection holds of what is to be sent.
@@ -311,13 +314,15 @@ final class Forwarder {
         let waiting = orphans
         orphans = []
         for link in waiting {
+            var count: UInt64 = 0
             for frameClass in 1...3 {
                 link.queues[frameClass].forEachFrame { bytes in
-                    link.counters.salvaged &+= 1
+                    count &+= 1
                     salvage(bytes)
                 }
                 link.queues[frameClass].removeAll()
             }
+            node.noteSalvaged(count, of: link)
         }
         let again = parked
         parked = []

@@ -116,7 +116,7 @@ enum SecretProof {
 }
 
 /// Why a connection is refused or ended: a number for programs and a text for people, in the frame `bye`.
-enum ByeReason: UInt8, Sendable {
+enum ByeReason: UInt8, Sendable, CaseIterable {
     /// The node is stopping.
     case stopping = 1
     /// It belongs to another mesh.

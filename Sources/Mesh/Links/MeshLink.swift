@@ -78,6 +78,9 @@ final class MeshLink {
         queues = FrameClass.allCases.map { _ in LinkQueue(maxBytes: maxBytes) }
     }
 
+    /// Frames given up because too much waited.
+    var dropped: UInt64 { queues.reduce(counters.dropped) { $0 &+ $1.dropped } }
+
     deinit { for index in queues.indices { queues[index].removeAll() } }
 
     /// When it must be looked at next.
@@ -101,7 +104,7 @@ struct LinkCounters: Equatable {
     var bytesIn: UInt64 = 0
     var controlBytesOut: UInt64 = 0
     var controlBytesIn: UInt64 = 0
-    /// Frames given up because too much waited.
+    /// Frames given up because too much waited, before the link was there again.
     var dropped: UInt64 = 0
     /// Frames sent another way when it went down.
     var salvaged: UInt64 = 0

@@ -146,6 +146,7 @@ extension MeshNode {
         conversation.become(mesh)
         let place = links.firstIndex { $0.number > mesh.number } ?? links.count
         links.insert(mesh, at: place)
+        takeCounters(for: mesh)
         dials.update(mesh.target) {
             $0.node = peer
             $0.isDialling = false
@@ -227,6 +228,8 @@ extension MeshNode {
     func takeDown(_ mesh: MeshLink, _ reason: ByeReason, _ text: String) {
         guard let place = links.firstIndex(where: { $0 === mesh }) else { return }
         links.remove(at: place)
+        keepCounters(of: mesh)
+        if mesh.isUp { convergence.changed(at: host.microseconds(), computations: linkState.counters.computations) }
         log(mesh.isUp ? .notice : .info, "link to \(nodes[mesh.peer].name) is down: \(text)")
         mesh.control.end(reason, text)
         mesh.data?.end(reason, text)
@@ -298,6 +301,8 @@ extension MeshNode {
 
     private func announce(_ mesh: MeshLink) {
         mesh.isUp = true
+        convergence.changed(
+            at: host.microseconds(), computations: linkState.counters.computations, rising: mesh.number)
         log(.notice, "link to \(nodes[mesh.peer].name) is up")
         linkState.adjacencyUp(
             Adjacency(

@@ -133,7 +133,7 @@ extension MeshNode {
             bytesIn: mesh.counters.bytesIn, controlBytesOut: mesh.counters.controlBytesOut,
             controlBytesIn: mesh.counters.controlBytesIn, waiting: mesh.queues.reduce(0) { $0 + $1.waitingBytes },
             unacknowledged: mesh.queues.reduce(0) { $0 + $1.unacknowledged },
-            dropped: mesh.queues.reduce(0) { $0 + $1.dropped })
+            dropped: mesh.dropped)
     }
 
     /// Sends a probe the way an event of a topic would take.
