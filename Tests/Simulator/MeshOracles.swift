@@ -119,6 +119,18 @@ final class MeshOracles: Inspector {
         return difference.isEmpty
     }
 
+    var isConnected: Bool {
+        let brains = brains
+        for (station, node) in brains {
+            let hops = hops(from: station.index)
+            for (other, there) in brains where hops[other.index] >= 0 && !node.isKnown(there.identity.id) {
+                difference = "\(station.name) has no route to \(other.name)"
+                return false
+            }
+        }
+        return true
+    }
+
     /// Distances in links over the cables that work, from one station; -1 where there is none.
     private func hops(from start: Int) -> [Int] {
         let world = play.world
