@@ -104,6 +104,7 @@ struct MeshShellTests {
         let again = try await b.links { $0.map(\.state) == ["up"] && $0.map(\.cost) == [9] }
         #expect(again.map(\.origin) == ["added"])
         try await a.links { $0.map(\.state) == ["up"] && $0.map(\.cost) == [9] }
+        try await a.links { $0.map(\.state) == ["up"] && $0.map(\.cost) == [9] }
         // Read again: of the configuration, and what was added stays.
         b.shell.update(configured: [MeshSettings.LinkEntry(address: "127.0.0.1:1")])
         let mixed = try await b.links { $0.contains { $0.state == "up" } && $0.contains { $0.problem != nil } }
@@ -153,7 +154,7 @@ struct MeshShellTests {
         let start = clock.now
         let stage = try MeshStage("a", MeshStage.settings(to: ["127.0.0.1:1"]))
         #expect(try await eventually { stage.joinCount == 1 })
-        #expect((.milliseconds(2_800)..<(.milliseconds(4_500))).contains(clock.now - start), "\(clock.now - start)")
+        #expect(clock.now - start >= .milliseconds(2_800), "\(clock.now - start)")
     }
 
     @Test("An address that is taken: the start fails, and says which key to change")
