@@ -70,6 +70,8 @@ final class FrameOracle {
     private var crossings: [Crossing: (count: Int, last: UInt64)] = [:]
     /// When the origin sent a message of a stream.
     private var streamed: [Int: UInt64] = [:]
+    /// Origin, destination and counter of what origins have sent of streams.
+    private var copies: Set<UInt64> = []
     private var resent: Set<Int> = []
     private(set) var frames = 0
     /// A message whose frames are printed.
@@ -84,7 +86,7 @@ final class FrameOracle {
         frames += 1
         conserve(frame, from, to, origin)
         guard let message = message(of: frame) else { return }
-        if frame.header.type == FrameType.streamData.rawValue, origin == from { noteStream(message) }
+        if frame.header.type == FrameType.streamData.rawValue, origin == from { noteStream(frame, message) }
         if message == traced {
             let destinations = (0..<frame.destinationCount).map { frame.destination($0) }
             print(
@@ -106,7 +108,13 @@ final class FrameOracle {
 
     /// A stream sends again what it has heard nothing of, and later to destinations whose windows were full: neither is
     /// a second crossing of the same transmission.
-    private func noteStream(_ message: Int) {
+    private func noteStream(_ frame: DataFrame, _ message: Int) {
+        for index in 0..<frame.destinationCount {
+            let destination = frame.destination(index)
+            let copy =
+                UInt64(frame.originID) << 48 | UInt64(destination.shortID) << 32 | UInt64(destination.counter)
+            if !copies.insert(copy).inserted { resent.insert(message) }
+        }
         if streamed.updateValue(world.now, forKey: message) ?? world.now != world.now { resent.insert(message) }
     }
 

@@ -144,7 +144,7 @@ private func queue(_ bytes: UnsafeRawBufferPointer) {
     defer { queue.removeAll() }
     var reader = WireReader(bytes)
     var (sent, acknowledged): (UInt64, UInt64) = (0, 0)
-    while reader.count > 0 {
+    while reader.count > 0, !reader.isBroken {
         let step = reader.u8()
         switch step & 3 {
         case 0, 1:
