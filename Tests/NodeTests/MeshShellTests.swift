@@ -104,6 +104,7 @@ struct MeshShellTests {
         let again = try await b.links { $0.map(\.state) == ["up"] && $0.map(\.cost) == [9] }
         #expect(again.map(\.origin) == ["added"])
         try await a.links { $0.map(\.state) == ["up"] && $0.map(\.cost) == [9] }
+        try await a.links { $0.map(\.state) == ["up"] && $0.map(\.cost) == [9] }
         // Read again: of the configuration, and what was added stays.
         b.shell.update(configured: [MeshSettings.LinkEntry(address: "127.0.0.1:1")])
         let mixed = try await b.links { $0.contains { $0.state == "up" } && $0.contains { $0.problem != nil } }
