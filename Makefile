@@ -1,17 +1,21 @@
 # The two commands to know: `make run` and `make test`. `make help` lists the rest.
 #
-# Variables: ARGS (of `apus run`), BENCH (of `apus-bench run`), TEST (of `swift test`), SECONDS_EACH (of fuzzing).
+# Variables: ARGS (of `apus run`), BENCH (of `apus-bench run`), TEST (of `swift test`), SECONDS_EACH (of fuzzing),
+# SEEDS (how many worlds are simulated), SEED (one of them, with its log), MODELS (names of models).
 
 SHELL := /bin/sh
 ARGS ?=
 BENCH ?=
 TEST ?=
 SECONDS_EACH ?= 20
+SEEDS ?= 1000
+SEED ?=
+MODELS ?=
 APUS := .build/release/apus
 SOURCES := Package.swift Sources Tests
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench interop fuzz mutants deep format lint models mesh clean node
+.PHONY: help run test demo bench interop simulate models mesh fuzz mutants deep format lint clean node
 
 help: ## list the targets
 	@echo "make TARGET, with TARGET one of:"
@@ -23,6 +27,9 @@ run: node ## build the node and run it in the foreground (ARGS='--mqtt 127.0.0.1
 
 test: .packages-build ## build everything in debug and run all tests (TEST='--filter CoreTests')
 	swift test $(TEST)
+
+demo: .packages-demo node ## three nodes, three protocols, one node killed while events flow: half a minute
+	@APUS=$(APUS) scripts/demo.sh
 
 bench: .packages-build .packages-bench node ## measure beside mosquitto, the bare kernel and Proton (BENCH=--quick)
 	swift build -c release --product apus-bench
@@ -36,14 +43,18 @@ interop: .packages-build .packages-interop node ## third-party clients against a
 mesh: .packages-build .packages-interop node ## failures and healing of meshes of real nodes
 	Interop/mesh/run.sh
 
-models: .packages-models ## check the models of the mesh's rules with TLC
-	scripts/models.sh
+models: .packages-models ## check the models of the mesh's rules with TLC (MODELS='Stream StreamLive')
+	scripts/models.sh $(MODELS)
 
 fuzz: .packages-build ## fuzz each parser for SECONDS_EACH seconds
 	Tests/Fuzz/run.sh $(SECONDS_EACH)
 
 mutants: .packages-build ## plant mistakes in the MQTT code that its tests must find
 	Tests/Mutants/run.sh
+
+simulate: .packages-build ## play the mesh in SEEDS worlds with virtual time and faults (SEED=7 replays one)
+	swift build -c release -Xswiftc -enable-testing --scratch-path .build-simulate --product simulate
+	.build-simulate/release/simulate $(if $(SEED),seed $(SEED),$(SEEDS))
 
 deep: .packages-build ## thread sanitizer, address sanitizer, mutants, five minutes of fuzzing each
 	swift test --scratch-path .build-thread --sanitize thread
@@ -66,13 +77,15 @@ node: .packages-build
 	swift build -c release --product apus
 
 # Installs what is missing; a look at the package database when nothing is.
-.PHONY: .packages-build .packages-bench .packages-interop .packages-models .swift
+.PHONY: .packages-build .packages-bench .packages-interop .packages-demo .packages-models .swift
 .packages-build: .swift
 	@scripts/packages.sh build
 .packages-bench:
 	@scripts/packages.sh bench
 .packages-interop:
 	@scripts/packages.sh interop
+.packages-demo:
+	@scripts/packages.sh demo
 .packages-models:
 	@command -v java >/dev/null || scripts/packages.sh models
 

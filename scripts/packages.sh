@@ -13,6 +13,7 @@ node="libssl-dev libmosquitto-dev libcurl4-openssl-dev libqpid-proton-dev"
 bench="mosquitto valgrind nginx-light wrk rabbitmq-server"
 interop="curl slowhttptest python3 python3-venv mosquitto-clients prometheus chromium chromium-driver fonts-dejavu-core \
     nodejs python3-qpid-proton gcc python3-dev iproute2"
+demo="curl python3 python3-qpid-proton mosquitto-clients"
 models="default-jre-headless python3 python3-venv"
 
 list_only=
@@ -26,9 +27,10 @@ for group in "$@"; do
     build) wanted="$wanted $toolchain $node" ;;
     bench) wanted="$wanted $bench" ;;
     interop) wanted="$wanted $interop" ;;
+    demo) wanted="$wanted $demo" ;;
     models) wanted="$wanted $models" ;;
     *)
-        echo "packages.sh: unknown group '$group'; there are: build bench interop models" >&2
+        echo "packages.sh: unknown group '$group'; there are: build bench interop demo models" >&2
         exit 2
         ;;
     esac

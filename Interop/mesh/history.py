@@ -11,8 +11,8 @@ rules:
 4. At QoS 1 and 2 whoever was subscribed receives every event that is ok. Excused is only what one process alone held
    when it was killed: events of a killed node that had reached nobody yet, the newest ones; and what was on its way to
    a subscriber whose connection ended, again the newest ones.
-5. At QoS 0 events may get lost while something fails and shortly after, and are counted, apart those from and to a
-   node that was killed, stopped or cut off; else not.
+5. At QoS 0 events may get lost while something fails and shortly after, and while a link is taken for dead that is
+   not; they are counted, apart those from and to a node that was killed, stopped or cut off. Else not.
 
 Times are nanoseconds of the monotonic clock, which all processes of a machine share."""
 
@@ -78,6 +78,8 @@ class History:
     subscribers: dict
     flows: dict
     faults: list = field(default_factory=list)
+    # When a node took a link for dead that was not, as happens where processors are short.
+    alarms: list = field(default_factory=list)
 
 
 @dataclass
@@ -174,6 +176,8 @@ def judge_flow(history, verdict, name, source, flow):
             continue
         if reason is not None:
             verdict.excused += 1
+        elif qos == 0 and any(alarm - 2 * BEFORE <= sent <= alarm + AFTER for alarm in history.alarms):
+            verdict.lost_in_faults += 1
         elif qos == 0 and (near := [f for f in history.faults if f.start - BEFORE <= sent <= f.end + AFTER]):
             ends = (publisher.node, subscriber.node)
             if any(f.touched in ends for f in near):

@@ -330,8 +330,8 @@ def clone():
 
 
 def flood_advertisements():
-    """A neighbour sends 10,000 advertisements a second: of itself, and of nodes that nobody knows."""
-    with Pair() as pair:
+    """A neighbour sends 10,000 advertisements a second, of itself and of nodes there are none of; others still join."""
+    with Pair(loopback=True) as pair:
         a = pair.mesh["a"]
         peer = Peer(a).join()
         memory = a.resident_kilobytes()
@@ -357,6 +357,13 @@ def flood_advertisements():
         check(known <= 1_100, f"{known} nodes are known")
         check(grown < 64_000, f"{grown} KiB more")
         peer.close()
+        late = pair.mesh.add_node("c", [f"{a.address}:{MESH}"])
+        b = pair.mesh["b"]
+        joined = pair.mesh.until(
+            lambda: {"a", "b", "c"} <= late.topology().reachable and "c" in b.topology().reachable, 20,
+            lambda: f"a node that comes afterwards is not taken: b reaches {b.topology().reachable}, c "
+            f"{late.topology().reachable}")
+        print(f"    a new node is reached by all after {joined * 1000:.0f} ms")
 
 
 def filter_frame(peer, first, count, sequence, kind=DELTA, identity=None):

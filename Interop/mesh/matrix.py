@@ -42,7 +42,7 @@ def p1():
             load.over(fault)
             link.refuse(False)
             wait_while(1, load)
-        check_verdict(figures(load.finish(), goal=30))
+        check_verdict(figures(load.finish(), goal=30, mesh=mesh))
         print(f"    converged again after {mesh.wait() * 1000:.0f} ms")
 
 
@@ -63,7 +63,7 @@ def p2():
             load.over(fault)
             link.silence(0)
             wait_while(1, load)
-        check_verdict(figures(load.finish(), goal=600))
+        check_verdict(figures(load.finish(), goal=600, mesh=mesh))
 
 
 def p2s():
@@ -84,7 +84,7 @@ def p2s():
             load.over(fault)
             link.silence(0)
             wait_while(1, load)
-        check_verdict(figures(load.finish(), goal=600))
+        check_verdict(figures(load.finish(), goal=600, mesh=mesh))
         print("    (goal for what is lost at QoS 0: 0.02 %)")
 
 
@@ -193,7 +193,7 @@ def p6():
             load.over(fault)
             link.refuse(False)
             wait_while(1, load)
-        check_verdict(figures(load.finish(), goal=30))
+        check_verdict(figures(load.finish(), goal=30, mesh=mesh))
         print(f"    {cycles} flaps; converged after {mesh.wait(60) * 1000:.0f} ms, damping included")
 
 
@@ -251,7 +251,7 @@ def p11():
             load.over(fault)
             link.silence(0)
             mesh.wait(30)
-        check_verdict(figures(load.finish(), goal=600))
+        check_verdict(figures(load.finish(), goal=600, mesh=mesh))
         print(f"    both ends down after {slowest * 1000:.0f} ms at most (goal 600)")
 
 

@@ -496,7 +496,7 @@ class Mesh:
                 peer = record["message"].split()[2]
                 if not any(f.start / 1e9 - 0.1 <= at <= f.end / 1e9 + 1
                            and (f.touched is None or f.touched in (node.name, peer)) for f in faults):
-                    found.append((node.name, round(at, 2), record["message"]))
+                    found.append((node.name, round(at, 3), record["message"]))
         return found
 
     @staticmethod

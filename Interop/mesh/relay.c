@@ -6,7 +6,7 @@
  * Commands, a line each, answered by a line that begins with `ok` or `error`:
  *
  *     open WAY LISTEN TARGET             a way: what dials LISTEN (IP:PORT) gets to TARGET
- *     set WAY KEY=VALUE...               delay and jitter in ms (each way), rate in bytes/s (0: unlimited),
+ *     set WAY KEY=VALUE...               delay, jitter in ms (each way), rate in bytes/s of each connection (0: any),
  *                                        silent: 1 = from dialler to target, 2 = back, 3 = both, 0 = none
  *     reset WAY                          ends all its connections with RST
  *     refuse WAY 0|1                     with 1, also those that come
@@ -161,6 +161,19 @@ static void accept_one(struct way *w) {
 /* Which bit of `silent` holds what flows to an end. */
 static int is_silent_to(struct handle *h) { return h->way->silent & (h->side == 1 ? 1 : 2); }
 
+/* Bytes on their way to an end at most: with a limited rate no more than a quarter of a second of it beyond the delay,
+ * so that what is too much waits at its sender, as on a slow line. */
+static int most_held(struct way *w) {
+    double most = w->rate > 0 ? w->rate * (0.25 + (w->delay + w->jitter) / 1e6) + 4096 : MAX_HELD;
+    return most < MAX_HELD ? most : MAX_HELD;
+}
+
+/* The same for what the kernel holds. */
+static void narrow(struct handle *h) {
+    int bytes = 16384;
+    if (h->fd >= 0 && h->way->rate > 0) setsockopt(h->fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof bytes);
+}
+
 /* Writes what is due to an end; the time at which there is more to do, or 0. */
 static u64 flush(struct handle *h, u64 t) {
     struct way *w = h->way;
@@ -209,7 +222,7 @@ static u64 flush(struct handle *h, u64 t) {
     if (h->events & EPOLLOUT) watch(h, h->events & ~EPOLLOUT);
     if (h->first == NULL && source->has_ended) shutdown(h->fd, SHUT_WR);
     if (h->first == NULL && source->has_ended && h->has_ended && source->first == NULL) kill_pair(h->pair, 0);
-    else if (h->held < MAX_HELD && source->fd >= 0 && !source->has_ended) watch(source, source->events | EPOLLIN);
+    else if (h->held < most_held(w) && source->fd >= 0 && !source->has_ended) watch(source, source->events | EPOLLIN);
     return wake;
 }
 
@@ -218,14 +231,14 @@ static void read_end(struct handle *h) {
     struct handle *to = &h->pair->end[1 - h->side];
     u64 t = now();
     for (int round = 0; round < 4; round++) {
-        int is_held = is_silent_to(to) || to->held >= MAX_HELD;
+        int is_held = is_silent_to(to) || to->held >= most_held(w);
         if (is_held) {
             watch(h, h->events & ~EPOLLIN);
             return;
         }
         struct chunk *c = malloc(sizeof *c + CHUNK);
         if (c == NULL) return;
-        ssize_t length = recv(h->fd, c->bytes, CHUNK, 0);
+        ssize_t length = recv(h->fd, c->bytes, w->rate > 0 ? 4096 : CHUNK, 0);
         if (length <= 0) {
             free(c);
             if (length < 0 && errno == EAGAIN) break;
@@ -302,6 +315,7 @@ static void command(int fd, char *line) {
         for (struct pair *p = pairs; p != NULL; p = p->next) {
             if (p->is_dead || p->way != w) continue;
             if (p->end[1].fd < 0 && w->silent == 0) connect_target(p);
+            for (int side = 0; side < 2; side++) narrow(&p->end[side]);
             for (int side = 0; side < 2 && !p->is_dead; side++)
                 if (p->end[side].fd >= 0 && p->end[side].is_connected && !p->end[side].has_ended)
                     watch(&p->end[side], p->end[side].events | EPOLLIN);
@@ -355,6 +369,8 @@ static void ready(struct handle *h, int events) {
                 return;
             }
             h->is_connected = 1;
+            narrow(h);
+            narrow(&h->pair->end[0]);
             watch(h, EPOLLIN);
             watch(&h->pair->end[0], EPOLLIN);
             return;

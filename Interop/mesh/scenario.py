@@ -27,8 +27,11 @@ def add_everybody(load, nodes, rate, qos, size=64, version=4):
         load.subscriber(f"s{qos}-{node}", node, f"load/{tag}/+", [f"p{qos}-{other}" for other in nodes], qos, version)
 
 
-def figures(recorded, goal=None, what=""):
-    """Judges a history and prints it: gaps over all faults, then what was lost, doubled, reordered."""
+def figures(recorded, goal=None, what="", mesh=None):
+    """Judges a history and prints it: gaps over all faults, then what was lost, doubled, reordered, and with `mesh`
+    the links that its nodes took down without a reason."""
+    alarms = mesh.false_alarms(recorded.faults) if mesh else []
+    recorded.alarms = [int(at * 1e9) for _, at, _ in alarms]
     verdict = history.judge(recorded)
     worst = sorted(((*gap, fault.name) for fault in recorded.faults for gap in history.gaps(recorded, fault)))
     found = [gap for gap, _, _, _ in worst]
@@ -41,6 +44,8 @@ def figures(recorded, goal=None, what=""):
     text += f"; delay us p50 {history.percentile(delay, 0.5):.0f} p99 {history.percentile(delay, 0.99):.0f}"
     print(text)
     print(f"    {verdict}", flush=True)
+    if alarms:
+        print(f"    links taken down for silence without a fault: {len(alarms)} {alarms[:3]}")
     for gap, began, flow, fault in worst[-3:] if goal is not None and found and p99 > goal else ():
         print(f"      {flow}: nothing for {gap:.0f} ms, from {began:+.0f} ms of '{fault}'")
     for line in history.losses(recorded):

@@ -246,8 +246,8 @@ extension Router {
     }
 
     /// Part of a node's present set: of the next `places` places after `cursor`, `limit` entries at most, and no more
-    /// once they have `bytes` bytes; 0 is the beginning. What is there from the first page to the last is listed exactly
-    /// once.
+    /// once they have `bytes` bytes; 0 is the beginning. What is there from the first page to the last is listed
+    /// exactly once.
     public func remoteFilters(
         of remote: RemoteNode, after cursor: UInt32 = 0, limit: Int, bytes: Int = .max, places: Int
     ) -> RemoteFilterPage {

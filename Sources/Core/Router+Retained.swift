@@ -12,17 +12,25 @@ extension Router {
             return retain(run, on: lane)
         }
         let version = retainNewer(run, on: lane)
-        let address = meshPort
-        guard address != .none, !run.pointee.isFromMesh else { return }
+        guard !run.pointee.isFromMesh else { return }
         var run = run.pointee
         run.version = version
-        var target = Target(address: address, options: .everywhere)
         // Another run as far as ports can see: the same events, but now they have a version.
         lane.runSerial &+= 1
+        deliverToMesh(&run, .everywhere, on: lane, &outcome)
+    }
+
+    /// Gives a run to the mesh's port, whatever has matched.
+    func deliverToMesh(
+        _ run: UnsafePointer<EventRun>, _ options: DeliveryOptions, on lane: Lane, _ outcome: inout PublishOutcome
+    ) {
+        let address = meshPort
+        guard address != .none else { return }
+        var target = Target(address: address, options: options)
         if address.lane == lane.number {
-            outcome.refused &+= Int32(truncatingIfNeeded: lane.deliver(&run, &target))
+            outcome.refused &+= Int32(truncatingIfNeeded: lane.deliver(run, &target))
         } else {
-            stage(&run, &target, 1, to: address.lane, on: lane, &outcome)
+            stage(run, &target, 1, to: address.lane, on: lane, &outcome)
         }
     }
 

@@ -36,6 +36,7 @@ public final class Router: @unchecked Sendable {
     /// Called when a value was removed that no event tells other nodes of. Used under `retainedLock`.
     var retainedChanged: (@Sendable () -> Void)?
     let packedMeshPort = Atomic<UInt64>(0)
+    private let isMeshJoining = Atomic<Bool>(false)
     /// Whether retained events have versions. Never goes back.
     let keepsVersions = Atomic<Bool>(false)
     private let sessions = Mutex(SessionTable())
@@ -179,6 +180,13 @@ public final class Router: @unchecked Sendable {
 
     // MARK: Publishing
 
+    /// Whether the mesh's port is given every guaranteed event, once and with ``DeliveryOptions/unmatched``: while the
+    /// node does not know yet what other nodes want.
+    public var meshTakesAll: Bool {
+        get { isMeshJoining.load(ordering: .relaxed) }
+        set { isMeshJoining.store(newValue, ordering: .relaxed) }
+    }
+
     /// Routes a turn: checks the principal's right, matches, delivers to this lane's ports, stages mail for others.
     public func route(_ turn: Turn, on lane: Lane) {
         guard let principal = turn.principal else { return }
@@ -275,7 +283,12 @@ public final class Router: @unchecked Sendable {
         outcome.refused = Int32(truncatingIfNeeded: refused)
         if entry.pointee.localCount < entry.pointee.targetCount { stageRemote(run, entry, on: lane, &outcome) }
         if entry.pointee.groupCount > 0, !run.pointee.isFromMesh { deliverToGroups(run, entry, on: lane, &outcome) }
-        if run.pointee.isRetained { keep(lane.unpacked(run), on: lane, &outcome) }
+        if run.pointee.isRetained {
+            keep(lane.unpacked(run), on: lane, &outcome)
+        } else if run.pointee.qos > 0, meshTakesAll, !run.pointee.isFromMesh {
+            lane.runSerial &+= 1
+            deliverToMesh(run, .unmatched, on: lane, &outcome)
+        }
         outcome.token = lane.runToken
         outcome.pending &+= Int32(truncatingIfNeeded: lane.held)
         return outcome

@@ -50,6 +50,8 @@ public struct DeliveryOptions: OptionSet, Sendable, Hashable, BitwiseCopyable {
     static let remote = DeliveryOptions.qos(2).union(.retainAsPublished)
     /// To the mesh's port only: to all nodes, whoever subscribes, because all keep the topic's last value.
     public static let everywhere = DeliveryOptions(rawValue: 64)
+    /// To the mesh's port only: whether other nodes want it is not known yet, see ``Router/meshTakesAll``.
+    public static let unmatched = DeliveryOptions(rawValue: 128)
 
     /// Options with a highest quality of service of 0, 1 or 2.
     @inlinable public static func qos(_ level: UInt8) -> DeliveryOptions { DeliveryOptions(rawValue: level & 3) }

@@ -1,4 +1,4 @@
-/// What the parts of the mesh ask of the node they belong to. ``MeshNode`` is one, tests and the simulation have others.
+/// What the parts of the mesh ask of the node they belong to: ``MeshNode``, or what tests have in its place.
 ///
 /// Every part (link state, interest, streams, retained events, sessions) is a state machine without socket, clock or
 /// thread: it is told what happened, and acts by calling these. Nothing here calls back into the part before it

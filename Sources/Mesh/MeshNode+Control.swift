@@ -150,11 +150,28 @@ extension MeshNode: ControlPlane {
 
 extension MeshNode: LinkStateEvents {
     func routesChanged(_ routes: Routes) {
+        findGivenUp()
         forwarder.routesChanged(routes)
         interest.routesChanged(routes)
         streams.routesChanged(routes)
         sessions.routesChanged(routes)
         convergence.settled(at: host.microseconds())
+    }
+
+    /// A neighbour that tells of a link no more has noticed its end first. What this node has sent there goes another
+    /// way now, with everything else, and not when its own patience is over.
+    private func findGivenUp() {
+        guard let own = linkState.node(NodeTable.own) else { return }
+        for mesh in links where mesh.isUp && !mesh.isGivenUp {
+            let isTwoWay = own.links.contains { $0.adjacency.nonce == mesh.nonce && $0.isTwoWay }
+            if isTwoWay {
+                mesh.wasTwoWay = true
+            } else if mesh.wasTwoWay {
+                mesh.isGivenUp = true
+                forwarder.linkDown(mesh)
+                wake(at: now)
+            }
+        }
     }
 
     func nodeChanged(_ node: NodeIndex, isRestart: Bool) {

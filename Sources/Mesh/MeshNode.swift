@@ -86,6 +86,9 @@ public final class MeshNode {
     private let startedAt: UInt64
     private var isTicking = false
 
+    /// The same for one that dials nobody.
+    private static let lonelyMilliseconds: UInt64 = 1_000
+
     /// For how long a stopping node stays at least, so that others find other ways, and at most, in milliseconds.
     private static let drainMilliseconds: UInt64 = 150
     private static let longestDrain: UInt64 = 3_000
@@ -126,6 +129,7 @@ public final class MeshNode {
         linkState = LinkState(plane: self, events: self, settings: own)
         let lanes = lane.lanes
         let number = lane.number
+        router.meshTakesAll = true
         router.attachMesh(port, on: lane) {
             lanes.call(number) { MeshNode.of($0)?.interestChanged() }
         }
@@ -197,8 +201,13 @@ public final class MeshNode {
         let isSynchronised =
             hasNeighbour && linkState.isSynchronised && interest.isSynchronised
             && retained.isSynchronised
-        guard isSynchronised || now >= startedAt + Self.joinMilliseconds else { return }
+        // Nobody to wait for: only who dials this node would tell it anything.
+        let isAlone = settings.links.isEmpty && links.isEmpty && handshakes.isEmpty
+        let patience = isAlone ? Self.lonelyMilliseconds : Self.joinMilliseconds
+        guard isSynchronised || now >= startedAt + patience else { return }
         isJoined = true
+        router.meshTakesAll = false
+        departures.joined()
         log(.notice, hasNeighbour ? "joined the mesh" : "no other node was found yet; this one serves alone")
     }
 

@@ -32,6 +32,11 @@ final class MeshPort: Port {
             guard target.pointee.options.contains(.everywhere) else { return 0 }
             return node.departures.publishEverywhere(run, on: lane)
         }
+        if run.pointee.qos > 0, !node.isJoined {
+            // What other nodes want is not known yet: it comes again, and waits.
+            return target.pointee.options.contains(.unmatched) ? node.departures.keepUntilJoined(run, on: lane) : 0
+        }
+        if target.pointee.options.contains(.unmatched) { return 0 }
         let first = lane.identifiers + Int(target.pointee.identifierStart)
         let wanted = UnsafeBufferPointer(start: first, count: Int(target.pointee.identifierCount))
         return node.departures.publish(run, to: wanted, on: lane)

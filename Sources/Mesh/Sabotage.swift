@@ -1,3 +1,5 @@
+/// Mistakes for the simulation to find: a test of the tests.
+
 #if DEBUG
     /// Mistakes that can be planted in a node, to see whether the simulation's oracles find them. Debug builds only.
     struct Sabotage: OptionSet, Sendable {

@@ -1,8 +1,8 @@
-/// What connects the mesh, which knows neither sockets nor clocks, with this process: it gives it a listener, connections
-/// that it dials, time, chance, a place on the disk and a log, and carries to it what an operator wants.
+/// What connects the mesh, which knows neither sockets nor clocks, with this process: it gives it a listener,
+/// connections that it dials, time, chance, a place on the disk and a log, and carries to it what an operator wants.
 import Admin
 import Core
-import Dispatch
+import Foundation
 import Glibc
 import Logging
 import Mesh

@@ -83,7 +83,7 @@ final class MeshCampaign {
     let options: MeshBench
     let node: String
     let report = Report()
-    var limits: [Limit] = []
+    var figures: [MeshFigure] = []
     /// The closed loops that were measured, in the order of the table.
     var loops: [MeshLoop] = []
 
@@ -135,23 +135,56 @@ final class MeshCampaign {
     /// Records a figure for the second table and shows it.
     func figure(_ scenario: String, _ what: String, _ unit: String, _ value: Double, must: Double? = nil) {
         report.add(scenario, Self.mesh, what, unit, value)
-        limit(scenario, what, unit, value, must: must)
+        limit(scenario, what, unit, [value], must: must)
         progress("\(scenario) \(what): \(Text.number(value)) \(unit)")
     }
 
     /// A line of the second table.
-    func limit(_ scenario: String, _ what: String, _ unit: String, _ value: Double, must: Double? = nil) {
-        limits.append(
-            Limit(scenario: scenario, broker: Self.mesh, what: what, unit: unit, value: value, must: must))
+    /// - Parameter values: one of each round, at least one.
+    func limit(_ scenario: String, _ what: String, _ unit: String, _ values: [Double], must: Double? = nil) {
+        figures.append(MeshFigure(scenario: scenario, what: what, unit: unit, values: values, must: must))
     }
 
     func table() -> [String] {
         loopFigures()
         var lines = loopTable()
-        if !limits.isEmpty {
+        if !figures.isEmpty {
             if !lines.isEmpty { lines.append("") }
-            lines += Table(report: report, scenarios: options.names, rounds: rounds).figures(limits)
+            lines += figureTable()
         }
         return lines
+    }
+
+    private func figureTable() -> [String] {
+        let rows = figures.map { figure in
+            [
+                figure.scenario, figure.what,
+                figure.values.count == 1 ? Text.number(figure.values[0]) : Text.spread(figure.values), figure.unit,
+                figure.must.map { "<= " + Text.number($0) } ?? "",
+                report.hasFailed(figure.scenario, Self.mesh)
+                    ? "FAILED" : MeshFigure.verdict(figure.values, figure.must),
+            ]
+        }
+        return ["Other figures: median (min..max) of rounds"]
+            + Text.columns([["scenario", "figure", "value", "unit", "must", "verdict"]] + rows)
+    }
+}
+
+/// A figure with one value of each round.
+struct MeshFigure {
+    let scenario: String
+    let what: String
+    let unit: String
+    let values: [Double]
+    var must: Double?
+
+    /// Whether a limit is kept. Where the rounds do not agree, because the limit lies between their quartiles, nothing
+    /// has been shown either way.
+    static func verdict(_ values: [Double], _ must: Double?) -> String {
+        guard let must, !values.isEmpty else { return "" }
+        let sorted = values.sorted()
+        let (lower, upper) = (sorted[(sorted.count - 1) / 4], sorted[sorted.count - 1 - (sorted.count - 1) / 4])
+        if upper <= must { return "ok" }
+        return lower > must ? "MISSES" : "unclear"
     }
 }

@@ -24,9 +24,16 @@ extension MeshCampaign {
         return Double(bytes) * 1e9 / Double(now() - begin)
     }
 
-    private static func filter(_ prefix: String, _ number: Int) -> String {
-        let digits = String(number)
-        return "\(prefix)/dev-" + String(repeating: "0", count: max(0, 7 - digits.count)) + digits + "/cmd"
+    /// How the devices are called that filters are for: neighbouring names share most of their bytes, or hardly any.
+    /// What is told of many filters and what is kept of them may depend on it.
+    private enum Naming: String, CaseIterable { case numbered, scattered }
+
+    /// Names of the same length, all different.
+    private static func filter(_ prefix: String, _ number: Int, _ naming: Naming = .numbered) -> String {
+        // Times an odd number: every number below 2^40 gets another one.
+        let scattered = UInt64(number + 1) &* 0x9e37_79b9_7f4a_7c15 & 0xff_ffff_ffff
+        let digits = naming == .numbered ? String(number) : String(scattered, radix: 16)
+        return "\(prefix)/" + String(repeating: "0", count: max(0, 10 - digits.count)) + digits + "/cmd"
     }
 
     private func awaitFilters(_ node: MeshNode, of peer: String, _ isSo: (Int) -> Bool) throws {
@@ -36,11 +43,14 @@ extension MeshCampaign {
     }
 
     /// Subscribes many filters of one client at once; returns when the other node has them.
-    private func subscribe(_ client: Int32, at origin: MeshNode, _ prefix: String, count: Int, until seer: MeshNode)
+    private func subscribe(
+        _ client: Int32, at origin: MeshNode, _ prefix: String, _ naming: Naming = .numbered, count: Int,
+        until seer: MeshNode
+    )
         throws
     {
         let before = try seer.view().nodes.first { $0.name == origin.name }?.filters ?? 0
-        let filters = (0..<count).map { Self.filter(prefix, $0) }
+        let filters = (0..<count).map { Self.filter(prefix, $0, naming) }
         try Handshake.subscribe(client, filters, qos: 0, origin.broker.frames)
         try awaitFilters(seer, of: origin.name) { $0 >= before + count }
     }
@@ -54,50 +64,68 @@ extension MeshCampaign {
         defer { close(client) }
         try subscribe(client, at: c, "first", count: 1, until: a)
         let seconds = options.quick ? 2.0 : 5.0
-        let rates = [try idleRate(b, a.name, seconds: seconds), try idleRate(b, c.name, seconds: seconds)]
-        try singleChanges(chain, client, rates)
-        try storm(chain, client, rates)
+        let rates = try chain.withSteadyLinks {
+            [try idleRate(b, a.name, seconds: seconds), try idleRate(b, c.name, seconds: seconds)]
+        }
+        attempt("bytes-change") { try singleChanges(chain, client, rates) }
+        for naming in Naming.allCases { attempt("bytes-storm") { try storm(chain, client, rates, naming) } }
         chain.stop()
-        try reconnect()
+        attempt("bytes-reconnect") { try reconnect() }
+    }
+
+    /// Control bytes of the links of the second node, to the first and to the third, while something is done, and the
+    /// seconds it took.
+    private func spent(_ chain: MeshChain, _ step: () throws -> Void) throws -> (bytes: [Int], seconds: Double) {
+        let peers = [chain[0].name, chain[2].name]
+        return try chain.withSteadyLinks {
+            let before = try peers.map { try control(chain[1], $0) }
+            let begin = now()
+            try step()
+            let bytes = try zip(peers, before).map { try control(chain[1], $0) - $1 }
+            return (bytes, Double(now() - begin) / 1e9)
+        }
+    }
+
+    /// What each of many things took, without what an idle link says. Every one must have been told of.
+    private static func share(_ bytes: Int, _ idle: Double, of count: Int) throws -> Double {
+        let each = (Double(bytes) - idle) / Double(count)
+        guard each > 0 else { throw Failure("\(bytes) bytes for \(count) changes are less than an idle link's") }
+        return each
     }
 
     /// One subscription after another, begun and ended, each alone.
     private func singleChanges(_ chain: MeshChain, _ client: Int32, _ rates: [Double]) throws {
-        let (a, b, c) = (chain[0], chain[1], chain[2])
+        let (a, c) = (chain[0], chain[2])
         let changes = options.quick ? 20 : 60
-        let before = [try control(b, a.name), try control(b, c.name)]
-        let begin = now()
-        for index in 0..<changes {
-            let filter = Self.filter("one", index / 2)
-            let frames = c.broker.frames
-            let packet =
-                index % 2 == 0
-                ? frames.subscribe([filter], qos: 0) : frames.unsubscribe([filter], packetID: UInt16(index + 1))
-            try Handshake.send(client, packet, frames)
-            _ = try Handshake.packet(client, frames)
-            pause(milliseconds: 150)
+        let (bytes, took) = try spent(chain) {
+            for index in 0..<changes {
+                let filter = Self.filter("one", index / 2)
+                let frames = c.broker.frames
+                let packet =
+                    index % 2 == 0
+                    ? frames.subscribe([filter], qos: 0) : frames.unsubscribe([filter], packetID: UInt16(index + 1))
+                try Handshake.send(client, packet, frames)
+                _ = try Handshake.packet(client, frames)
+                pause(milliseconds: 150)
+            }
         }
-        let bytes = [try control(b, a.name) - before[0], try control(b, c.name) - before[1]]
-        let took = Double(now() - begin) / 1e9
         for (index, peer) in [a.name, c.name].enumerated() {
-            let each = (Double(bytes[index]) - rates[index] * took) / Double(changes)
-            figure("bytes", "a change, link B-\(peer)", "bytes", each, must: Self.changeMust)
+            let each = try Self.share(bytes[index], rates[index] * took, of: changes)
+            figure("bytes-change", "a change, link B-\(peer)", "bytes", each, must: Self.changeMust)
         }
     }
 
     /// Many subscriptions at once.
-    private func storm(_ chain: MeshChain, _ client: Int32, _ rates: [Double]) throws {
-        let (a, b, c) = (chain[0], chain[1], chain[2])
+    private func storm(_ chain: MeshChain, _ client: Int32, _ rates: [Double], _ naming: Naming) throws {
+        let (a, c) = (chain[0], chain[2])
         let count = 10_000
-        let before = [try control(b, a.name), try control(b, c.name)]
-        let begin = now()
-        try subscribe(client, at: c, "storm", count: count, until: a)
-        pause(milliseconds: 300)
-        let bytes = [try control(b, a.name) - before[0], try control(b, c.name) - before[1]]
-        let took = Double(now() - begin) / 1e9
+        let (bytes, took) = try spent(chain) {
+            try subscribe(client, at: c, "storm-\(naming)", naming, count: count, until: a)
+            pause(milliseconds: 300)
+        }
         for (index, peer) in [a.name, c.name].enumerated() {
-            let each = (Double(bytes[index]) - rates[index] * took) / Double(count)
-            figure("bytes", "a filter in a storm, link B-\(peer)", "bytes", each, must: Self.stormMust)
+            let each = try Self.share(bytes[index], rates[index] * took, of: count)
+            figure("bytes-storm", "a \(naming) filter in a storm, link B-\(peer)", "bytes", each, must: Self.stormMust)
         }
     }
 
@@ -110,44 +138,56 @@ extension MeshCampaign {
         defer { close(client) }
         let count = options.quick ? 10_000 : 100_000
         try subscribe(client, at: a, "fleet", count: count, until: b)
-        let rate = try idleRate(b, a.name, seconds: 2)
+        let rate = try pair.withSteadyLinks { try idleRate(b, a.name, seconds: 2) }
         try b.dial(a.meshPort, false)
         try MeshChain.wait("the link does not end") { try b.view().links.isEmpty && a.view().links.isEmpty }
         pause(milliseconds: 200)
-        try b.dial(a.meshPort, true)
-        try pair.settle()
-        let begin = now()
-        pause(milliseconds: 2_000)
         // A link counts from its beginning.
-        let bytes = Double(try control(b, a.name)) - rate * Double(now() - begin) / 1e9
+        let bytes = try pair.withSteadyLinks {
+            try b.dial(a.meshPort, true)
+            let begin = now()
+            try pair.settle()
+            pause(milliseconds: 2_000)
+            return Double(try control(b, a.name)) - rate * Double(now() - begin) / 1e9
+        }
         try awaitFilters(b, of: a.name) { $0 >= count }
-        figure("bytes", "reconnecting, \(count) filters unchanged", "bytes", bytes, must: Self.reconnectMust)
+        figure("bytes-reconnect", "reconnecting, \(count) filters unchanged", "bytes", bytes, must: Self.reconnectMust)
     }
 
     /// Scenario `filters`: the memory that another node's filters take.
     func filters() throws {
+        for naming in Naming.allCases { attempt("filters") { try filters(naming) } }
+    }
+
+    /// In nodes of their own.
+    private func filters(_ naming: Naming) throws {
         let pair = try chain(["A", "B"])
         defer { pair.stop() }
         let (a, b) = (pair[0], pair[1])
         let client = try Handshake.open(a.broker, client: "filters")
         defer { close(client) }
-        try subscribe(client, at: a, "first", count: 100, until: b)
+        // A client may have 100,000, so the first ones are another's.
+        let first = try Handshake.open(a.broker, client: "first")
+        defer { close(first) }
+        try subscribe(first, at: a, "first", count: 100, until: b)
         pause(milliseconds: 1_500)
         let count = options.quick ? 20_000 : 100_000
         let before = [a, b].map { $0.process.memory("Anonymous") }
         let cpuBefore = [a, b].map { $0.process.processorTime() }
         let begin = now()
-        try subscribe(client, at: a, "fleet", count: count, until: b)
+        try pair.withSteadyLinks { try subscribe(client, at: a, "fleet", naming, count: count, until: b) }
         let seconds = Double(now() - begin) / 1e9
         pause(milliseconds: 1_500)
         for (index, node) in [a, b].enumerated() {
             let cpu = Double(node.process.processorTime() - cpuBefore[index]) / 1e3 / Double(count)
-            figure("filters", "CPU a filter, \(node.name)", "us", cpu)
+            figure("filters", "CPU a \(naming) filter, \(node.name)", "us", cpu)
             let bytes = Double(node.process.memory("Anonymous") - before[index]) * 1_024 / Double(count)
             let what = index == 0 ? "where its subscriber is" : "on the other node"
-            figure("filters", "memory a filter, \(what)", "bytes", bytes, must: index == 0 ? nil : Self.filterMust)
+            figure(
+                "filters", "memory a \(naming) filter, \(what)", "bytes", bytes,
+                must: index == 0 ? nil : Self.filterMust)
         }
-        figure("filters", "until \(count) are there", "s", seconds)
+        figure("filters", "until \(count) \(naming) are there", "s", seconds)
     }
 
     /// Scenario `idle`: what a link takes on which nothing happens.
@@ -161,7 +201,7 @@ extension MeshCampaign {
         let link = try pair[0].link(to: pair[1].name)
         let before = nodes.map { $0.process.processorTime() }
         let begin = now()
-        pause(milliseconds: options.quick ? 4_000 : 15_000)
+        try pair.withSteadyLinks { pause(milliseconds: options.quick ? 4_000 : 15_000) }
         let costs = zip(nodes, before).map { $0.process.processorTime() - $1 }
         let seconds = Double(now() - begin) / 1e9
         let after = try pair[0].link(to: pair[1].name)

@@ -36,7 +36,9 @@ extension MeshCampaign {
             for (name, session) in round % 2 == 0 ? sessions : sessions.reversed()
             where !report.hasFailed("lat", Self.mesh) {
                 attempt("lat") {
-                    let times = Times(try session.pace(rate: Self.rate, seconds: options.quick ? 1 : 2).times)
+                    let times = try chain.withSteadyLinks {
+                        Times(try session.pace(rate: Self.rate, seconds: options.quick ? 1 : 2).times)
+                    }
                     let (half, most) = (times.microseconds(0.5), times.microseconds(0.99))
                     report.add("lat", name, "p50", "us", round: round, half)
                     report.add("lat", name, "p99", "us", round: round, most)
@@ -51,26 +53,20 @@ extension MeshCampaign {
         for way in Self.ways {
             for name in [way.mesh, way.relay] {
                 for metric in ["p50", "p99"] {
-                    if let value = report.median("lat", name, metric) { limit("lat", "\(metric) \(name)", "us", value) }
+                    let values = report.values("lat", name, metric)
+                    if !values.isEmpty { limit("lat", "\(metric) \(name)", "us", values) }
                 }
             }
         }
         for (hop, (before, after)) in zip(Self.ways, Self.ways.dropFirst()).enumerated() {
             for metric in ["p50", "p99"] {
-                guard let mesh = step(before.mesh, after.mesh, metric),
-                    let relay = step(before.relay, after.relay, metric)
-                else { continue }
+                let names = [before.mesh, after.mesh, before.relay, after.relay]
+                let series = names.map { report.values("lat", $0, metric) }
+                guard let above = byRound(series, { ($0[1] - $0[0]) - ($0[3] - $0[2]) }) else { continue }
                 let what = "\(metric) of hop \(hop + 1) above a relay's hop"
-                limit("lat", what, "us", mesh - relay, must: metric == "p50" ? Self.hopLatencyMust : nil)
+                limit("lat", what, "us", above, must: metric == "p50" ? Self.hopLatencyMust : nil)
             }
         }
-    }
-
-    /// What one more process on the way adds.
-    private func step(_ before: String, _ after: String, _ metric: String) -> Double? {
-        guard let less = report.median("lat", before, metric), let more = report.median("lat", after, metric)
-        else { return nil }
-        return more - less
     }
 }
 

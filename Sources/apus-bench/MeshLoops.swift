@@ -1,5 +1,19 @@
 internal import Glibc
 
+/// The node whose link to a neighbour carries the events of a loop.
+struct MeshSender {
+    let chain: MeshChain
+    let node: MeshNode
+    let peer: String
+
+    /// The link from the first node of a chain to the second.
+    init(first chain: MeshChain) {
+        self.chain = chain
+        node = chain[0]
+        peer = chain[1].name
+    }
+}
+
 /// Publishers and subscribers on nodes of their own, and whose CPU is charged.
 final class MeshLoop {
     /// Who does what on the way of an event.
@@ -14,8 +28,8 @@ final class MeshLoop {
     let plan: Plan
     let session: Session
     let charged: [(role: Role, name: String, process: Child)]
-    /// The node whose link to a neighbour carries the events.
-    let sender: (node: MeshNode, peer: String)?
+    /// The first link on the way; nil on a node alone.
+    let sender: MeshSender?
     /// Messages per publisher in a measured window.
     var count = 0
     /// Case with the same events on a node alone, to compare with.
@@ -23,7 +37,7 @@ final class MeshLoop {
 
     init(
         _ plan: Plan, from publisher: MeshNode, to subscribers: [MeshNode],
-        charged: [(role: Role, name: String, process: Child)], over sender: (node: MeshNode, peer: String)?,
+        charged: [(role: Role, name: String, process: Child)], over sender: MeshSender?,
         baseline: String
     ) throws {
         name = plan.name
@@ -45,6 +59,11 @@ final class MeshLoop {
     }
 
     func measure(count: Int) throws -> Measured {
+        guard let sender else { return try measureNow(count) }
+        return try sender.chain.withSteadyLinks { try measureNow(count) }
+    }
+
+    private func measureNow(_ count: Int) throws -> Measured {
         let linkBefore = try sender.map { try $0.node.link(to: $0.peer) }
         let before = charged.map { $0.process.processorTime() }
         var measured = Measured(window: try window(count))
@@ -61,7 +80,9 @@ final class MeshLoop {
         do {
             return try session.run(count: count)
         } catch {
-            throw Failure("\(error)" + charged.map { "\n  \($0.name)\($0.process.lastWords())" }.joined())
+            // The session tells of the publisher's node.
+            let others = charged.filter { $0.process !== session.broker.process }
+            throw Failure("\(error)" + others.map { "\n  \($0.name)\($0.process.lastWords())" }.joined())
         }
     }
 
@@ -191,13 +212,15 @@ extension MeshCampaign {
             open("hop-\(kind.rawValue)") { name in
                 try MeshLoop(
                     MeshPlans.make(name, kind), from: a, to: [b],
-                    charged: [(.ingress, a.name, a.process), (.egress, b.name, b.process)], over: (a, b.name),
+                    charged: [(.ingress, a.name, a.process), (.egress, b.name, b.process)],
+                    over: MeshSender(first: chain),
                     baseline: "one-\(kind.rawValue)")
             }
             open("both-\(kind.rawValue)") { name in
                 try MeshLoop(
                     MeshPlans.make(name, kind, subscribers: 2), from: a, to: [a, b],
-                    charged: [(.ingress, a.name, a.process), (.egress, b.name, b.process)], over: (a, b.name),
+                    charged: [(.ingress, a.name, a.process), (.egress, b.name, b.process)],
+                    over: MeshSender(first: chain),
                     baseline: "one-\(kind.rawValue)")
             }
         }
@@ -205,7 +228,7 @@ extension MeshCampaign {
             open("fan4-64") { name in
                 try MeshLoop(
                     MeshPlans.make(name, .small, subscribers: 4), from: a, to: [c, c, c, c],
-                    charged: Self.way(chain), over: (a, b.name), baseline: "one-64")
+                    charged: Self.way(chain), over: MeshSender(first: chain), baseline: "one-64")
             }
         }
     }
@@ -215,13 +238,13 @@ extension MeshCampaign {
             open("transit-\(kind.rawValue)") { name in
                 try MeshLoop(
                     MeshPlans.make(name, kind), from: chain[0], to: [chain[2]], charged: Self.way(chain),
-                    over: (chain[0], chain[1].name), baseline: "one-\(kind.rawValue)")
+                    over: MeshSender(first: chain), baseline: "one-\(kind.rawValue)")
             }
             open("pipe-\(kind.rawValue)") { name in
                 guard let pipe = piped.pipe else { throw Failure("there is no relay between \(piped[0].name) and E") }
                 return try MeshLoop(
                     MeshPlans.make(name, kind), from: piped[0], to: [piped[1]], charged: [(.pipe, "relay", pipe)],
-                    over: (piped[0], piped[1].name), baseline: "")
+                    over: MeshSender(first: piped), baseline: "")
             }
         }
     }
@@ -276,9 +299,9 @@ extension MeshCampaign {
     private func bytes(_ loop: String) -> [Double] { report.values(loop, Self.mesh, Self.bytesMetric) }
 
     /// One value of each round; nothing when a round is missing somewhere.
-    private func byRound(_ series: [[Double]], _ combine: ([Double]) -> Double) -> Double? {
+    func byRound(_ series: [[Double]], _ combine: ([Double]) -> Double) -> [Double]? {
         guard let count = series.first?.count, count > 0, series.allSatisfy({ $0.count == count }) else { return nil }
-        return Report.median(sorted: (0..<count).map { round in combine(series.map { $0[round] }) }.sorted())
+        return (0..<count).map { round in combine(series.map { $0[round] }) }
     }
 
     /// The goals that are no ratio to a node alone.
@@ -326,10 +349,10 @@ extension MeshCampaign {
                 let ratio = byRound([cost, cpu(loop.baseline, .alone)]) { $0[0] / $0[1] }
                 let must = loop.name.hasPrefix("hop-") ? Self.hopMust : nil
                 var row = ["\(index == 0 ? loop.name : "")", "\(who.name) \(who.role.rawValue)", Text.spread(cost)]
-                row.append(ratio.map(Text.number) ?? "")
+                row.append(ratio.map(Text.spread) ?? "")
                 row.append(must.map { "<= \(Text.fixed($0, 1))" } ?? "")
                 row.append(
-                    failed ? "FAILED" : must.flatMap { must in ratio.map { $0 <= must ? "ok" : "MISSES" } } ?? "")
+                    failed ? "FAILED" : ratio.map { MeshFigure.verdict($0, must) } ?? "")
                 if index == 0 {
                     let framesEach = report.median(loop.name, Self.mesh, Self.framesMetric)
                     row.append(framesEach.map { $0 > 0 ? Text.number(1 / $0) : "-" } ?? "")

@@ -102,6 +102,12 @@ extension MeshNode {
         try decode(try ask("GET", "/v1/mesh/explain?topic=\(topic)"))
     }
 
+    /// How many links it has lost so far, as it says in its log. A link that comes again counts from 0, so figures that
+    /// were taken across a loss are wrong, even when they look right.
+    var lostLinks: Int {
+        process.output().split(separator: "\n").count { $0.hasPrefix("{") && $0.contains(" is down: ") }
+    }
+
     /// The link to a neighbour.
     func link(to peer: String) throws -> MeshView.Link {
         guard let link = try view().links.first(where: { $0.peer == peer }) else {
@@ -193,6 +199,16 @@ final class MeshChain {
             }
             return true
         }
+    }
+
+    /// Does a step that counts on links that stay.
+    func withSteadyLinks<Result>(_ step: () throws -> Result) throws -> Result {
+        let before = nodes.map(\.lostLinks)
+        let result = try step()
+        for (node, lost) in zip(nodes, before) where node.lostLinks > lost {
+            throw Failure("node \(node.name) lost a link while it was measured\(node.process.lastWords())")
+        }
+        return result
     }
 
     /// A process that carries connections on to a port.

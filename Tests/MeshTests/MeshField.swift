@@ -3,7 +3,8 @@ import Synchronization
 
 @testable import Mesh
 
-/// Nodes of a mesh in one process, without sockets and with a clock that a test moves: whole conversations, real routers.
+/// Nodes of a mesh in one process, without sockets and with a clock that a test moves: whole conversations and real
+/// routers.
 final class MeshField {
     /// One end of a connection.
     final class End: Link {

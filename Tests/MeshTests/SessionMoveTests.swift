@@ -178,7 +178,7 @@ struct SessionMoveTests {
         #expect(new.packets.last == .publish(text: "a5", qos: 1, id: 6, dup: false))
     }
 
-    /// - Parameter interest: milliseconds until other nodes know what is subscribed to; the longer, the more comes late.
+    /// - Parameter interest: milliseconds until other nodes know what is subscribed to; then more comes late.
     @Test(arguments: [UInt64(25), 300]) func backAndForthManyTimes(interest: UInt64) {
         let stage = Stage(3)
         stage.interestDelay = interest

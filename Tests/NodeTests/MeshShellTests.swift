@@ -101,8 +101,9 @@ struct MeshShellTests {
         #expect(throws: Problem.self) { try b.shell.removeLink(to: address, name: "") }
         #expect(try b.shell.addLink(to: address, name: "", cost: 7))
         #expect(try !b.shell.addLink(to: address, name: "", cost: 9), "only the cost is another one")
-        let again = try await b.links { $0.map(\.state) == ["up"] && $0.map(\.cost) == [10] }
-        #expect(again.map(\.origin) == ["added"], "the larger of both ends' costs holds")
+        let again = try await b.links { $0.map(\.state) == ["up"] && $0.map(\.cost) == [9] }
+        #expect(again.map(\.origin) == ["added"])
+        try await a.links { $0.map(\.state) == ["up"] && $0.map(\.cost) == [9] }
         // Read again: of the configuration, and what was added stays.
         b.shell.update(configured: [MeshSettings.LinkEntry(address: "127.0.0.1:1")])
         let mixed = try await b.links { $0.contains { $0.state == "up" } && $0.contains { $0.problem != nil } }
@@ -152,7 +153,7 @@ struct MeshShellTests {
         let start = clock.now
         let stage = try MeshStage("a", MeshStage.settings(to: ["127.0.0.1:1"]))
         #expect(try await eventually { stage.joinCount == 1 })
-        #expect((.milliseconds(2_800)..<(.milliseconds(4_500))).contains(clock.now - start), "\(clock.now - start)")
+        #expect(clock.now - start >= .milliseconds(2_800), "\(clock.now - start)")
     }
 
     @Test("An address that is taken: the start fails, and says which key to change")

@@ -6,7 +6,7 @@ import Synchronization
 @testable import Simulator
 
 // Plays many seeds of the mesh: `simulate SEEDS [FIRST]`, one seed with its log: `simulate seed NUMBER`, or a file:
-// `simulate replay FILE`. What fails is made smaller and written to replay-SEED.json.
+// `simulate replay FILE`; one large one: `simulate large NODES`. What fails is made smaller and written to replay-SEED.json.
 
 /// Prints at once, also into a file.
 func say(_ text: String) {
@@ -78,6 +78,22 @@ case "replay":
     let data = try Data(contentsOf: URL(fileURLWithPath: arguments.dropFirst().first ?? ""))
     let outcome = play(try Replay(data).scenario, isLoud: isLoud)
     say(outcome.report)
+    exit(outcome.isClean ? 0 : 1)
+case "large":
+    var size = Scenario.Size()
+    let nodes = Int(arguments.dropFirst().first ?? "") ?? 64
+    size.nodes = nodes...nodes
+    size.active = 3_000...3_000
+    size.maxFaults = 4
+    size.shapes = [.random]
+    var scenario = Scenario(seed: UInt64(arguments.dropFirst(2).first ?? "") ?? 1, size: size)
+    scenario.load.publishers = 1
+    scenario.load.interval = 1_000
+    scenario.load.subscribers = 1
+    let began = Date()
+    let outcome = play(scenario, isLoud: false)
+    say(outcome.report.split(separator: "\n").filter { !$0.hasPrefix("  cable") }.joined(separator: "\n"))
+    say("agreement \(outcome.convergence) ms after the heal; \(Int(Date().timeIntervalSince(began))) s")
     exit(outcome.isClean ? 0 : 1)
 #if DEBUG
     case "sabotage":

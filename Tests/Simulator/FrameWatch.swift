@@ -68,11 +68,10 @@ final class FrameOracle {
     unowned let world: World
     private var accounts: [Held: Account] = [:]
     private var crossings: [Crossing: (count: Int, last: UInt64)] = [:]
-    private struct Streamed: Hashable {
-        var message: Int
-        var shortID: UInt16
-    }
-    private var streamed: Set<Streamed> = []
+    /// When the origin sent a message of a stream.
+    private var streamed: [Int: UInt64] = [:]
+    /// Origin, destination and counter of what origins have sent of streams.
+    private var copies: Set<UInt64> = []
     private var resent: Set<Int> = []
     private(set) var frames = 0
     /// A message whose frames are printed.
@@ -107,12 +106,16 @@ final class FrameOracle {
         return Payload.number(UnsafeRawBufferPointer(rebasing: content.payloads[4..<4 + Payload.size]), isHead: true)
     }
 
-    /// A stream that has heard nothing for too long sends again; that is no second crossing of the same transmission.
+    /// A stream sends again what it has heard nothing of, and later to destinations whose windows were full: neither is
+    /// a second crossing of the same transmission.
     private func noteStream(_ frame: DataFrame, _ message: Int) {
         for index in 0..<frame.destinationCount {
-            let shortID = frame.destination(index).shortID
-            if !streamed.insert(Streamed(message: message, shortID: shortID)).inserted { resent.insert(message) }
+            let destination = frame.destination(index)
+            let copy =
+                UInt64(frame.originID) << 48 | UInt64(destination.shortID) << 32 | UInt64(destination.counter)
+            if !copies.insert(copy).inserted { resent.insert(message) }
         }
+        if streamed.updateValue(world.now, forKey: message) ?? world.now != world.now { resent.insert(message) }
     }
 
     private func conserve(_ frame: DataFrame, _ from: Int, _ to: Int, _ origin: Int?) {
@@ -147,12 +150,16 @@ final class FrameOracle {
 
     /// I2: in calm times an event crosses a link at most once.
     func judgeCrossings() {
-        for (crossing, (count, last)) in crossings where count > 1 && !resent.contains(crossing.message) {
+        let inOrder = crossings.sorted {
+            ($0.key.message, $0.key.from, $0.key.to) < ($1.key.message, $1.key.from, $1.key.to)
+        }
+        for (crossing, (count, last)) in inOrder where count > 1 && !resent.contains(crossing.message) {
             let message = observer.ledger.messages[crossing.message]
             guard observer.isCalm(message.at - min(message.at, Observer.propagation), last) else { continue }
             observer.violate(
                 "I2",
-                "message \(observer.describe(crossing.message)) crossed n\(crossing.from)-n\(crossing.to) \(count) times"
+                "message \(observer.describe(crossing.message)) crossed n\(crossing.from)-n\(crossing.to) "
+                    + "\(count) times"
             )
         }
     }

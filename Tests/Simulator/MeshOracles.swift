@@ -32,9 +32,18 @@ final class MeshOracles: Inspector {
         }
     }
 
+    /// Stations by the number in destination sets that they were last seen with.
+    private var origins: [UInt16: Int] = [:]
+
     private func origin(of frame: DataFrame) -> Int? {
+        if let known = origins[frame.originID], let node = (play.world.stations[known].brain as? MeshBrain)?.node,
+            node.nodes[NodeTable.own].shortID == frame.originID, node.epoch == frame.originEpoch
+        {
+            return known
+        }
         for (station, node) in brains
         where node.nodes[NodeTable.own].shortID == frame.originID && node.epoch == frame.originEpoch {
+            origins[frame.originID] = station.index
             return station.index
         }
         return nil
@@ -108,6 +117,18 @@ final class MeshOracles: Inspector {
     var isConverged: Bool {
         difference = findDifference() ?? ""
         return difference.isEmpty
+    }
+
+    var isConnected: Bool {
+        let brains = brains
+        for (station, node) in brains {
+            let hops = hops(from: station.index)
+            for (other, there) in brains where hops[other.index] >= 0 && !node.isKnown(there.identity.id) {
+                difference = "\(station.name) has no route to \(other.name)"
+                return false
+            }
+        }
+        return true
     }
 
     /// Distances in links over the cables that work, from one station; -1 where there is none.
@@ -193,13 +214,14 @@ final class MeshOracles: Inspector {
         guard now >= interestCheckedAt + 500_000 || interestDifference != nil else { return nil }
         interestCheckedAt = now
         interestDifference = nil
+        let numbers = Dictionary(uniqueKeysWithValues: brains.map { ($0.node.identity.id, $0.station.index) })
         for topic in play.observer.ledger.topics {
             let (must, may) = wanting(topic, now)
             for (station, node) in brains {
                 let found = topic.withUnsafeBytes { node.router.remoteMatches($0) }
                 let stations = Set(
                     (found.nodes + found.groups.flatMap(\.nodes)).compactMap { index in
-                        brains.first { $0.node.identity.id == node.nodes[index].id }?.station.index
+                        numbers[node.nodes[index].id]
                     })
                 let reachable = Set(brains.filter { node.isKnown($0.node.identity.id) }.map(\.station.index))
                 let missing = must.intersection(reachable).subtracting(stations).subtracting([station.index])

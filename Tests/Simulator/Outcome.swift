@@ -6,6 +6,8 @@ protocol Inspector: AnyObject {
     func look()
     /// Whether everybody agrees on everything that the scenario's cables allow.
     var isConverged: Bool { get }
+    /// Whether everybody has a route to everybody whom the cables let it reach.
+    var isConnected: Bool { get }
     /// What still differs, for the report.
     var difference: String { get }
     /// Whether nothing guaranteed is on its way any more.
@@ -35,6 +37,8 @@ extension Play {
     /// For how long after the heal nodes may take to agree: links are dialled again after up to five seconds, and those
     /// that went up and down often are held back for up to 30.
     static let patience: UInt64 = 45_000_000
+    /// After that there must be routes: links that are not needed may come later.
+    static let patienceForRoutes: UInt64 = 15_000_000
     private static let step: UInt64 = 100_000
 
     /// Plays the scenario to its end, or to the first violation.
@@ -51,6 +55,9 @@ extension Play {
         world.run(until: healed, while: goesOn)
         while goesOn(), !inspector.isConverged, world.now < healed + Self.patience {
             world.run(until: world.now + Self.step, while: goesOn)
+            if world.now > healed + Self.patienceForRoutes, !inspector.isConnected {
+                observer.violate("I6", "there are no routes 15 s after the heal: \(inspector.difference)")
+            }
         }
         let convergence = Int((world.now - min(healed, world.now)) / 1_000)
         if goesOn(), !inspector.isConverged {

@@ -2,7 +2,7 @@
     @testable import Mesh
 
     /// Mistakes, each with worlds in which it shows soon, and the invariants that it may break.
-    struct Planting {
+    struct Planting: Sendable {
         var name: String
         var sabotage: Sabotage
         var kinds: [Scenario.Fault.Kind] = []
@@ -11,6 +11,10 @@
         var retained = 0
         var groups = 0
         var nodes = 3...5
+        /// Milliseconds between two publishes; 0 for what the seed says.
+        var interval = 0
+        /// Milliseconds that a fault lasts at least.
+        var minLength = 0
         var invariants: Set<String>
 
         /// What the mesh heals by itself: no oracle may complain.
@@ -58,7 +62,7 @@
                 kinds: [.partition, .isolate, .crash], retained: 60, invariants: ["I9", "I17"]),
             Planting(
                 name: "tombstones dropped", sabotage: .tombstonesDropped, kinds: [.partition, .isolate],
-                retained: 60, invariants: ["I9", "I17"]),
+                guaranteed: 0, retained: 100, interval: 1_500, minLength: 4_000, invariants: ["I9", "I17"]),
         ]
 
         /// A world to try it in.
@@ -73,6 +77,10 @@
             scenario.load.retained = retained
             scenario.load.groups = max(groups, scenario.load.groups)
             scenario.load.large = 0
+            for index in scenario.faults.indices {
+                scenario.faults[index].length = max(minLength, scenario.faults[index].length)
+            }
+            if interval > 0 { scenario.load.interval = interval }
             return scenario
         }
 

@@ -17,7 +17,7 @@ import Testing
         "Security": ["Core", "COpenSSL", "Glibc", "Synchronization"],
         "Node": [
             "Core", "Reactor", "MQTT", "AMQP", "Mesh", "Web", "Webhooks", "Admin", "Security", "CLinux", "Glibc",
-            "Foundation",
+            "Dispatch", "Foundation",
             "Logging", "Yams",
             "Synchronization",
         ],

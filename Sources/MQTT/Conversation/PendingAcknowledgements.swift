@@ -1,5 +1,5 @@
-/// Guaranteed publishes that other lanes have still to take, or that a full port holds. Acknowledgements leave in the order of the publishes
-/// (MQTT 5 §4.6), so one that waits holds those behind it.
+/// Guaranteed publishes that other lanes have still to take, or that a full port holds. Acknowledgements leave in the
+/// order of the publishes (MQTT 5 §4.6), so one that waits holds those behind it.
 struct PendingAcknowledgements {
     struct Group {
         var identifiers: [UInt16]

@@ -16,7 +16,56 @@ final class Departures {
     /// Publishers that wait until a destination has room, by the streams' number.
     private var holds: [UInt64: Lane.Receipt] = [:]
 
+    /// Guaranteed events that came while the node was joining, with who waits for their acknowledgement.
+    private var early: [(event: Event, receipt: Lane.Receipt?)] = []
+    private var earlyBytes = 0
+
     init(_ node: MeshNode) { self.node = node }
+
+    // MARK: While joining
+
+    /// Keeps guaranteed events until it is known which nodes want them; their publishers wait, too.
+    /// - Returns: how many were refused, because too much waits.
+    func keepUntilJoined(_ run: UnsafePointer<EventRun>, on lane: Lane) -> Int {
+        var refused = 0
+        for index in 0..<run.pointee.count {
+            let event = run.pointee.event(index)
+            guard earlyBytes + event.cost <= node.settings.maxStreamBytes else {
+                refused += 1
+                continue
+            }
+            earlyBytes += event.cost
+            let isLast = index == run.pointee.count - 1
+            early.append((event, isLast ? lane.hold(run, evenImpatient: true) : nil))
+        }
+        if refused > 0 { lane.counters.drop(.queueFull, refused) }
+        return refused
+    }
+
+    /// The node knows what the others want: what waited goes to them.
+    func joined() {
+        let waiting = early
+        (early, earlyBytes) = ([], 0)
+        let view = UnsafeMutablePointer<EventView>.allocate(capacity: 1)
+        defer { view.deallocate() }
+        for (event, receipt) in waiting {
+            let matches = node.router.remoteMatches(event.topic)
+            var run = EventRun(event: event, view: view, publisher: .none)
+            shares.removeAll(keepingCapacity: true)
+            wanted = matches.nodes
+            if !wanted.isEmpty { _ = send(&run, on: node.lane) }
+            for group in matches.groups where group.localMembers == 0 {
+                let members = group.nodes
+                guard let member = members.first(where: { node.isReachable($0) }) ?? members.first else { continue }
+                wanted = [member]
+                shares = [EventContent.Share(shortID: node.nodes.shortID(of: member), key: group.key)]
+                _ = send(&run, on: node.lane)
+            }
+            if let receipt { node.lane.answer(receipt) }
+        }
+    }
+
+    // MARK: Publishing
 
     /// Sends a run to the nodes that want it.
     /// - Parameter identifiers: numbers of nodes, plus 1.
@@ -47,6 +96,10 @@ final class Departures {
                 shares.append(EventContent.Share(shortID: self.node.nodes.shortID(of: node), key: key))
             }
         }
+        return send(run, on: lane)
+    }
+
+    private func send(_ run: UnsafePointer<EventRun>, on lane: Lane) -> Int {
         node.counters.eventsOut &+= UInt64(run.pointee.count)
         // Order holds within a lane; each publisher is in one.
         let publisher = UInt64(run.pointee.publisher.place) << 32 | UInt64(run.pointee.publisher.generation)

@@ -7,6 +7,8 @@ import Core
 final class Forwarder {
     /// Links that a frame may cross.
     static let timeToLive: UInt8 = 24
+    /// For how long direct events wait for a slow link, in milliseconds: what is older is dropped.
+    private static let longestWait: UInt64 = 5_000
     /// Lanes of a class: within one, order holds.
     static let lanesPerClass = 16
     /// Bytes of frames that are parked at a node.
@@ -101,7 +103,7 @@ final class Forwarder {
                 lane: number, flags: flags, originID: own, namespace: 0, originEpoch: node.epoch, destinations: count)
             for place in 0..<count { DataFrame.write(branches[index].destinations[place], at: place, to: base) }
             fill(base + (length - sealed))
-            link.queues[Int(frameClass.rawValue)].commit(length)
+            link.queues[Int(frameClass.rawValue)].commit(length, now: node.now)
             link.wantsToSend()
             link.counters.framesOut &+= 1
         }
@@ -218,10 +220,11 @@ final class Forwarder {
             let word = UInt16(truncatingIfNeeded: count) & 0xFFF
             base.storeBytes(of: word.littleEndian, toByteOffset: 14, as: UInt16.self)
             for place in 0..<count { DataFrame.write(branches[index].destinations[place], at: place, to: base) }
+            link.counters.framesOut &+= 1
             if let bytes = frame.sealed.baseAddress {
                 (base + (length - sealed)).copyMemory(from: bytes, byteCount: sealed)
             }
-            link.queues[frameClass].commit(length)
+            link.queues[frameClass].commit(length, now: node.now)
             link.wantsToSend()
             link.counters.framesOut &+= 1
         }
@@ -246,7 +249,7 @@ final class Forwarder {
     func append(_ frame: UnsafeRawBufferPointer, to link: MeshLink, _ frameClass: FrameClass) {
         guard let base = frame.baseAddress else { return }
         link.queues[Int(frameClass.rawValue)].reserve(frame.count).copyMemory(from: base, byteCount: frame.count)
-        link.queues[Int(frameClass.rawValue)].commit(frame.count)
+        link.queues[Int(frameClass.rawValue)].commit(frame.count, now: node.now)
         link.wantsToSend()
         link.counters.framesOut &+= 1
     }
@@ -257,6 +260,9 @@ final class Forwarder {
     /// Gives the connection what it takes: streams and direct events by turns, the rest when there is room.
     func produce(on link: MeshLink, _ conversation: MeshConversation) {
         link.isDirty = false
+        if node.now > Self.longestWait {
+            link.queues[Int(FrameClass.direct.rawValue)].dropWaiting(since: node.now - Self.longestWait)
+        }
         while conversation.link.unsentBytes < Self.socketBytes {
             guard let frameClass = nextClass(link) else { return }
             let portion = frameClass == Int(FrameClass.bulk.rawValue) ? 16 << 10 : 128 << 10

@@ -11,6 +11,8 @@ struct LinkQueue {
         var start = 0
         var sent = 0
         var end = 0
+        /// When the last frame was put in.
+        var filledAt: UInt64 = 0
     }
 
     private static let chunkSize = 64 << 10
@@ -26,7 +28,7 @@ struct LinkQueue {
     private(set) var waitingBytes = 0
     /// Sent since the connection was made, and acknowledged or given up of that.
     private var sentTotal: UInt64 = 0
-    private var releasedTotal: UInt64 = 0
+    private(set) var releasedTotal: UInt64 = 0
     /// Frames given up because there was no room.
     private(set) var dropped: UInt64 = 0
 
@@ -53,8 +55,9 @@ struct LinkQueue {
         return addChunk(size)
     }
 
-    mutating func commit(_ size: Int) {
+    mutating func commit(_ size: Int, now: UInt64) {
         chunks[chunks.count - 1].end += size
+        chunks[chunks.count - 1].filledAt = now
         waitingBytes += size
     }
 
@@ -136,6 +139,20 @@ struct LinkQueue {
             }
         }
         return true
+    }
+
+    /// Drops frames that have waited since before a time, those of a chunk together: a slow link is for what is new.
+    mutating func dropWaiting(since time: UInt64) {
+        for place in sending..<max(sending, chunks.count - 1) where chunks[place].filledAt < time {
+            let chunk = chunks[place]
+            var offset = chunk.sent
+            while offset < chunk.end {
+                dropped += 1
+                offset += max(FrameHeader(chunk.base + offset).length, FrameHeader.size)
+            }
+            waitingBytes -= chunk.end - chunk.sent
+            chunks[place].end = chunk.sent
+        }
     }
 
     /// Every frame that was not acknowledged, in order; those that were sent come first.

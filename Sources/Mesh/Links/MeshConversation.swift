@@ -121,7 +121,7 @@ public final class MeshConversation: Conversation {
         var reader = WireReader(body)
         let reason = ByeReason(rawValue: reader.u8())
         let text = reader.text(max: 1_024)
-        if farewell == nil { farewell = (reason, text, false) }
+        if farewell == nil { farewell = (reason, "the other node says: \(text)", false) }
         phase = .over.self
         return nil
     }
@@ -156,7 +156,7 @@ public final class MeshConversation: Conversation {
         if let refusal = node.judge(theirs, self) { return refusal }
         if !isDialler, theirs.purpose == .control, let old = node.link(to: theirs), old.instance != theirs.instance {
             // Another process with this id: the one before, unless its connection answers.
-            node.hello(on: old)
+            node.hello(on: old, isQuestion: true)
             phase = .probing(theirs, frame, until: node.now + Self.probeMilliseconds)
             link.tick(at: node.now + Self.probeMilliseconds)
             return nil

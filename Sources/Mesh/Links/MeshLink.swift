@@ -35,6 +35,13 @@ final class MeshLink {
     var readyHellos = 0
     /// Whether the adjacency has been announced.
     var isUp = false
+    /// Whether both ends have told of it at the same time.
+    var wasTwoWay = false
+    /// The neighbour tells of it no more: it has noticed first.
+    var isGivenUp = false
+    /// What was acknowledged when it was looked at last, and since when that has not changed although there is more.
+    var progress: UInt64 = 0
+    var progressAt: UInt64 = 0
     /// Round trip in microseconds, smoothed; 0 while unknown.
     var roundTrip: UInt64 = 0
     /// When each of the last hellos was sent, by sequence.

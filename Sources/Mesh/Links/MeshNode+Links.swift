@@ -202,7 +202,9 @@ extension MeshNode {
             return
         }
         guard conversation.isDialler else {
-            if conversation.farewell?.isOurs ?? false { log(.warning, "a peer was refused: \(text)") }
+            if conversation.farewell?.isOurs ?? false {
+                log(.warning, "a peer at \(conversation.link.peer) was refused: \(text)")
+            }
             return
         }
         let reason = conversation.farewell?.reason
@@ -253,9 +255,11 @@ extension MeshNode {
     /// Flags of a hello: the data connection is there; the node is still joining.
     private static var dataFlag: UInt8 { 1 }
     private static var joiningFlag: UInt8 { 2 }
+    /// The sender wants to hear a hello at once.
+    private static var questionFlag: UInt8 { 4 }
 
     /// Says that this node is alive, and what it knows.
-    func hello(on mesh: MeshLink) {
+    func hello(on mesh: MeshLink, isQuestion: Bool = false) {
         mesh.helloSequence += 1
         let micros = host.microseconds()
         mesh.helloTimes[Int(mesh.helloSequence & 15)] = micros
@@ -264,7 +268,9 @@ extension MeshNode {
         writer.varint(mesh.helloSequence)
         writer.varint(mesh.heardSequence)
         writer.varint(mesh.heardSequence == 0 ? 0 : micros - mesh.heardAt)
-        writer.u8((mesh.data != nil ? Self.dataFlag : 0) | (isJoined ? 0 : Self.joiningFlag))
+        writer.u8(
+            (mesh.data != nil ? Self.dataFlag : 0) | (isJoined ? 0 : Self.joiningFlag)
+                | (isQuestion ? Self.questionFlag : 0))
         writer.u64(linkState.digest)
         writer.u64(interest.digest)
         writer.u64(retained.digest)
@@ -288,6 +294,7 @@ extension MeshNode {
                 mesh.roundTrip = mesh.roundTrip == 0 ? trip : (mesh.roundTrip * 7 + trip) / 8
             }
         }
+        if flags & Self.questionFlag != 0 { hello(on: mesh) }
         if flags & Self.dataFlag != 0, mesh.data != nil, !mesh.isUp {
             mesh.readyHellos += 1
             if mesh.readyHellos == 1 { hello(on: mesh) }
@@ -318,9 +325,33 @@ extension MeshNode {
                 takeDown(mesh, .silence, "nothing was heard for \(now - mesh.lastHeardOnControl) ms")
                 continue
             }
+            if mesh.isGivenUp {
+                takeDown(mesh, .otherHalf, "the other node tells of it no more")
+                continue
+            }
+            if isStuck(mesh) {
+                takeDown(mesh, .congested, "the data connection has taken nothing for \(Self.dataPatience) ms")
+                continue
+            }
             if now >= mesh.nextHello { hello(on: mesh) }
             if now >= mesh.acknowledgeAt { forwarder.acknowledge(mesh) }
         }
+    }
+
+    /// For how long a data connection with something to acknowledge may acknowledge nothing, in milliseconds: longer
+    /// than the largest frame takes on the slowest link that makes sense.
+    private static var dataPatience: UInt64 { 20_000 }
+
+    /// Hellos pass, but what is larger does not.
+    private func isStuck(_ mesh: MeshLink) -> Bool {
+        let (released, unacknowledged) = mesh.queues.reduce((UInt64(0), 0)) {
+            ($0.0 &+ $1.releasedTotal, $0.1 + $1.unacknowledged)
+        }
+        if unacknowledged == 0 || released != mesh.progress {
+            mesh.progress = released
+            mesh.progressAt = now
+        }
+        return now - mesh.progressAt >= Self.dataPatience
     }
 
     // MARK: Dialling

@@ -121,8 +121,8 @@ struct TraceCommand: ParsableCommand {
         commandName: "trace",
         abstract: "Send a probe the way an event of a topic would take, and show the times on the way.",
         discussion: """
-            Times between nodes are by their own clocks; the round trip is by this node's alone. No subscriber sees the \
-            probe.
+            Times between nodes are by their own clocks; the round trip is by this node's alone. No subscriber sees \
+            the probe.
 
             Examples:
               apus trace sensors/1/temperature
