@@ -161,6 +161,22 @@ final class MeshField {
         for end in station.ends { end.other?.close(.connectionLost) }
     }
 
+    /// Lets go of everything: nodes, lanes and this own one another.
+    func dismantle() {
+        for station in stations {
+            for end in station.ends {
+                if !end.isTold { end.conversation.close(.shutdown, on: station.lane) }
+                end.conversation = nil
+            }
+            station.ends.removeAll()
+            station.lane.turn.principal = nil
+            station.lane.alarms.removeAll()
+            station.lane.belongings.removeAll()
+            station.node = nil
+        }
+        stations = []
+    }
+
     /// Breaks the connections between two nodes.
     func cut(_ a: Station, _ b: Station) {
         for end in a.ends(to: b) {
@@ -198,6 +214,8 @@ final class MeshField {
         lane.postMail()
         lane.readMail()
         for end in station.ends { send(end) }
+        // An end and its conversation own one another.
+        for end in station.ends where end.isTold { end.conversation = nil }
         station.ends.removeAll { $0.isTold }
     }
 

@@ -220,7 +220,6 @@ final class Forwarder {
             let word = UInt16(truncatingIfNeeded: count) & 0xFFF
             base.storeBytes(of: word.littleEndian, toByteOffset: 14, as: UInt16.self)
             for place in 0..<count { DataFrame.write(branches[index].destinations[place], at: place, to: base) }
-            link.counters.framesOut &+= 1
             if let bytes = frame.sealed.baseAddress {
                 (base + (length - sealed)).copyMemory(from: bytes, byteCount: sealed)
             }

@@ -297,5 +297,7 @@ private struct MeshPlay {
         node.publish("x", "still here")
         field.run(1)
         precondition(listener.heard.count > before, "local events do not come any more")
+        node.router.unregister(listener, on: node.lane)
+        field.dismantle()
     }
 }
