@@ -79,17 +79,14 @@ private func eventually(_ condition: () -> Bool) async throws -> Bool {
 
 @Suite("The mesh in a process", .serialized)
 struct MeshShellTests {
-    @Test("Two nodes find each other and join well before a lonely one would; links come and go by command")
+    @Test("Two nodes find each other and join; links come and go by command")
     func commands() async throws {
-        let clock = ContinuousClock()
-        let start = clock.now
         let a = try MeshStage("a", MeshStage.settings())
         let address = try #require(a.shell.address)
         var settings = MeshStage.settings(listen: nil, to: [address])
         settings.join = .configured
         let b = try MeshStage("b", settings)
         #expect(try await eventually { a.joinCount == 1 && b.joinCount == 1 })
-        #expect(clock.now - start < .milliseconds(2_500))
         let up = try await b.links { $0.map(\.state) == ["up"] }
         #expect(up.map(\.to) == [address] && up.map(\.peer) == ["a"] && up.map(\.origin) == ["configured"])
         let accepted = try await a.links { $0.map(\.state) == ["up"] }

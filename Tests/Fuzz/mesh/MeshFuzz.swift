@@ -6,6 +6,7 @@ import Core
 /// names that exist or do not, copies of real ones with changes, whatever bytes. The node must not trap, keep what it
 /// held within bounds, and be able to go on with its other neighbour.
 
+/// What libFuzzer calls with each input.
 @_cdecl("LLVMFuzzerTestOneInput")
 public func fuzzOne(_ start: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
     guard let start, count > 1 else { return 0 }
