@@ -27,7 +27,7 @@ struct LinkQueue {
     /// Bytes that wait.
     private(set) var waitingBytes = 0
     /// Sent since the connection was made, and acknowledged or given up of that.
-    private var sentTotal: UInt64 = 0
+    private(set) var sentTotal: UInt64 = 0
     private(set) var releasedTotal: UInt64 = 0
     /// Frames given up because there was no room.
     private(set) var dropped: UInt64 = 0

@@ -338,17 +338,18 @@ extension MeshNode {
         }
     }
 
-    /// For how long a data connection with something to acknowledge may acknowledge nothing, in milliseconds: longer
-    /// than the largest frame takes on the slowest link that makes sense.
-    private static var dataPatience: UInt64 { 20_000 }
+    /// For how long a data connection with something to acknowledge may neither take nor acknowledge anything, in
+    /// milliseconds: longer than what the system's buffer holds takes on a link of 64 kbit/s.
+    private static var dataPatience: UInt64 { 10_000 }
 
     /// Hellos pass, but what is larger does not.
     private func isStuck(_ mesh: MeshLink) -> Bool {
-        let (released, unacknowledged) = mesh.queues.reduce((UInt64(0), 0)) {
-            ($0.0 &+ $1.releasedTotal, $0.1 + $1.unacknowledged)
+        let (moved, unacknowledged) = mesh.queues.reduce((UInt64(0), 0)) {
+            ($0.0 &+ $1.releasedTotal &+ $1.sentTotal, $0.1 + $1.unacknowledged)
         }
-        if unacknowledged == 0 || released != mesh.progress {
-            mesh.progress = released
+        let progress = moved &- UInt64(mesh.data?.link.unsentBytes ?? 0)
+        if unacknowledged == 0 || progress != mesh.progress {
+            mesh.progress = progress
             mesh.progressAt = now
         }
         return now - mesh.progressAt >= Self.dataPatience
