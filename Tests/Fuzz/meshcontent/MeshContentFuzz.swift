@@ -151,7 +151,7 @@ private func queue(_ bytes: UnsafeRawBufferPointer) {
             let size = FrameHeader.size + Int(reader.u8()) << (step >> 2 & 7)
             let place = queue.reserve(size)
             FrameHeader(length: size, type: .data).write(to: place)
-            queue.commit(size)
+            queue.commit(size, now: 0)
         case 2:
             let part = queue.next(max: 1 << (step >> 4 & 15) + 1)
             sent += UInt64(part.count)
