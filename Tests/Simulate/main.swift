@@ -6,7 +6,8 @@ import Synchronization
 @testable import Simulator
 
 // Plays many seeds of the mesh: `simulate SEEDS [FIRST]`, one seed with its log: `simulate seed NUMBER`, or a file:
-// `simulate replay FILE`; one large one: `simulate large NODES`. What fails is made smaller and written to replay-SEED.json.
+// `simulate replay FILE`; one large one: `simulate large NODES`.
+// What fails is made smaller and written to replay-SEED.json.
 
 /// Prints at once, also into a file.
 func say(_ text: String) {
