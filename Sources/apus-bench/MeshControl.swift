@@ -139,16 +139,17 @@ extension MeshCampaign {
         let count = options.quick ? 10_000 : 100_000
         try subscribe(client, at: a, "fleet", count: count, until: b)
         let rate = try pair.withSteadyLinks { try idleRate(b, a.name, seconds: 2) }
+        // What a link has counted outlives it.
+        let before = Double(try control(b, a.name))
         try b.dial(a.meshPort, false)
         try MeshChain.wait("the link does not end") { try b.view().links.isEmpty && a.view().links.isEmpty }
         pause(milliseconds: 200)
-        // A link counts from its beginning.
         let bytes = try pair.withSteadyLinks {
             try b.dial(a.meshPort, true)
             let begin = now()
             try pair.settle()
             pause(milliseconds: 2_000)
-            return Double(try control(b, a.name)) - rate * Double(now() - begin) / 1e9
+            return Double(try control(b, a.name)) - before - rate * Double(now() - begin) / 1e9
         }
         try awaitFilters(b, of: a.name) { $0 >= count }
         figure("bytes-reconnect", "reconnecting, \(count) filters unchanged", "bytes", bytes, must: Self.reconnectMust)
