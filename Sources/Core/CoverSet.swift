@@ -105,17 +105,24 @@ public final class CoverSet {
             entries[known].flags &= ~Entry.ending
             count += 1
             if entries[known].cover == 0, !entries[known].has(Entry.shown) { cover(known) }
+            // Others may have been shown already because it was about to end.
+            if filter.levels.contains(where: { $0.kind != .literal }) { recheckAll() }
             return
         }
         let number = entries.allocate(Entry(node: node, ending: ending, flags: Entry.wanted | Entry.used))
         hang(number, at: node, ending)
         count += 1
+        // The round that is under way has become longer.
+        if recheckLeft > 0 { recheckLeft += 1 }
         let cover = findCover(of: number, filter)
         if cover == 0 { show(number) } else { link(number, under: cover) }
-        if filter.levels.contains(where: { $0.kind != .literal }) {
-            recheckLeft = Int(entries.highestUsed)
-            if recheck == 0 { recheck = 1 }
-        }
+        if filter.levels.contains(where: { $0.kind != .literal }) { recheckAll() }
+    }
+
+    /// A wildcard has come: whatever is shown may be covered now.
+    private func recheckAll() {
+        recheckLeft = Int(entries.highestUsed)
+        if recheck == 0 { recheck = 1 }
     }
 
     /// Nobody wants a filter any more.

@@ -40,6 +40,8 @@ final class Forwarder {
     private var orphans: [MeshLink] = []
     private var branches: [Branch] = []
     private var branchCount = 0
+    /// The link that was looked up last; forgotten when links or routes change.
+    private var latest: MeshLink?
 
     init(_ node: MeshNode) {
         self.node = node
@@ -65,13 +67,21 @@ final class Forwarder {
         }
     }
 
+    /// The link with a number; one that is down until the routes no longer lead there.
+    @inline(__always)
+    private func lookUp(_ number: LinkNumber) -> MeshLink? {
+        if let latest, latest.number == number { return latest }
+        latest = node.link(number) ?? orphans.first { $0.number == number }
+        return latest
+    }
+
     @inline(__always)
     private func add(_ destination: Destination, to next: LinkNumber) {
         for index in 0..<branchCount where branches[index].link.number == next {
             branches[index].destinations.append(destination)
             return
         }
-        guard let link = node.link(next) ?? orphans.first(where: { $0.number == next }) else {
+        guard let link = lookUp(next) else {
             node.counters.noRoute &+= 1
             return
         }
@@ -305,6 +315,7 @@ final class Forwarder {
 
     /// A link is down: what it was sent and has not acknowledged waits for the new routes.
     func linkDown(_ link: MeshLink) {
+        latest = nil
         guard
             routes.links.contains(link.number) || link.queues.contains(where: { !$0.isEmpty || $0.unacknowledged > 0 })
         else { return }
@@ -312,6 +323,7 @@ final class Forwarder {
     }
 
     func routesChanged(_ new: Routes) {
+        latest = nil
         routes = new
         changedAt = node.now
         guard !orphans.isEmpty || !parked.isEmpty else { return }

@@ -73,6 +73,7 @@ public final class MeshConversation: Conversation {
     // MARK: Conversation
 
     public override func receive(_ bytes: UnsafeRawBufferPointer, _ turn: Turn, on lane: Lane) -> Progress {
+        if case .data(let mesh) = phase { return receiveData(bytes, mesh, turn) }
         var consumed = 0
         while bytes.count - consumed >= FrameHeader.size, let base = bytes.baseAddress {
             let header = FrameHeader(base + consumed)
@@ -85,14 +86,32 @@ public final class MeshConversation: Conversation {
                 return refuse(.malformed, "this is the mesh's port, and the first frame is none of the mesh", consumed)
             }
             guard bytes.count - consumed >= header.length else { break }
-            if case .data = phase, !node.arrivals.hasRoom {
-                return Progress(consumed: consumed, verdict: .routeFirst)
-            }
             let frame = UnsafeRawBufferPointer(start: base + consumed, count: header.length)
             consumed += header.length
             if let (reason, text) = take(frame, header) { return refuse(reason, text, consumed) }
             if case .probing = phase { return Progress(consumed: consumed, verdict: .paused) }
+            // Events may come right behind the proof.
+            if case .data = phase { return Progress(consumed: consumed, verdict: .routeFirst) }
             if case .over = phase { return Progress(consumed: consumed, verdict: .close(.clientDisconnected)) }
+        }
+        return Progress(consumed: consumed, verdict: turn.isEmpty ? .waiting : .routeFirst)
+    }
+
+    /// Frames of a data connection, as many as the turn has room for.
+    private func receiveData(_ bytes: UnsafeRawBufferPointer, _ mesh: MeshLink, _ turn: Turn) -> Progress {
+        var consumed = 0
+        while bytes.count - consumed >= FrameHeader.size, let base = bytes.baseAddress {
+            let header = FrameHeader(base + consumed)
+            guard header.length >= FrameHeader.size, header.length <= FrameHeader.maxSize else {
+                return refuse(.malformed, "a frame of \(header.length) bytes", consumed)
+            }
+            guard bytes.count - consumed >= header.length else { break }
+            guard node.arrivals.hasRoom else { return Progress(consumed: consumed, verdict: .routeFirst) }
+            let frame = UnsafeRawBufferPointer(start: base + consumed, count: header.length)
+            consumed += header.length
+            if let (reason, text) = node.forwarder.receive(frame, header, on: mesh) {
+                return refuse(reason, text, consumed)
+            }
         }
         return Progress(consumed: consumed, verdict: turn.isEmpty ? .waiting : .routeFirst)
     }
@@ -102,7 +121,6 @@ public final class MeshConversation: Conversation {
         _ frame: UnsafeRawBufferPointer, _ header: FrameHeader
     ) -> (ByeReason, String)? {
         let body = UnsafeRawBufferPointer(rebasing: frame[FrameHeader.size...])
-        if case .data(let mesh) = phase { return node.forwarder.receive(frame, header, on: mesh) }
         guard let type = FrameType(rawValue: header.type) else { return nil }
         if type == .bye { return hearBye(body) }
         switch phase {
