@@ -169,6 +169,9 @@ extension MeshNode: LinkStateEvents {
             } else if mesh.wasTwoWay {
                 mesh.isGivenUp = true
                 forwarder.linkDown(mesh)
+                // Nothing more goes there from now on, so that what is sent another way is not sent twice.
+                mesh.control.end(.otherHalf, "the other node tells of it no more")
+                mesh.data?.end(.otherHalf, "the other node tells of it no more")
                 wake(at: now)
             }
         }
