@@ -6,7 +6,7 @@ final class Departures {
     /// Sealed bytes beyond which a run is spread over several frames.
     private static let frameBytes = 64 << 10
     /// Sealed bytes beyond which an event is cut.
-    private static let partBytes = 192 << 10
+    private static let partBytes = 64 << 10
 
     /// It lives as long as its lane.
     private unowned(unsafe) let node: MeshNode

@@ -28,7 +28,9 @@ struct LinkQueue {
     private(set) var waitingBytes = 0
     /// Sent since the connection was made, and acknowledged or given up of that.
     private(set) var sentTotal: UInt64 = 0
-    private(set) var releasedTotal: UInt64 = 0
+    private var releasedTotal: UInt64 = 0
+    /// What the neighbour says that it has taken.
+    private(set) var acknowledgedTotal: UInt64 = 0
     /// Frames given up because there was no room.
     private(set) var dropped: UInt64 = 0
 
@@ -123,6 +125,7 @@ struct LinkQueue {
     /// - Returns: false when it says more than it was sent.
     mutating func acknowledge(_ total: UInt64) -> Bool {
         guard total <= sentTotal else { return false }
+        acknowledgedTotal = max(acknowledgedTotal, total)
         guard total > releasedTotal else { return true }
         var left = Int(total - releasedTotal)
         releasedTotal = total

@@ -338,17 +338,18 @@ extension MeshNode {
         }
     }
 
-    /// For how long a data connection with something to acknowledge may neither take nor acknowledge anything, in
-    /// milliseconds: longer than what the system's buffer holds takes on a link of 64 kbit/s.
+    /// For how long a data connection with something to acknowledge may acknowledge nothing, in milliseconds: longer
+    /// than a frame takes on a link of 64 kbit/s.
     private static var dataPatience: UInt64 { 10_000 }
 
     /// Hellos pass, but what is larger does not.
     private func isStuck(_ mesh: MeshLink) -> Bool {
-        let (moved, unacknowledged) = mesh.queues.reduce((UInt64(0), 0)) {
-            ($0.0 &+ $1.releasedTotal &+ $1.sentTotal, $0.1 + $1.unacknowledged)
+        // What was given up to make room still has to be taken. What the system's buffer takes says nothing: small
+        // pieces may pass where large ones do not.
+        let (sent, progress) = mesh.queues.reduce((UInt64(0), UInt64(0))) {
+            ($0.0 &+ $1.sentTotal, $0.1 &+ $1.acknowledgedTotal)
         }
-        let progress = moved &- UInt64(mesh.data?.link.unsentBytes ?? 0)
-        if unacknowledged == 0 || progress != mesh.progress {
+        if sent == progress || progress != mesh.progress {
             mesh.progress = progress
             mesh.progressAt = now
         }
