@@ -65,7 +65,7 @@ public struct EventRun: BitwiseCopyable {
     /// hold its receipt (``Lane/hold(_:evenImpatient:)``) instead of refusing the event.
     public var isPatient = false
     /// Whether it comes from another node, which has chosen the destinations: it goes to this node's subscriptions
-    /// only, and to a shared group only when the other node says so (``Router/deliverShare(_:group:on:)``).
+    /// only, and to a shared group only when the other node says so (``Router/deliverShare(_:key:on:)``).
     public var isFromMesh = false
     /// The version of the first event, when it is to be kept as its topic's last value and another node has given it
     /// one, or the router has; each of the following is one later (``EventVersion/advanced(by:)``).

@@ -7,9 +7,16 @@ extension MeshNode {
     /// The conversation of a connection that the listener has accepted.
     public func accepted(_ link: Link, on lane: Lane) -> Conversation {
         let conversation = MeshConversation(node: self, link: link, dialling: nil, target: 0, dataOf: nil)
-        handshakes.append(conversation)
+        if handshakes.count >= Self.maxHandshakes {
+            conversation.end(.tooManyLinks, "too many others are at the door")
+        } else {
+            handshakes.append(conversation)
+        }
         return conversation
     }
+
+    /// Handshakes under way at once. Whoever is not proven yet may open connections, and each new one looks at all.
+    private static var maxHandshakes: Int { 256 }
 
     /// The conversation of a connection that was dialled.
     public func dialled(_ ticket: Int, link: Link, on lane: Lane) -> Conversation {
