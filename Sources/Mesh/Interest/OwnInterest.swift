@@ -41,8 +41,6 @@ final class OwnInterest {
 
     /// Filters others have been told of.
     var toldCount: Int { cover.toldCount + groups.count { $0.map { $0.told != .none } ?? false } }
-    /// Filters that somebody wants.
-    var wantedCount: Int { cover.count + groups.count - freeGroups.count }
     /// Whether there is something to do besides what the router has.
     var hasWork: Bool { scan != nil || cover.hasWork || cover.hasChanges || !changedGroups.isEmpty }
 

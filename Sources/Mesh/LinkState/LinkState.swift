@@ -245,13 +245,6 @@ final class LinkState {
 
     // MARK: What others ask
 
-    /// Where others may dial this node, from now on.
-    func setAddresses(_ addresses: [String]) {
-        guard settings.addresses != addresses else { return }
-        settings.addresses = addresses
-        news(plane.now)
-    }
-
     /// What is known of a node.
     struct Details: Equatable {
         struct Link: Equatable {

@@ -140,7 +140,7 @@ public final class MeshConversation: Conversation {
         let reason = ByeReason(rawValue: reader.u8())
         let text = reader.text(max: 1_024)
         if farewell == nil { farewell = (reason, "the other node says: \(text)", false) }
-        phase = .over.self
+        phase = .over
         return nil
     }
 
