@@ -47,8 +47,9 @@ let package = Package(
         .systemLibrary(name: "CCurl", path: "Sources/C/CCurl", providers: [.apt(["libcurl4-openssl-dev"])]),
 
         .target(name: "Core", swiftSettings: hot),
+        .target(name: "TLS", dependencies: ["Core", "COpenSSL"], swiftSettings: hot),
         .target(
-            name: "Reactor", dependencies: ["Core", "CLinux", .product(name: "Logging", package: "swift-log")],
+            name: "Reactor", dependencies: ["Core", "TLS", "CLinux", .product(name: "Logging", package: "swift-log")],
             swiftSettings: hot),
         .target(name: "MQTT", dependencies: ["Core"], swiftSettings: hot),
         .target(name: "AMQP", dependencies: ["Core", "CProton"], swiftSettings: hot),
@@ -67,7 +68,8 @@ let package = Package(
         .target(
             name: "Node",
             dependencies: [
-                "Core", "Reactor", "MQTT", "AMQP", "Mesh", "Web", "Webhooks", "Admin", "Security", "CLinux", "Yams",
+                "Core", "TLS", "Reactor", "MQTT", "AMQP", "Mesh", "Web", "Webhooks", "Admin", "Security", "CLinux",
+                "Yams",
                 .product(name: "Logging", package: "swift-log"),
             ], swiftSettings: strict),
         .executableTarget(
@@ -82,9 +84,10 @@ let package = Package(
             swiftSettings: hot),
 
         .testTarget(name: "CoreTests", dependencies: ["Core"], swiftSettings: strict),
+        .testTarget(name: "TLSTests", dependencies: ["TLS", "Core", "COpenSSL"], swiftSettings: strict),
         .testTarget(
             name: "ReactorTests",
-            dependencies: ["Reactor", "Core", "CLinux", .product(name: "Logging", package: "swift-log")],
+            dependencies: ["Reactor", "TLS", "Core", "CLinux", .product(name: "Logging", package: "swift-log")],
             swiftSettings: strict),
         .testTarget(name: "MQTTTests", dependencies: ["MQTT", "Core"], swiftSettings: strict),
         .testTarget(name: "AMQPTests", dependencies: ["AMQP", "Core", "MQTT", "CProton"], swiftSettings: strict),

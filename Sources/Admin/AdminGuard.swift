@@ -54,6 +54,10 @@ struct AdminGuard: Sendable {
                 var headers = Headers()
                 headers.add("Retry-After", "5")
                 responder.send(Problem(503, "Too many passwords are being checked.", headers: headers))
+            case .refused(.tooManyFailures):
+                var headers = Headers()
+                headers.add("Retry-After", "60")
+                responder.send(Problem(429, "Too many wrong attempts.", headers: headers))
             case .refused(.badCredentials), .refused(.anonymousNotAllowed): Self.challenge(responder)
             }
         }

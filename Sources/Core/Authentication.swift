@@ -7,14 +7,26 @@ public struct Credentials: Sendable, CustomStringConvertible {
     public var clientID: String
     /// The user name, or nil when the client gave none.
     public var user: String?
-    /// The password's bytes, or nil when the client gave none.
+    /// The password's bytes, or nil when the client gave none. May be a token as well.
     public var password: [UInt8]?
+    /// A bearer token (RFC 6750), where the protocol has a place of its own for it.
+    public var token: [UInt8]?
     /// Who the transport has proven the client to be, if the client wants to be that one; then there is no password.
     public var provenUser: String?
     /// Whether the connection comes from this machine: a loopback address or a Unix socket.
     public var isLocal: Bool
     /// The peer's address as text, for the log and for rate limits.
     public var peer: String
+    /// Who the transport has proven the client to be, whether it wants to be that one or not; nil for nobody.
+    public var certificateUser: String?
+    /// The groups that the certificate puts its owner into.
+    public var certificateGroups: [String] = []
+    /// The certificate that the transport has verified; nil for none.
+    public var certificate: PeerCertificate?
+    /// The protocol: `mqtt`, `amqp`, `http`, `admin`.
+    public var protocolName = ""
+    /// The listener's name.
+    public var listener = ""
 
     /// Collects what a client presented.
     public init(clientID: String, user: String?, password: [UInt8]?, isLocal: Bool, peer: String) {
@@ -23,6 +35,16 @@ public struct Credentials: Sendable, CustomStringConvertible {
         self.password = password
         self.isLocal = isLocal
         self.peer = peer
+    }
+
+    /// Collects what a client presented on a connection.
+    public init(_ link: Link, _ protocolName: String, clientID: String = "", user: String?, password: [UInt8]?) {
+        self.init(clientID: clientID, user: user, password: password, isLocal: link.isLocal, peer: link.peer)
+        certificate = link.certificate
+        certificateUser = link.provenUser
+        certificateGroups = link.provenGroups
+        self.protocolName = protocolName
+        listener = link.listenerName
     }
 
     /// The user and the address, nothing secret.
@@ -37,6 +59,10 @@ public struct Identity: Sendable, Equatable {
     public var user: String?
     /// Groups that access rules may name.
     public var groups: [String]
+    /// What else has been proven, by the variables' names in access rules: `cert.cn`, `claim.department`.
+    public var attributes: [String: [String]] = [:]
+    /// For how long it holds from the answer on, in milliseconds; nil for as long as the connection.
+    public var lifetimeMilliseconds: UInt64?
 
     /// Makes an identity; without arguments it is the anonymous one in the namespace `default`.
     public init(namespace: String = "default", user: String? = nil, groups: [String] = []) {
@@ -54,6 +80,34 @@ public enum AuthenticationRefusal: Sendable, Equatable {
     case anonymousNotAllowed
     /// Too many checks are waiting; the client may come back.
     case busy
+    /// Too many wrong attempts came from this address or with this name; the client may come back in a minute.
+    case tooManyFailures
+}
+
+/// A way to prove who one is by an exchange of messages (SASL, RFC 4422), for MQTT 5 AUTH and AMQP.
+public enum SASLMechanism: String, Sendable, CaseIterable {
+    /// RFC 7677: password and salt, neither of which goes over the wire.
+    case scramSHA256 = "SCRAM-SHA-256"
+    /// RFC 7628: a bearer token.
+    case oauthBearer = "OAUTHBEARER"
+}
+
+/// What comes of a client's message in an exchange.
+public enum AuthenticationStep: Sendable, Equatable {
+    /// The client must answer this.
+    case challenge([UInt8])
+    /// It is over; the bytes are for the client, and may be empty. With a refusal they may only be sent where the
+    /// protocol has a place for them.
+    case finished(AuthenticationResult, [UInt8])
+}
+
+/// One exchange, confined to the lane of its connection.
+public protocol AuthenticationExchange: AnyObject {
+    /// Takes the client's next message.
+    /// - Parameter reply: called once, from any thread, if and only if this function returned nil.
+    func respond(
+        to message: [UInt8], reply: @escaping @Sendable (AuthenticationStep) -> Void
+    ) -> AuthenticationStep?
 }
 
 /// The answer to ``Credentials``.
@@ -70,4 +124,18 @@ public protocol Authenticator: Sendable {
     func authenticate(
         _ credentials: Credentials, reply: @escaping @Sendable (AuthenticationResult) -> Void
     ) -> AuthenticationResult?
+
+    /// The mechanisms that can be used now, the best one first.
+    var mechanisms: [SASLMechanism] { get }
+
+    /// Begins an exchange. `credentials` says all but the user and the secret.
+    /// - Returns: nil when the mechanism is not offered.
+    func begin(_ mechanism: SASLMechanism, _ credentials: Credentials) -> (any AuthenticationExchange)?
+}
+
+extension Authenticator {
+    /// None.
+    public var mechanisms: [SASLMechanism] { [] }
+    /// Nothing is offered.
+    public func begin(_ mechanism: SASLMechanism, _ credentials: Credentials) -> (any AuthenticationExchange)? { nil }
 }

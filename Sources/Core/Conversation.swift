@@ -77,6 +77,14 @@ open class Link: Output {
     open var peer: String { "" }
     /// Who the transport has proven the peer to be, as one with client certificates does; nil for nobody.
     open var provenUser: String? { nil }
+    /// The groups that a certificate puts its owner into.
+    open var provenGroups: [String] { [] }
+    /// The certificate that the transport has verified; nil for none. Known once the first bytes have come.
+    open var certificate: PeerCertificate? { nil }
+    /// Whether nobody on the way can read along.
+    open var isEncrypted: Bool { false }
+    /// The name of the listener that accepted the connection; empty for one that was dialled.
+    open var listenerName: String { "" }
 
     /// Who is shown the connection's bytes. What was appended before a change is the former one's.
     public final var tap: LinkTap? { willSet { settleTap() } }

@@ -30,6 +30,10 @@ public enum DropReason: Int, CaseIterable, Sendable {
     case rejected
     /// Its receiver released it and it could not be given back (AMQP 1.0 §3.4.4).
     case released
+    /// The rules do not let the subscriber of a broader filter read the topic.
+    case notReadable
+    /// A policy of the mesh keeps it from crossing a link.
+    case linkPolicy
 }
 
 /// Why a connection ended.
@@ -72,6 +76,12 @@ public enum CloseReason: Int, CaseIterable, Sendable, Error {
     case requestTimeout
     /// The peer read a stream of events more slowly than they came.
     case slowReader
+    /// TLS was not agreed on, or the certificate is not good.
+    case handshakeFailed
+    /// The proof of who it is has ended: a token or certificate expired, a certificate was revoked, a user removed.
+    case proofEnded
+    /// A quota of the user, the address or the listener.
+    case overQuota
     /// Somebody who may do so ended it.
     case administrative
     /// The node is stopping.

@@ -7,7 +7,8 @@ import Testing
     /// What each room may import. `docs/architecture.md` draws it.
     private static let arrows: [String: Set<String>] = [
         "Core": ["Synchronization"],
-        "Reactor": ["Core", "CLinux", "Glibc", "Logging", "Synchronization"],
+        "TLS": ["Core", "COpenSSL", "Glibc", "Synchronization"],
+        "Reactor": ["Core", "TLS", "CLinux", "Glibc", "Logging", "Synchronization"],
         "MQTT": ["Core"],
         "AMQP": ["Core", "CProton"],
         "Mesh": ["Core", "COpenSSL"],

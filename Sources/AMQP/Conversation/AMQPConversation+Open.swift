@@ -109,8 +109,7 @@ extension AMQPConversation {
     private func authenticate(
         user: String?, password: [UInt8]?, proven: String? = nil, on lane: Lane
     ) -> Verdict? {
-        var credentials = Credentials(
-            clientID: "", user: user, password: password, isLocal: link.isLocal, peer: user == nil ? "" : link.peer)
+        var credentials = Credentials(link, "amqp", user: user, password: password)
         credentials.provenUser = proven
         let reply = link.callback { (conversation: Conversation, result: AuthenticationResult, lane: Lane) in
             guard let conversation = conversation as? AMQPConversation else { return }
@@ -132,6 +131,7 @@ extension AMQPConversation {
         case .accepted, .refused(.badCredentials), .refused(.anonymousNotAllowed):
             return turnAway(.auth, .notAuthenticated, isSASL)
         case .refused(.busy): return turnAway(.sysTemporary, .overLimit, isSASL)
+        case .refused(.tooManyFailures): return turnAway(.sysTemporary, .notAuthenticated, isSASL)
         }
     }
 

@@ -34,6 +34,7 @@ enum ReasonCode: UInt8 {
     case quotaExceeded = 0x97
     case administrativeAction = 0x98
     case payloadFormatInvalid = 0x99
+    case connectionRateExceeded = 0x9F
 
     /// The reason string that goes with a failure (§3.2.2.3.9 and others): what is wrong, for people.
     var text: String {
@@ -66,22 +67,23 @@ enum ReasonCode: UInt8 {
         case .quotaExceeded: "a limit of the node is reached"
         case .administrativeAction: "an administrator ended the connection"
         case .payloadFormatInvalid: "the payload is not UTF-8 although it says so"
+        case .connectionRateExceeded: "too many attempts; try again later"
         }
     }
 
     /// What a client may be told of why its connection ends; nil where it ended it, or is gone.
     init?(_ reason: CloseReason) {
         switch reason {
-        case .clientDisconnected, .connectionLost, .connectTimeout, .requestTimeout: return nil
+        case .clientDisconnected, .connectionLost, .connectTimeout, .requestTimeout, .handshakeFailed: return nil
         case .malformedPacket: self = .malformedPacket
         case .protocolError: self = .protocolError
         case .packetTooLarge: self = .packetTooLarge
         case .unsupportedVersion: self = .unsupportedProtocolVersion
         case .keepAliveTimeout: self = .keepAliveTimeout
         case .takenOver: self = .sessionTakenOver
-        case .notAuthenticated: self = .notAuthorized
+        case .notAuthenticated, .proofEnded: self = .notAuthorized
         case .badClientID: self = .clientIdentifierNotValid
-        case .overLimit, .slowReader: self = .quotaExceeded
+        case .overLimit, .slowReader, .overQuota: self = .quotaExceeded
         case .receiveMaximumExceeded: self = .receiveMaximumExceeded
         case .topicAliasInvalid: self = .topicAliasInvalid
         case .topicNameInvalid: self = .topicNameInvalid

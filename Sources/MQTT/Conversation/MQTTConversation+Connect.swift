@@ -20,8 +20,7 @@ extension MQTTConversation {
         }
         state = .connecting(connect)
         let credentials = Credentials(
-            clientID: connect.clientID, user: connect.user, password: connect.password, isLocal: link.isLocal,
-            peer: connect.user == nil ? "" : link.peer)
+            link, "mqtt", clientID: connect.clientID, user: connect.user, password: connect.password)
         let reply = link.callback { (conversation: Conversation, result: AuthenticationResult, lane: Lane) in
             (conversation as? MQTTConversation)?.authenticated(result, on: lane)
         }
@@ -83,6 +82,8 @@ extension MQTTConversation {
             return refuse(.badUserNameOrPassword, .badUserNameOrPassword, .notAuthenticated)
         case .refused(.anonymousNotAllowed): return refuse(.notAuthorized, .notAuthorized, .notAuthenticated)
         case .refused(.busy): return refuse(.serverUnavailable, .serverBusy, .overLimit)
+        case .refused(.tooManyFailures):
+            return refuse(.serverUnavailable, .connectionRateExceeded, .notAuthenticated)
         }
     }
 

@@ -120,8 +120,7 @@ final class JSONConversation: Conversation {
         }
         isAuthenticating = true
         authenticationID = message.id
-        let credentials = Credentials(
-            clientID: "", user: user, password: password, isLocal: link.isLocal, peer: link.peer)
+        let credentials = Credentials(link, "http", user: user, password: password)
         let reply = link.callback { (conversation: Conversation, result: AuthenticationResult, lane: Lane) in
             guard let conversation = conversation as? JSONConversation else { return }
             conversation.authenticated(result)
@@ -142,6 +141,7 @@ final class JSONConversation: Conversation {
             principal = Principal(identity: identity, clientID: "", router: router)
             answer(id) { _ in }
         case .refused(.busy): fail(id, 503, "Too many passwords are being checked.")
+        case .refused(.tooManyFailures): fail(id, 429, "Too many wrong attempts.")
         case .refused(.badCredentials), .refused(.anonymousNotAllowed):
             fail(id, 401, "User unknown, or the password is wrong.")
         }

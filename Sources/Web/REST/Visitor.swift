@@ -42,6 +42,9 @@ final class Visitor {
             headers.add("Retry-After", "5")
             isBusy = true
             refusal = Problem(503, "Too many passwords are being checked.", headers: headers)
+        case .refused(.tooManyFailures):
+            isBusy = true
+            refusal = .later(429, "Too many wrong attempts.", seconds: 60)
         case .refused(.badCredentials): refusal = .unauthorized("User unknown, or the password is wrong.")
         case .refused(.anonymousNotAllowed): refusal = .unauthorized("A user and a password are needed.")
         }
@@ -95,9 +98,7 @@ extension WebSite {
             }
             (user, password) = known
         }
-        let credentials = Credentials(
-            clientID: "", user: user, password: password, isLocal: connection.link.isLocal,
-            peer: user == nil ? "" : connection.link.peer)
+        let credentials = Credentials(connection.link, "http", user: user, password: password)
         let context = context
         let asked = visitor.authorization
         let reply = connection.link.callback { (conversation: Conversation, result: AuthenticationResult, _: Lane) in

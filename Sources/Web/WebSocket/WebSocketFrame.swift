@@ -311,9 +311,9 @@ extension WebSocketCode {
         case .payloadFormatInvalid: self = .invalidData
         case .packetTooLarge: self = .messageTooBig
         case .connectTimeout, .keepAliveTimeout, .requestTimeout, .takenOver, .notAuthenticated, .badClientID,
-            .slowReader, .administrative:
+            .slowReader, .administrative, .handshakeFailed, .proofEnded:
             self = .policyViolation
-        case .overLimit: self = .tryAgainLater
+        case .overLimit, .overQuota: self = .tryAgainLater
         }
     }
 }

@@ -64,6 +64,11 @@ final class WebSocketLink: Link {
     }
 
     override var peer: String { carrier.peer }
+    override var provenUser: String? { carrier.provenUser }
+    override var provenGroups: [String] { carrier.provenGroups }
+    override var certificate: PeerCertificate? { carrier.certificate }
+    override var isEncrypted: Bool { carrier.isEncrypted }
+    override var listenerName: String { carrier.listenerName }
 
     // MARK: Frames
 
