@@ -1,4 +1,5 @@
-/// What a certificate says of who has proven to hold its key (RFC 5280). Made by the transport when its handshake is over.
+/// What a certificate says of who has proven to hold its key (RFC 5280). Made by the transport when its handshake is
+/// over.
 public struct PeerCertificate: Sendable, Equatable {
     /// The subject as one text (RFC 2253), for people.
     public var subject = ""
