@@ -27,7 +27,7 @@ import Testing
             "Synchronization",
         ],
         "apus-bench": [
-            "ArgumentParser", "CLinux", "CProton", "Glibc", "Foundation", "FoundationEssentials", "Synchronization",
+            "ArgumentParser", "CLinux", "COpenSSL", "CProton", "Glibc", "Foundation", "FoundationEssentials", "Synchronization",
         ],
     ]
 
