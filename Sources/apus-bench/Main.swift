@@ -41,8 +41,8 @@ struct Run: ParsableCommand {
     @Option(
         help: """
             Comma-separated brokers: relay, apus, mosquitto; apus5 and mosquitto5 are the same programs with clients \
-            of MQTT 5, apusws is the node with clients over WebSocket, relaytls and apustls speak TLS 1.3; each is shown \
-            beside its program with the \
+            of MQTT 5, apusws is the node with clients over WebSocket, relaytls and apustls speak TLS 1.3; each is \
+            shown beside its program with the \
             clients of --mqtt over TCP, with the ratio.
             """)
     var brokers = "relay,apus,mosquitto"

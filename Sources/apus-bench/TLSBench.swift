@@ -9,8 +9,8 @@ struct TLSBench: ParsableCommand {
         abstract: "Measures events over TLS beside a bare relay, and handshakes beside openssl s_server.",
         discussion: """
             Events (d1k, a64): CPU of the node over TLS 1.3 beside a relay that decrypts and encrypts and does nothing \
-            else, in interleaved rounds. Handshakes: one after the other by one client, CPU of the server for each; with \
-            keys P-256 and RSA of 2,048 bits, full and resumed. Idle: memory of a connection that does nothing.
+            else, in interleaved rounds. Handshakes: one after the other by one client, CPU of the server for each; \
+            with keys P-256 and RSA of 2,048 bits, full and resumed. Idle: memory of a connection that does nothing.
             """)
 
     @Option(help: "Interleaved rounds.")

@@ -92,7 +92,8 @@ struct Table {
         guard !rows.isEmpty else { return [] }
         return [
             "",
-            "TLS 1.3: CPU us per delivered message, median (min..max); the ratio is that of pairs (must, d1k beside the relay: 1.5)",
+            "TLS 1.3: CPU us per delivered message, median (min..max); the ratio is that of pairs",
+            "(must, d1k beside the relay: 1.5)",
         ] + Text.columns([["scenario", "beside", "it", "apus over TLS", "ratio"]] + rows.map { Array($0[..<5]) })
     }
 
