@@ -34,7 +34,8 @@ extension MQTTConversation {
         }
         guard case .established = state, authentication.exchange == nil else { throw .protocolError }
         guard let exchange = begin(authentication.method, principal?.clientID ?? "") else {
-            return leave(.badAuthenticationMethod, .badAuthenticationMethod, on: lane)
+            // DISCONNECT knows no reason of that name (§3.14.2.1).
+            return leave(.notAuthorized, .badAuthenticationMethod, on: lane)
         }
         authentication.restart(exchange)
         return proceed(packet.data, on: lane)
@@ -115,7 +116,7 @@ extension MQTTConversation {
             else { return leave(.notAuthorized, .notAuthenticated, on: lane) }
             proofEndsAt = identity.end(from: lane.now)
             if !identity.hasSameRights(as: principal.identity) {
-                let renewed = Principal(identity: identity, clientID: principal.clientID, router: principal.router)
+                let renewed = principal.renewed(identity)
                 self.principal = renewed
                 session.attach(link, principal: renewed)
             }
