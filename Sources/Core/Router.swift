@@ -64,6 +64,8 @@ public final class Router: @unchecked Sendable {
 
     /// The rules in force and their version.
     var accessRules: (rules: AccessRules, version: UInt64) { access.withLock { $0 } }
+    /// Whether there are any rules; without them everything is allowed.
+    public var hasAccessRules: Bool { access.withLock { !$0.rules.rules.isEmpty } }
     /// The version of the rules in force.
     var accessVersion: UInt64 { accessCounter.load(ordering: .acquiring) }
 
