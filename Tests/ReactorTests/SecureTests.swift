@@ -1,10 +1,10 @@
-import COpenSSL
 import CLinux
 import Core
 import Foundation
 import Glibc
 import Synchronization
 import TLS
+import TestTLS
 import Testing
 
 @testable import Reactor
@@ -12,8 +12,8 @@ import Testing
 extension Sockets {
     @Suite("TLS")
     struct SecureTests {
-        @Test("Lines to and fro", arguments: [TLS1_2_VERSION, TLS1_3_VERSION])
-        func lines(version: Int32) throws {
+        @Test("Lines to and fro", arguments: SocketSession.Version.allCases)
+        func lines(version: SocketSession.Version) throws {
             let stage = try Stage(lanes: 2, door: SecureGround().door())
             let clients = try (0..<4).map { _ in try SecureClient(stage, version: version) }
             for client in clients {
@@ -73,8 +73,8 @@ extension Sockets {
 
         @Test(
             "An idle connection costs less than 24 KiB, and nothing once it has gone",
-            arguments: [TLS1_2_VERSION, TLS1_3_VERSION])
-        func idleMemory(version: Int32) async {
+            arguments: SocketSession.Version.allCases)
+        func idleMemory(version: SocketSession.Version) async {
             await #expect(processExitsWith: .success) { [version] in
                 // All threads' memory in one place, where it is counted.
                 mallopt(M_ARENA_MAX, 1)
@@ -210,7 +210,7 @@ extension Sockets {
             try client.send("SUB t\n")
             #expect(try client.line() == "OK")
             // All hellos at once; nobody takes the answers before the end.
-            let hello = try Self.hello()
+            let hello = SocketSession.hello()
             let crowd = try (0..<300).map { _ in try Client(stage) }
             for one in crowd { try one.send(hello) }
             var slowest: UInt64 = 0
@@ -224,22 +224,6 @@ extension Sockets {
             for one in crowd { #expect(try one.receive(5)[0] == 22, "everybody has the server's hello") }
         }
 
-        /// What a client says first.
-        private static func hello() throws -> [UInt8] {
-            let context = SSL_CTX_new(TLS_client_method())
-            let ssl = SSL_new(context)
-            let (input, output) = (BIO_new(BIO_s_mem()), BIO_new(BIO_s_mem()))
-            defer {
-                SSL_free(ssl)
-                SSL_CTX_free(context)
-            }
-            SSL_set_bio(ssl, input, output)
-            SSL_connect(ssl)
-            var data: UnsafeMutablePointer<CChar>?
-            let count = apus_bio_data(output, &data)
-            return Array(UnsafeRawBufferPointer(start: data, count: count))
-        }
-
         @Test("A thousand connections end in all ways there are, and nothing is left of them")
         func manyEnds() async {
             await #expect(processExitsWith: .success) {
@@ -249,7 +233,7 @@ extension Sockets {
                 let before = Sockets.openDescriptors().count
                 for batch in 0..<10 {
                     let clients = try (0..<100).map {
-                        try SecureClient(stage, version: $0 % 2 == 0 ? TLS1_2_VERSION : TLS1_3_VERSION)
+                        try SecureClient(stage, version: $0 % 2 == 0 ? .v12 : .v13)
                     }
                     for (number, client) in clients.enumerated() {
                         try client.send(number % 3 == 0 ? "F100000\nF10\n" : number % 3 == 1 ? "S\nF100\n" : "N\n")
