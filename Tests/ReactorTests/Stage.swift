@@ -1,4 +1,3 @@
-import COpenSSL
 import Core
 import Glibc
 import Logging
