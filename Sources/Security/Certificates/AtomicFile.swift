@@ -1,10 +1,10 @@
 /// Small files that are seen whole or not at all.
-import Glibc
+package import Glibc
 
 /// Reading and writing of them.
-enum AtomicFile {
+package enum AtomicFile {
     /// Who may read a file.
-    enum Mode: mode_t {
+    package enum Mode: mode_t {
         /// Its owner only: keys.
         case secret = 0o600
         /// Everybody: certificates and lists.
@@ -22,7 +22,7 @@ enum AtomicFile {
     static func exists(_ path: String) -> Bool { access(path, F_OK) == 0 || errno != ENOENT }
 
     /// Writes a file: to a temporary one beside it, flushed, then renamed over it. The owner of an old file stays.
-    static func write(_ bytes: [UInt8], to path: String, _ mode: Mode) throws(CertificateFailure) {
+    package static func write(_ bytes: [UInt8], to path: String, _ mode: Mode) throws(CertificateFailure) {
         let temporary = "\(path).\(getpid()).new"
         unlink(temporary)
         let descriptor = Glibc.open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode.rawValue)
@@ -52,7 +52,7 @@ enum AtomicFile {
     }
 
     /// Reads a file.
-    static func read(_ path: String) throws(CertificateFailure) -> [UInt8] {
+    package static func read(_ path: String) throws(CertificateFailure) -> [UInt8] {
         let descriptor = Glibc.open(path, O_RDONLY | O_CLOEXEC)
         guard descriptor >= 0 else { throw failure("cannot open \(path)") }
         defer { close(descriptor) }

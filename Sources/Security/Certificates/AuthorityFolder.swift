@@ -61,7 +61,7 @@ public struct AuthorityFolder: Sendable {
         guard AtomicFile.exists(certificatePath) else {
             throw CertificateFailure("there is no authority in \(path); `apus certs init --dir \(path)` makes one")
         }
-        return try Certificate.read(pem: AtomicFile.read(certificatePath), name: certificatePath)
+        return try Certificate.load(certificatePath)
     }
 
     /// The authority, able to sign.

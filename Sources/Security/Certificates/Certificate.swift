@@ -22,6 +22,11 @@ public final class Certificate {
         return Certificate(pointer)
     }
 
+    /// Reads the first certificate of the PEM file at `path`.
+    public static func load(_ path: String) throws(CertificateFailure) -> Certificate {
+        try read(pem: AtomicFile.read(path), name: path)
+    }
+
     /// Reads a certificate in DER form, of which nothing may be left over.
     public static func read(der: [UInt8]) throws(CertificateFailure) -> Certificate {
         let pointer = der.withUnsafeBufferPointer { bytes in
