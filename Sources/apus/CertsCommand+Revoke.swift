@@ -77,14 +77,18 @@ struct CertsList: ParsableCommand {
         let folder = try authority.folder()
         let now = secondsNow()
         let certificate = try folder.certificate()
-        let ca = IssuedIndex.Entry(
-            serial: certificate.serial, kind: "authority", notAfter: certificate.notAfter,
-            name: certificate.commonName ?? certificate.subject)
-        printTable(
-            ["NAME", "KIND", "STATE", "UNTIL", "SERIAL"],
-            ([ca] + (try folder.index().entries)).map { entry in
-                [entry.name, entry.kind, Self.state(entry, now), UTC.text(entry.notAfter), entry.serial]
-            })
+        let rows = try folder.index().entries.map { entry in
+            [
+                entry.name, entry.kind, Self.state(entry.state(now: now), entry.notAfter, now, entry.revokedAt),
+                UTC.text(entry.notAfter), entry.serial,
+            ]
+        }
+        let authority = [
+            certificate.commonName ?? certificate.subject, "authority",
+            Self.state(certificate.notAfter <= now ? .expired : .good, certificate.notAfter, now, nil),
+            UTC.text(certificate.notAfter), certificate.serial,
+        ]
+        printTable(["NAME", "KIND", "STATE", "UNTIL", "SERIAL"], [authority] + rows)
         guard let list = try folder.revocations() else {
             return printError("warning: there is no \(folder.revocationsPath); `apus certs crl` writes one")
         }
@@ -93,11 +97,13 @@ struct CertsList: ParsableCommand {
         }
     }
 
-    private static func state(_ entry: IssuedIndex.Entry, _ now: Int64) -> String {
-        switch entry.state(now: now) {
-        case .revoked: entry.revokedAt.map { "revoked \(UTC.text($0))" } ?? "revoked"
+    private static func state(
+        _ state: IssuedIndex.Entry.State, _ end: Int64, _ now: Int64, _ revokedAt: Int64?
+    ) -> String {
+        switch state {
+        case .revoked: revokedAt.map { "revoked \(UTC.text($0))" } ?? "revoked"
         case .expired: "expired"
-        case .good: entry.notAfter - now < soonSeconds ? "ends in \(duration(Int(entry.notAfter - now)))" : "good"
+        case .good: end - now < soonSeconds ? "ends in \(duration(Int(end - now)))" : "good"
         }
     }
 }
