@@ -214,12 +214,14 @@ struct CertsExample: ParsableCommand {
     /// The nodes of `mesh-configs/secure`.
     private static let nodes = ["node-1", "node-2", "node-3"]
     private static let mesh = "secure"
+    /// The user of `mesh-configs/secure/node.yaml`.
+    private static let (user, group) = ("olivia", "operators")
 
     static let configuration = CommandConfiguration(
-        commandName: "example", abstract: "Make an authority and all certificates of mesh-configs/secure.",
+        commandName: "example", abstract: "Make an authority and all that mesh-configs/secure needs.",
         discussion: """
-            Three nodes for localhost, the client device-1 of the group devices, and the client olivia of the group \
-            operators.
+            Three nodes for localhost, the client device-1 of the group devices, the client olivia of the group \
+            operators, and a user file with olivia in it, whose password is in olivia.password.
 
             Example:
               apus certs example
@@ -228,24 +230,38 @@ struct CertsExample: ParsableCommand {
 
     @OptionGroup var authority: AuthorityOptions
 
+    @Flag(help: "Take the place of an authority that is there, and of all its files.")
+    var force = false
+
     func run() throws {
         let folder = try authority.folder()
         let now = secondsNow()
-        try folder.create(name: "Apus example CA", now: now)
+        try folder.create(name: "Apus example CA", replacing: force, now: now)
         var requests: [CertificateRequest] = []
         for name in Self.nodes {
             var request = CertificateRequest(.node(try .random(mesh: Self.mesh)), name: name)
             request.hosts = ["localhost", "127.0.0.1", "::1"]
             requests.append(request)
         }
-        for (name, group) in [("device-1", "devices"), ("olivia", "operators")] {
+        for (name, group) in [("device-1", "devices"), (Self.user, Self.group)] {
             var request = CertificateRequest(.client, name: name)
             request.groups = [group]
             requests.append(request)
         }
-        for request in requests { printIssued(try folder.issue(request, now: now)) }
-        print("")
-        print("The authority's certificate is \(folder.certificatePath). Next:")
+        for request in requests {
+            let issued = try folder.issue(request, replacing: force, now: now)
+            print("\(issued.certificatePath)  \(issued.certificate.subject)")
+        }
+        try addUser(folder)
+        print("\(folder.certificatePath)  the authority, for everybody who is to trust these")
+        print("Each certificate has a key beside it (.key); only its owner may have that. Next:")
         print("  apus run --config mesh-configs/secure/node.yaml")
+    }
+
+    private func addUser(_ folder: AuthorityFolder) throws {
+        let (users, password) = ("\(folder.path)/users", try folder.makePassword(of: Self.user))
+        let user = try User(name: Self.user, hash: ScryptHash(password: password.bytes), groups: [Self.group])
+        try UserFile.update(users, creating: true) { $0.set(user) }
+        print("\(users)  the user \(Self.user), whose password is in \(password.path)")
     }
 }

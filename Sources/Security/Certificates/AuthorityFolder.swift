@@ -151,6 +151,13 @@ public struct AuthorityFolder: Sendable {
         }
     }
 
+    /// Writes a random password to `NAME.password`, readable by its owner only.
+    public func makePassword(of name: String) throws(CertificateFailure) -> (bytes: [UInt8], path: String) {
+        let bytes = Array(Hexadecimal.text(of: try randomBytes(16)).utf8)
+        try AtomicFile.write(bytes + [0x0A], to: "\(path)/\(name).password", .secret)
+        return (bytes, "\(path)/\(name).password")
+    }
+
     /// Revokes certificates and writes the list anew.
     /// - Parameters:
     ///   - name: of the certificates, or the serial number of one.
