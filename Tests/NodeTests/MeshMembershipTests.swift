@@ -2,6 +2,7 @@ import Foundation
 import Glibc
 import Mesh
 import Security
+import TLS
 import Testing
 
 @testable import Node
