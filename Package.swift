@@ -124,7 +124,7 @@ let package = Package(
         .testTarget(
             name: "NodeTests",
             dependencies: [
-                "Node", "Admin", "AMQP", "Core", "Mesh", "Reactor", "Security", "Web",
+                "Node", "Admin", "AMQP", "Core", "Mesh", "Reactor", "Security", "TLS", "Web",
                 .product(name: "Logging", package: "swift-log"),
             ], swiftSettings: strict),
         .testTarget(name: "Tidy", swiftSettings: strict),
