@@ -306,7 +306,7 @@ final class Subscriber: Inbox {
 
     override func work(_ budget: inout Int, on lane: Lane) -> Bool {
         guard let retained, let outgoing, let engine else { return false }
-        let progress = retained.work(&budget, principal.router, now: lane.now) { event, _ in
+        let progress = retained.work(&budget, as: principal, on: lane) { event, _ in
             guard hasNothingWaiting, hasRoom(outgoing, engine, lane) else { return false }
             send(SentWindow.Entry(event: event, group: 0), isRetained: true, outgoing, engine, lane)
             return true

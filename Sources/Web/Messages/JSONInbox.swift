@@ -57,7 +57,7 @@ final class JSONInbox: Inbox {
 
     override func work(_ budget: inout Int, on lane: Lane) -> Bool {
         guard let retained, let link else { return false }
-        let progress = retained.work(&budget, principal.router, now: lane.now) { event, start in
+        let progress = retained.work(&budget, as: principal, on: lane) { event, start in
             guard !link.isCongested, waiting.isEmpty, hasRoom(link, lane) else { return false }
             put(
                 EventQueue.Entry(
