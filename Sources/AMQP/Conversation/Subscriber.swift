@@ -295,6 +295,14 @@ final class Subscriber: Inbox {
         giveBack(entry, hasFailed: hasFailed)
     }
 
+    // MARK: Access rules
+
+    /// The subscription of the link is not allowed any more: it ends, and its link with it (§2.6.5).
+    override func revoked(_ filter: TopicFilter, on lane: Lane) {
+        outgoing?.revoke(filter)
+        end(on: lane)
+    }
+
     // MARK: Retained events
 
     /// A new subscription begins with the retained events that it matches.

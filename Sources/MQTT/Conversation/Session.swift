@@ -268,6 +268,8 @@ final class Session: Inbox {
     /// A subscription is gone.
     func stopRetained(_ filter: TopicFilter) { retained?.remove(filter) }
 
+    override func revoked(_ filter: TopicFilter, on lane: Lane) { stopRetained(filter) }
+
     override func work(_ budget: inout Int, on lane: Lane) -> Bool {
         // Whoever comes back, or has room again, goes on in `pump`.
         guard let retained, let link else { return false }

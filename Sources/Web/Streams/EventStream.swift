@@ -142,10 +142,7 @@ final class EventStream: HTTPStream {
             while count < Self.eventsPerUnit, position < channel.last, bytes.count < Self.blockBytes {
                 position += 1
                 guard let event = channel.window.event(position) else { continue }
-                guard !event.isExpired(at: lane.now) else {
-                    lane.counters.drop(.expired)
-                    continue
-                }
+                guard channel.isWanted(event, on: lane) else { continue }
                 channel.writeID(position, to: &bytes)
                 StreamText.append("\n", to: &bytes)
                 channel.write(event, isRetained: false, as: format, on: lane, to: &bytes)
