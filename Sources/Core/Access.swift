@@ -140,6 +140,9 @@ public struct AccessRules: Sendable, Equatable {
     public static let variables =
         ["${username}", "${clientid}"] + PeerCertificate.variables.map { "${cert.\($0)}" } + ["${claim.<name>}"]
 
+    /// Whether a name, without `${` and `}`, is that of a variable.
+    public static func isVariable(_ name: String) -> Bool { TopicTemplate.variable(name) != nil }
+
     /// Equal rules, in the same order.
     public static func == (one: AccessRules, other: AccessRules) -> Bool {
         one.rules == other.rules && one.broadSubscriptions == other.broadSubscriptions

@@ -143,7 +143,7 @@ struct TopicTemplate: Sendable {
         fixed = variables.isEmpty ? filter : nil
     }
 
-    private static func variable(_ name: String) -> Variable? {
+    static func variable(_ name: String) -> Variable? {
         switch name {
         case "username": return .username
         case "clientid": return .clientID
