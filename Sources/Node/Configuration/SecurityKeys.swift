@@ -1,5 +1,6 @@
 /// The section `security`: its keys, and how it is read. See `docs/configuration.md`.
 import Core
+import Security
 
 /// The keys of the section.
 enum SecurityKeys {
