@@ -75,7 +75,7 @@ let package = Package(
         .executableTarget(
             name: "apus",
             dependencies: [
-                "Node", "Admin", "Web", "Security", "CMosquitto", "CCurl",
+                "Core", "Node", "Admin", "Web", "Security", "CMosquitto", "CCurl",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ], swiftSettings: strict),
         .executableTarget(

@@ -289,10 +289,8 @@ public struct Node {
     }
 
     private static func rules(_ configuration: Configuration) throws(StartFailure) -> AccessRules {
-        do { return try AccessRules(configuration.security.access) } catch {
-            throw StartFailure(
-                description: "security.access[\(error.rule)]: '\(error.topic)' is not a topic filter",
-                isConfiguration: true)
+        do { return try configuration.security.accessRules() } catch {
+            throw StartFailure(description: "security.access[\(error.rule)]: \(error)", isConfiguration: true)
         }
     }
 }

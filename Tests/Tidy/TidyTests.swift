@@ -23,7 +23,7 @@ import Testing
             "Synchronization",
         ],
         "apus": [
-            "Node", "Admin", "Web", "Security", "CMosquitto", "CCurl", "ArgumentParser", "Glibc", "Foundation",
+            "Core", "Node", "Admin", "Web", "Security", "CMosquitto", "CCurl", "ArgumentParser", "Glibc", "Foundation",
             "Synchronization",
         ],
         "apus-bench": [
