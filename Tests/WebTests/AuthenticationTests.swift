@@ -136,7 +136,8 @@ extension FakeConnection {
     }
 
     @Test func challenges() throws {
-        let client = try Scene().connect()
+        let known = try Scene()
+        let client = known.connect()
         func challenges(_ request: String) -> [String] {
             let answer = client.ask(request)
             #expect(answer?.status == 401)
@@ -292,9 +293,10 @@ extension FakeConnection {
             scene.stage.advance(1)
             let frames = ServerFrame.all(client.bytes()) ?? []
             #expect(frames.count == 2)
-            #expect(String(decoding: frames.first?.payload ?? [], as: UTF8.self).contains(#""status":401"#))
+            let words = String(decoding: frames.first?.payload ?? [], as: UTF8.self)
+            #expect(words.contains(#""status":401"#))
             #expect(frames.last?.opcode == 8)
-            #expect(frames.last?.payload.starts(with: [1_008 >> 8, 1_008 & 0xFF]) == true)
+            #expect(frames.last?.payload.starts(with: [0x03, 0xF0]) == true, "1008")
             #expect(client.link.finishing == .proofEnded)
             #expect(scene.router.subscriptionCount == 0)
         }
