@@ -123,6 +123,10 @@ seeds() {
     seed conversation whole5 00 "$connect5" "$subscribe5" "$publish5" "$rest5"
     seed conversation bytes5 02 "$connect5" "$subscribe5" "$publish5" "$rest5"
     # Two clients with persistent sessions subscribe, publish to each other, are cut and come back.
+    # A method, an exchange, the same again.
+    seed conversation auth5 00 10 2a 0004 4d515454 05 02 0000 1c 15 000d 534352414d2d5348412d323536 16 0009 \
+        616e6e613a39303030 0001 63 f0 1a 18 18 15 000d 534352414d2d5348412d323536 16 0005 7269676874 \
+        f0 1a 19 18 15 000d 534352414d2d5348412d323536 16 0005 7269676874
     seed conversation script 01 00 01 01 41 2c 20 01 01 2d 20 02 01 2c 17 01 03 616263 00 2d 27 02 02 6162 00 \
         0c 2c 02 01 04 00 01 2c 04 02 14 30 0c
     seed conversation deferred 01 1c 00 01 28 04 c000 c000 25 0c 2c 17 01 02 6161 00 24 0c
@@ -190,6 +194,11 @@ seeds() {
     seed amqp whole 00 0000001102000000005310c00401a10163 0000001402000001005311c00704404352095209 \
         0000001302000001005312c00603a101614342 0000001402000001005312c00703a10162520141 \
         0000001b02000001005314c009064343a00100434242005375a000 0000000c0200000100531745 0000000c0200000000531845
+    # An exchange of SASL, then the header of AMQP, of which the rest is a frame of its own.
+    seed amqp sasl 08 00000027 02010000 005341 c0 1a 02 a3 0d 534352414d2d5348412d323536 a0 08 616e6e613a393030 \
+        00000015 02010000 005343 c0 08 01 a0 05 7269676874 414d515000010000 0000001102000000005310c00401a10163
+    seed amqp sasl-records 09 001f01 005341 c0 1a 02 a3 0d 534352414d2d5348412d323536 a0 08 616e6e613a393030 ff0000 \
+        000d01 005343 c0 08 01 a0 05 7269676874 ff0205 000901 005343 c0 04 01 a0 01 78
     seed amqp links 03 001101005311c0070440435209520900 \
         001a00005314c008054343a0010043 42005375a0057878787878 ff0000 ff0605 ff0606 ff0000 \
         001000005315c009054143520341005324c001 00 ff0000 001100005313c00c0743 7000000400435264 520143520a \
@@ -255,7 +264,7 @@ target json "$root"/Tests/Fuzz/json/*.swift "$work/Core.o" "$work/Web.o" -lcrypt
 module AMQP
 target amqpscan "$root"/Tests/Fuzz/amqpscan/*.swift "$work/Core.o" "$work/AMQP.o" -lqpid-proton
 target amqpmessage "$root"/Tests/Fuzz/amqpmessage/*.swift "$work/Core.o" "$work/AMQP.o" -lqpid-proton
-target amqp "$root"/Tests/Fuzz/amqp/*.swift "$root"/Tests/AMQPTests/FieldNode.swift \
+target amqp "$root"/Tests/Fuzz/amqp/*.swift "$root"/Tests/AMQPTests/{FieldNode,ScriptedAuthenticator}.swift \
     "${objects[@]}" "$work/AMQP.o" -lqpid-proton
 module Mesh
 target meshcontent "$root"/Tests/Fuzz/meshcontent/*.swift "$work/Core.o" "$work/Mesh.o" -lcrypto
