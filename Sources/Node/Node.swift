@@ -23,7 +23,7 @@ public struct Node {
     private let log: Log
     private let logger: Logger
     private let router: Router
-    private let authenticator: PasswordAuthenticator
+    private let authenticator: NodeAuthenticator
     private let reactor: Reactor
     private let statistics: StatisticsSource
     private let admin: Admin?
@@ -61,10 +61,9 @@ public struct Node {
         let users = try Self.users(configuration)
         let rules = try Self.rules(configuration)
         do {
-            authenticator = try PasswordAuthenticator(users: users, anonymous: configuration.security.anonymous)
-        } catch {
-            throw StartFailure(description: "cannot start the password checker: \(error)", isConfiguration: false)
-        }
+            authenticator = try NodeAuthenticator(
+                IdentitySettings(users: users, anonymous: configuration.security.anonymous))
+        } catch { throw StartFailure(description: error.description, isConfiguration: false) }
         router = Router(
             limits: configuration.limits, accessRules: rules, hashKey: UInt64.random(in: .min ... .max))
         let lanes = configuration.lanes == 0 ? Reactor.processorCount : configuration.lanes
@@ -98,7 +97,7 @@ public struct Node {
 
     /// Starts the management interface, before any client can come: whoever watches the node sees it start.
     private static func manage(
-        _ configuration: Configuration, _ reactor: Reactor, _ router: Router, _ authenticator: PasswordAuthenticator,
+        _ configuration: Configuration, _ reactor: Reactor, _ router: Router, _ authenticator: NodeAuthenticator,
         _ statistics: StatisticsSource, _ mesh: MeshShell?
     ) throws(StartFailure) -> Admin? {
         guard let address = configuration.admin.address else { return nil }
@@ -133,7 +132,7 @@ public struct Node {
     }
 
     private static func listen(
-        _ configuration: Configuration, _ reactor: Reactor, _ router: Router, _ authenticator: PasswordAuthenticator,
+        _ configuration: Configuration, _ reactor: Reactor, _ router: Router, _ authenticator: NodeAuthenticator,
         _ webhooks: WebhookManager, _ mesh: MeshShell?, _ admin: Admin?, _ log: Log
     ) throws(SocketAddress.Failure) {
         let adapters = Adapters.all(
@@ -189,7 +188,7 @@ public struct Node {
             let new = try source.load()
             let users = try Self.users(new)
             let rules = try Self.rules(new)
-            authenticator.reload(users: users, anonymous: new.security.anonymous)
+            try authenticator.reload(IdentitySettings(users: users, anonymous: new.security.anonymous))
             router.reload(rules)
             log.levels.update(new.log)
             for key in new.keysNeedingRestart(since: configuration) {
