@@ -17,7 +17,7 @@ import Testing
         "Webhooks": ["Core", "CCurl", "CLinux", "COpenSSL", "Glibc", "Logging", "Synchronization"],
         "Security": ["Core", "CCurl", "CLinux", "COpenSSL", "Glibc", "Synchronization"],
         "Node": [
-            "Core", "Reactor", "MQTT", "AMQP", "Mesh", "Web", "Webhooks", "Admin", "Security", "CLinux", "Glibc",
+            "Core", "TLS", "Reactor", "MQTT", "AMQP", "Mesh", "Web", "Webhooks", "Admin", "Security", "CLinux", "Glibc",
             "Dispatch", "Foundation",
             "Logging", "Yams",
             "Synchronization",
