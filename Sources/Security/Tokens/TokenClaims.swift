@@ -80,7 +80,8 @@ struct TokenProof: Sendable, Equatable {
             case .object, .null: continue
             }
             guard name.utf8.count <= maxClaimBytes, values.allSatisfy({ $0.utf8.count <= maxClaimBytes }) else {
-                throw TokenRefusal("the claim '\(name.prefix(64))' is larger than \(maxClaimBytes) bytes", isSigned: true)
+                throw TokenRefusal(
+                    "the claim '\(name.prefix(64))' is larger than \(maxClaimBytes) bytes", isSigned: true)
             }
             attributes["claim." + name] = values
         }
@@ -93,7 +94,9 @@ struct TokenProof: Sendable, Equatable {
     /// `5.0` is the same number as `5`, and so is `5e0`.
     private static func number(_ text: String) -> String {
         if let integer = Int64(text) { return String(integer) }
-        guard let value = Double(text), let integer = Int64(exactly: value), abs(integer) <= 1 << 53 else { return text }
+        guard let value = Double(text), let integer = Int64(exactly: value), abs(integer) <= 1 << 53 else {
+            return text
+        }
         return String(integer)
     }
 }

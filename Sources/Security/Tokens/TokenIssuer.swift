@@ -93,7 +93,9 @@ public enum KeyLocation: Sendable, Hashable {
         if url.utf8.count > maxURLBytes { return "a URL must not be longer than \(maxURLBytes) bytes" }
         if url.utf8.contains(where: { $0 <= 0x20 || $0 >= 0x7F }) { return "a URL must be ASCII without spaces" }
         let isPlain = url.hasPrefix("http://")
-        guard isPlain || url.hasPrefix("https://") else { return "a URL must begin with https:// (or http://127.0.0.1)" }
+        guard isPlain || url.hasPrefix("https://") else {
+            return "a URL must begin with https:// (or http://127.0.0.1)"
+        }
         let authority = url.drop { $0 != "/" }.dropFirst(2).prefix { !"/?#\\".contains($0) }
         if authority.contains("@") { return "a URL must not contain a user name or '@'" }
         var host = authority
