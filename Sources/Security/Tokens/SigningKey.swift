@@ -138,41 +138,35 @@ final class SigningKey: @unchecked Sendable {
         guard let first = exponent.first, let last = exponent.last, first != 0, last & 1 == 1, exponent.count <= 4,
             exponent != [1]
         else { throw .init("'e' is no exponent of at most 32 bits") }
-        let builder = OSSL_PARAM_BLD_new()
-        defer { OSSL_PARAM_BLD_free(builder) }
-        let n = BN_bin2bn(modulus, Int32(modulus.count), nil)
-        let e = BN_bin2bn(exponent, Int32(exponent.count), nil)
-        defer {
-            BN_free(n)
-            BN_free(e)
+        let numbers = DER.sequence([DER.integer(modulus), DER.integer(exponent)])
+        guard let key = decode([DER.rsaEncryption, DER.null], numbers) else {
+            throw .init("libcrypto does not take the RSA key")
         }
-        guard builder != nil, n != nil, e != nil, OSSL_PARAM_BLD_push_BN(builder, OSSL_PKEY_PARAM_RSA_N, n) == 1,
-            OSSL_PARAM_BLD_push_BN(builder, OSSL_PKEY_PARAM_RSA_E, e) == 1,
-            let key = build("RSA", builder)
-        else { throw .init("libcrypto does not take the RSA key") }
         return (.rsa, key, modulus + exponent)
     }
 
     private static func elliptic(
         _ members: [String: StrictJSON]
     ) throws(StrictJSON.Failure) -> (Kind, OpaquePointer?, [UInt8]) {
-        let (kind, group, size): (Kind, String, Int)
+        let (kind, curve, size): (Kind, [UInt8], Int)
         switch members["crv"]?.text {
-        case "P-256": (kind, group, size) = (.p256, "prime256v1", 32)
-        case "P-384": (kind, group, size) = (.p384, "secp384r1", 48)
+        case "P-256": (kind, curve, size) = (.p256, DER.p256, 32)
+        case "P-384": (kind, curve, size) = (.p384, DER.p384, 48)
         default: throw .init("the curve is neither P-256 nor P-384")
         }
         let x = try bytes("x", members)
         let y = try bytes("y", members)
         guard x.count == size, y.count == size else { throw .init("'x' and 'y' must have \(size) bytes each") }
         let point = [4] + x + y
-        let builder = OSSL_PARAM_BLD_new()
-        defer { OSSL_PARAM_BLD_free(builder) }
-        guard builder != nil,
-            OSSL_PARAM_BLD_push_utf8_string(builder, OSSL_PKEY_PARAM_GROUP_NAME, group, 0) == 1,
-            OSSL_PARAM_BLD_push_octet_string(builder, OSSL_PKEY_PARAM_PUB_KEY, point, point.count) == 1,
-            let key = build("EC", builder)
-        else { throw .init("the point is not on the curve") }
+        guard let key = decode([DER.ecPublicKey, curve], point) else { throw .init("the point is not on the curve") }
+        // Decoding has looked whether the point is on the curve; this looks at all else (SP 800-56A §5.6.2.3).
+        let check = EVP_PKEY_CTX_new_from_pkey(nil, key, nil)
+        defer { EVP_PKEY_CTX_free(check) }
+        guard EVP_PKEY_public_check(check) == 1 else {
+            EVP_PKEY_free(key)
+            ERR_clear_error()
+            throw .init("the point is not on the curve")
+        }
         return (kind, key, point)
     }
 
@@ -188,27 +182,40 @@ final class SigningKey: @unchecked Sendable {
         return (.ed25519, key, x)
     }
 
-    /// EVP_PKEY_PUBLIC_KEY of openssl/evp.h, a macro that Swift cannot read: the public key and all parameters.
-    private static let publicKeySelection: Int32 = 0x02 | 0x04 | 0x80
-
-    private static func build(_ type: String, _ builder: OpaquePointer?) -> OpaquePointer? {
+    /// A key from its SubjectPublicKeyInfo (RFC 5280 §4.1): what it is for, and the key itself.
+    private static func decode(_ algorithm: [[UInt8]], _ key: [UInt8]) -> OpaquePointer? {
         defer { ERR_clear_error() }
-        guard let parameters = OSSL_PARAM_BLD_to_param(builder) else { return nil }
-        defer { OSSL_PARAM_free(parameters) }
-        guard let context = EVP_PKEY_CTX_new_from_name(nil, type, nil) else { return nil }
-        defer { EVP_PKEY_CTX_free(context) }
-        var key: OpaquePointer?
-        guard EVP_PKEY_fromdata_init(context) == 1,
-            EVP_PKEY_fromdata(context, &key, publicKeySelection, parameters) == 1, let key
-        else { return nil }
-        // The points of elliptic curves are proven to be on them; for RSA the sizes above are all there is to check.
-        guard type == "EC" else { return key }
-        let check = EVP_PKEY_CTX_new_from_pkey(nil, key, nil)
-        defer { EVP_PKEY_CTX_free(check) }
-        guard EVP_PKEY_public_check(check) == 1 else {
-            EVP_PKEY_free(key)
-            return nil
+        let info = DER.sequence([DER.sequence(algorithm), DER.bitString(key)])
+        return info.withUnsafeBufferPointer { buffer in
+            var start = buffer.baseAddress
+            return d2i_PUBKEY(nil, &start, buffer.count)
         }
-        return key
+    }
+}
+
+/// As much of DER (X.690) as public keys need.
+private enum DER {
+    static let null: [UInt8] = [0x05, 0x00]
+    /// 1.2.840.113549.1.1.1
+    static let rsaEncryption: [UInt8] = [0x06, 9, 0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 1, 1, 1]
+    /// 1.2.840.10045.2.1
+    static let ecPublicKey: [UInt8] = [0x06, 7, 0x2A, 0x86, 0x48, 0xCE, 0x3D, 2, 1]
+    /// 1.2.840.10045.3.1.7
+    static let p256: [UInt8] = [0x06, 8, 0x2A, 0x86, 0x48, 0xCE, 0x3D, 3, 1, 7]
+    /// 1.3.132.0.34
+    static let p384: [UInt8] = [0x06, 5, 0x2B, 0x81, 0x04, 0, 0x22]
+
+    static func sequence(_ parts: [[UInt8]]) -> [UInt8] { tagged(0x30, parts.flatMap { $0 }) }
+    static func bitString(_ bytes: [UInt8]) -> [UInt8] { tagged(0x03, [0] + bytes) }
+    /// A positive number without leading zeros.
+    static func integer(_ bytes: [UInt8]) -> [UInt8] {
+        tagged(0x02, (bytes.first ?? 0) & 0x80 == 0 ? bytes : [0] + bytes)
+    }
+
+    private static func tagged(_ tag: UInt8, _ content: [UInt8]) -> [UInt8] {
+        let count = content.count
+        if count < 0x80 { return [tag, UInt8(count)] + content }
+        let length = [UInt8(truncatingIfNeeded: count >> 8), UInt8(truncatingIfNeeded: count)].drop { $0 == 0 }
+        return [tag, 0x80 | UInt8(length.count)] + length + content
     }
 }

@@ -10,7 +10,10 @@ public enum TokenAlgorithm: String, Sendable, CaseIterable {
     case ps512 = "PS512"
     case es256 = "ES256"
     case es384 = "ES384"
+    /// With Ed25519.
     case edDSA = "EdDSA"
+    /// The same by its newer name (RFC 9864).
+    case ed25519 = "Ed25519"
     case hs256 = "HS256"
     case hs384 = "HS384"
     case hs512 = "HS512"
@@ -25,7 +28,7 @@ public enum TokenAlgorithm: String, Sendable, CaseIterable {
         case .rs256, .rs384, .rs512: .rsaPKCS1
         case .ps256, .ps384, .ps512: .rsaPSS
         case .es256, .es384: .ecdsa
-        case .edDSA: .edDSA
+        case .edDSA, .ed25519: .edDSA
         case .hs256, .hs384, .hs512: .hmac
         }
     }
@@ -33,7 +36,7 @@ public enum TokenAlgorithm: String, Sendable, CaseIterable {
     /// The hash that is signed; EdDSA has its own.
     var digest: Digest {
         switch self {
-        case .rs256, .ps256, .es256, .hs256, .edDSA: .sha256
+        case .rs256, .ps256, .es256, .hs256, .edDSA, .ed25519: .sha256
         case .rs384, .ps384, .es384, .hs384: .sha384
         case .rs512, .ps512, .hs512: .sha512
         }

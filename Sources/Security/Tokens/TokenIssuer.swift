@@ -96,7 +96,8 @@ public enum KeyLocation: Sendable, Hashable {
         guard isPlain || url.hasPrefix("https://") else {
             return "a URL must begin with https:// (or http://127.0.0.1)"
         }
-        let authority = url.drop { $0 != "/" }.dropFirst(2).prefix { !"/?#\\".contains($0) }
+        let authority = url.drop { $0 != "/" }.dropFirst(2).prefix { !"/?#".contains($0) }
+        if url.contains("\\") { return "a URL must not contain '\\'" }
         if authority.contains("@") { return "a URL must not contain a user name or '@'" }
         var host = authority
         if let colon = authority.lastIndex(of: ":"), !authority[colon...].contains("]") { host = authority[..<colon] }
