@@ -26,6 +26,16 @@ final class Scratch {
         rmdir(path)
     }
 
+    /// Writes a file.
+    /// - Returns: its path.
+    func write(_ text: String, _ name: String = "file") throws -> String {
+        let path = "\(self.path)/\(name)"
+        let file = try #require(fopen(path, "w"))
+        fputs(text, file)
+        fclose(file)
+        return path
+    }
+
     var names: [String] {
         guard let directory = opendir(path) else { return [] }
         defer { closedir(directory) }
