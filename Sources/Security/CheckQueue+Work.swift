@@ -119,7 +119,7 @@ extension CheckQueue {
     // MARK: Tokens
 
     private func verify(_ job: Job, _ token: [UInt8]) {
-        guard refuseLimited(job.digest) else { return }
+        guard refuseLimited(job.digest) else { return letGo(token) }
         while true {
             let (now, wall) = (now(), wall())
             let (verifier, epoch) = state.withLock { state in
@@ -134,7 +134,14 @@ extension CheckQueue {
                 park(job) { verifier.stores.map(\.looks) != looks }
                 return
             }
-            if finish(job.digest, verdict, epoch, now, wall) { return }
+            if finish(job.digest, verdict, epoch, now, wall) { return letGo(token) }
+        }
+    }
+
+    /// A token does not wait any more.
+    private func letGo(_ token: [UInt8]) {
+        state.withLock { state in
+            if !state.isStopped { state.tokenBytes -= token.count }
         }
     }
 

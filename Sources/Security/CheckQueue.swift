@@ -76,6 +76,8 @@ final class CheckQueue: Sendable {
         var tokenLine = Line()
         /// Jobs that wait for keys.
         var parked: [Job] = []
+        /// Bytes of the tokens that wait.
+        var tokenBytes = 0
         /// Who waits for which job, the one being worked on included.
         var waiters: [CredentialDigest: [Waiter]] = [:]
         var counters = IdentityCounters()
@@ -89,6 +91,7 @@ final class CheckQueue: Sendable {
     let dummy: ScryptHash
     let check: Check
     private let waitingClients: Int
+    private let waitingTokenBytes: Int
     private let key: [UInt8]
     private let audit: LoginAudit
     /// Tells the fetcher that keys are missed; set when there is one.
@@ -107,6 +110,7 @@ final class CheckQueue: Sendable {
                     address: bounds.addressFailures, nameAndAddress: bounds.nameAndAddressFailures,
                     name: bounds.nameFailures, entries: bounds.failureEntries)))
         waitingClients = bounds.waitingClients
+        waitingTokenBytes = bounds.waitingTokenBytes
         self.dummy = dummy
         self.key = key
         self.clocks = clocks
@@ -180,7 +184,8 @@ final class CheckQueue: Sendable {
         return conclude(.accept(nil, nil, who, wall: wall()), who)
     }
 
-    /// Somebody guesses with what nobody can have: refused at once, which tells nothing about who exists.
+    /// Somebody sends what nobody can have, or what cannot be read: refused at once, which tells nothing about who
+    /// exists, and counted, because no client in its right mind does it.
     func refuseImpossible(_ reason: String, _ who: Credentials) -> AuthenticationResult {
         let address = PeerAddress.network(of: who.peer)
         let now = now()
@@ -251,7 +256,9 @@ final class CheckQueue: Sendable {
             if let reason = state.limits.reasonAgainst(name: waiter.guessed, address: waiter.address, now: now) {
                 return (.refused(.tooManyFailures, reason), false)
             }
-            guard state.counters.waiting < waitingClients else {
+            var tokenBytes = 0
+            if case .token(let token) = job.secret, state.waiters[job.digest] == nil { tokenBytes = token.count }
+            guard state.counters.waiting < waitingClients, state.tokenBytes + tokenBytes <= waitingTokenBytes else {
                 state.counters.refusedBusy += 1
                 return (.busy, false)
             }
@@ -261,6 +268,7 @@ final class CheckQueue: Sendable {
                 return (nil, false)
             }
             state.waiters[job.digest] = [waiter]
+            state.tokenBytes += tokenBytes
             switch job.secret {
             case .password: state.passwordLine.append(job)
             case .token: state.tokenLine.append(job)
@@ -289,6 +297,7 @@ final class CheckQueue: Sendable {
             state.passwords.removeAll()
             state.tokens.removeAll()
             state.counters.waiting = 0
+            state.tokenBytes = 0
             return waiting
         }
         for _ in 0..<passwordThreads { passwordJobs.signal() }

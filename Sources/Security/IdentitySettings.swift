@@ -48,6 +48,8 @@ public struct IdentityBounds: Sendable {
     public var cachedTokens = 10_000
     /// Clients that may wait for a check; more are refused as busy.
     public var waitingClients = 10_000
+    /// Bytes of all tokens that may wait at a time; clients with more are refused as busy.
+    public var waitingTokenBytes = 16 << 20
     /// Threads that hash passwords. One checks about 20 a second and never takes more than one core. Tokens have a
     /// thread of their own.
     public var threads = 1

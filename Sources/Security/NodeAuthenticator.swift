@@ -170,10 +170,10 @@ public final class NodeAuthenticator: Authenticator, Sendable {
         who.token = nil
         if let proven = credentials.provenUser {
             who.user = proven
-            guard proven == credentials.certificateUser else {
-                return queue.refuseImpossible("the certificate is another user's", who)
+            guard let owner = credentials.certificateUser, proven == owner else {
+                return queue.conclude(.refused(.badCredentials, "the certificate is another user's"), who)
             }
-            return queue.admit(proven: proven, who)
+            return queue.admit(proven: owner, who)
         }
         if let token = credentials.token { return queue.check(token: token, who, reply: reply) }
         let password = credentials.password ?? []
@@ -183,11 +183,14 @@ public final class NodeAuthenticator: Authenticator, Sendable {
             return queue.refuseImpossible("the user name is longer than \(User.maxNameBytes) bytes", who)
         }
         guard credentials.password != nil else {
+            guard let owner = credentials.certificateUser else {
+                return queue.conclude(.refused(.badCredentials, "a user name without a password"), who)
+            }
             // A name that the certificate proves needs no password.
-            if user == credentials.certificateUser { return queue.admit(proven: user, who) }
-            return queue.refuseImpossible(
-                credentials.certificateUser == nil
-                    ? "a user name without a password" : "the certificate is another user's", who)
+            guard user == owner else {
+                return queue.conclude(.refused(.badCredentials, "the certificate is another user's"), who)
+            }
+            return queue.admit(proven: owner, who)
         }
         guard password.count <= Self.maxPasswordBytes else {
             return queue.refuseImpossible("the password is longer than \(Self.maxPasswordBytes) bytes", who)
@@ -197,7 +200,9 @@ public final class NodeAuthenticator: Authenticator, Sendable {
 
     private func authenticate(nameless who: Credentials, hasPassword: Bool) -> AuthenticationResult {
         // Who brings a secret wants to be somebody.
-        if hasPassword { return queue.refuseImpossible("a password without a user name, and no token", who) }
+        if hasPassword {
+            return queue.conclude(.refused(.badCredentials, "a password without a user name, and no token"), who)
+        }
         // In AMQP a client says that it wants to be the certificate's user (EXTERNAL), or that it does not (ANONYMOUS).
         if let user = who.certificateUser, who.protocolName != "amqp" { return queue.admit(proven: user, who) }
         return queue.admitAnonymous(who)

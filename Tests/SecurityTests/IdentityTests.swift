@@ -225,6 +225,32 @@ struct IdentityTests {
         #expect(records.reasons == ["token: it is larger than 16384 bytes"])
     }
 
+    @Test("Tokens that wait for keys take a bounded memory")
+    func waitingTokens() throws {
+        let server = try KeyServer()
+        defer { server.stop() }
+        server.hang()
+        var settings = IdentitySettings()
+        settings.issuers = [try issuer(server.url)]
+        var bounds = IdentityBounds()
+        bounds.waitingTokenBytes = 100_000
+        let authenticator = try make(settings, bounds: bounds, time: time)
+        let answers = Answers()
+        let filling = "\"c\":\"\(String(repeating: "x", count: 600))\""
+        let input = Forge.input(#"{"alg":"EdDSA"}"#, claims().dropLast() + ",\(filling)}")
+        var refused = 0
+        for number in 1_000..<1_200 {
+            let token = "\(input).\(Base64.encode(Array("\(number)".utf8), .url))"
+            let answer = authenticator.authenticate(credentials(nil, token)) { answers.reply($0) }
+            if answer == .refused(.busy) { refused += 1 }
+            #expect(answer == nil || answer == .refused(.busy))
+        }
+        #expect(200 - refused == 100_000 / (input.utf8.count + 7))
+        #expect(authenticator.counters.waiting == 200 - refused)
+        authenticator.stop()
+        #expect(answers.wait(for: 200 - refused).count == 200 - refused)
+    }
+
     @Test("Tokens do not wait for passwords")
     func ownThread() throws {
         let (forge, scratch, gate) = (try Forge(.ed25519), try Scratch(), Gate())

@@ -171,7 +171,8 @@ struct SCRAMTests {
             ("n,,n=an=2Xna,r=x", "e=other-error"), ("n,,n=anna=,r=x", "e=other-error"),
             ("n,,n=anna,r=\(String(repeating: "x", count: 257))", "e=other-error"),
             ("n,,n=\(String(repeating: "x", count: 65_536)),r=x", "e=invalid-encoding"),
-            ("n,,n=an\0na,r=x", "e=invalid-encoding"),
+            ("n,,n=an\0na,r=x", "e=invalid-encoding"), ("n,,\u{301}n=anna,r=x", "e=other-error"),
+            ("n,,n=anna,\u{301}r=x", "e=other-error"), ("n,,n=a=\u{301}x,r=x", "e=other-error"),
         ])
     func malformedFirst(message: String, word: String) throws {
         let records = Records()

@@ -75,11 +75,9 @@ struct BearerMessage: Equatable {
 
     init(parsing message: [UInt8]) throws(SASLFailure) {
         guard message.count <= BearerExchange.maxBytes else { throw SASLFailure("the message is too long") }
-        guard let text = String(validating: message, as: UTF8.self) else {
-            throw SASLFailure("the message is no UTF-8")
-        }
-        let (header, rest) = try SASLHeader.take(from: text)
-        let fields = Array(rest.utf8).split(separator: 1, omittingEmptySubsequences: false)
+        guard String(validating: message, as: UTF8.self) != nil else { throw SASLFailure("the message is no UTF-8") }
+        let (header, rest) = try SASLHeader.take(from: message)
+        let fields = rest.split(separator: 1, omittingEmptySubsequences: false)
         // Nothing before the first separator and nothing behind the last two.
         guard fields.count >= 3, fields[0].isEmpty, fields[fields.count - 1].isEmpty,
             fields[fields.count - 2].isEmpty

@@ -20,22 +20,24 @@ struct SASLHeader: Equatable {
     /// Its text with both commas.
     var text: String
 
-    /// Takes the header from the beginning of `message`.
+    /// Takes the header from the beginning of `message`, which is UTF-8. Bytes, because to Swift a comma with an accent
+    /// is no comma.
     /// - Returns: the header and what follows.
-    static func take(from message: String) throws(SASLFailure) -> (header: SASLHeader, rest: Substring) {
-        let parts = message.split(separator: ",", maxSplits: 2, omittingEmptySubsequences: false)
+    static func take(
+        from message: [UInt8]
+    ) throws(SASLFailure) -> (header: SASLHeader, rest: ArraySlice<UInt8>) {
+        let parts = message.split(separator: UInt8(ascii: ","), maxSplits: 2, omittingEmptySubsequences: false)
         guard parts.count == 3 else { throw SASLFailure("the message has no header") }
-        switch parts[0] {
         // Bindings are not offered, so a client that could and one that thinks we cannot are right both.
-        case "n", "y": break
-        case _ where parts[0].hasPrefix("p="):
+        guard parts[0] == [UInt8(ascii: "n")] || parts[0] == [UInt8(ascii: "y")] else {
+            guard parts[0].starts(with: "p=".utf8) else { throw SASLFailure("the header is malformed") }
             throw SASLFailure(
                 "the client insists on channel binding, which is not offered", word: "channel-binding-not-supported")
-        default: throw SASLFailure("the header is malformed")
         }
-        var header = SASLHeader(text: "\(parts[0]),\(parts[1]),")
+        let length = parts[0].count + parts[1].count + 2
+        var header = SASLHeader(text: String(decoding: message[..<length], as: UTF8.self))
         if !parts[1].isEmpty {
-            guard parts[1].hasPrefix("a="), let name = unescaped(parts[1].dropFirst(2)), !name.isEmpty else {
+            guard parts[1].starts(with: "a=".utf8), let name = unescaped(parts[1].dropFirst(2)), !name.isEmpty else {
                 throw SASLFailure("the header's name is malformed")
             }
             header.authorizationID = name
@@ -44,19 +46,23 @@ struct SASLHeader: Equatable {
     }
 
     /// `=2C` is a comma and `=3D` an equals sign (RFC 5802 §5.1).
-    static func unescaped(_ text: Substring) -> String? {
-        var name = ""
+    static func unescaped(_ text: ArraySlice<UInt8>) -> String? {
+        var name: [UInt8] = []
         var rest = text
-        while let index = rest.firstIndex(of: "=") {
-            name += rest[..<index]
-            let escape = rest[index...].prefix(3)
-            switch escape {
-            case "=2C": name += ","
-            case "=3D": name += "="
-            default: return nil
+        while let byte = rest.popFirst() {
+            guard byte == UInt8(ascii: "=") else {
+                name.append(byte)
+                continue
             }
-            rest = rest[escape.endIndex...]
+            if rest.starts(with: "2C".utf8) {
+                name.append(UInt8(ascii: ","))
+            } else if rest.starts(with: "3D".utf8) {
+                name.append(UInt8(ascii: "="))
+            } else {
+                return nil
+            }
+            rest = rest.dropFirst(2)
         }
-        return name + rest
+        return String(decoding: name, as: UTF8.self)
     }
 }

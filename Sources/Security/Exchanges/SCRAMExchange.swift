@@ -118,7 +118,7 @@ extension CheckQueue {
                 return .wrongPassword
             }
             state.limits.succeeded(name: name, address: address)
-            return .accept(name, user, who, wall: wall)
+            return .accept(user.name, user, who, wall: wall)
         }
     }
 }

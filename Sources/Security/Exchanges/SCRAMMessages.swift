@@ -15,31 +15,32 @@ struct SCRAMClientFirst: Equatable {
 
     init(parsing message: [UInt8]) throws(SASLFailure) {
         guard message.count <= Self.maxBytes else { throw SASLFailure("the message is too long") }
-        guard let text = String(validating: message, as: UTF8.self), !text.unicodeScalars.contains("\0") else {
-            throw SASLFailure("the message is no UTF-8")
-        }
-        let (header, rest) = try SASLHeader.take(from: text)
+        guard isText(message) else { throw SASLFailure("the message is no UTF-8") }
+        let (header, rest) = try SASLHeader.take(from: message)
         self.header = header
-        bare = String(rest)
-        let fields = rest.split(separator: ",", omittingEmptySubsequences: false)
-        if fields[0].hasPrefix("m=") {
+        bare = String(decoding: rest, as: UTF8.self)
+        let fields = rest.split(separator: UInt8(ascii: ","), omittingEmptySubsequences: false)
+        if fields[0].starts(with: "m=".utf8) {
             throw SASLFailure("the client asks for extensions", word: "extensions-not-supported")
         }
-        guard fields.count >= 2, fields[0].hasPrefix("n="), fields[1].hasPrefix("r="),
+        guard fields.count >= 2, fields[0].starts(with: "n=".utf8), fields[1].starts(with: "r=".utf8),
             let user = SASLHeader.unescaped(fields[0].dropFirst(2)), !user.isEmpty
         else { throw SASLFailure("the first message is malformed", word: "other-error") }
         let nonce = fields[1].dropFirst(2)
-        guard Self.isNonce(nonce), nonce.utf8.count <= Self.maxNonceBytes else {
+        guard Self.isNonce(nonce), nonce.count <= Self.maxNonceBytes else {
             throw SASLFailure("the nonce is malformed", word: "other-error")
         }
         self.user = user
-        self.nonce = String(nonce)
+        self.nonce = String(decoding: nonce, as: UTF8.self)
     }
 
-    private static func isNonce(_ text: Substring) -> Bool {
-        !text.isEmpty && text.utf8.allSatisfy { (0x21...0x7E).contains($0) && $0 != UInt8(ascii: ",") }
+    private static func isNonce(_ text: ArraySlice<UInt8>) -> Bool {
+        !text.isEmpty && text.allSatisfy { (0x21...0x7E).contains($0) && $0 != UInt8(ascii: ",") }
     }
 }
+
+/// Whether bytes are UTF-8 without NUL.
+private func isText(_ bytes: [UInt8]) -> Bool { !bytes.contains(0) && String(validating: bytes, as: UTF8.self) != nil }
 
 /// What a client says at the end: `c=biws,r=nonce,p=proof`.
 struct SCRAMClientFinal: Equatable {
@@ -55,17 +56,16 @@ struct SCRAMClientFinal: Equatable {
 
     init(parsing message: [UInt8]) throws(SASLFailure) {
         guard message.count <= Self.maxBytes else { throw SASLFailure("the message is too long") }
-        guard let text = String(validating: message, as: UTF8.self), !text.unicodeScalars.contains("\0") else {
-            throw SASLFailure("the message is no UTF-8")
-        }
-        let fields = text.split(separator: ",", omittingEmptySubsequences: false)
-        guard let last = fields.last, fields.count >= 3, fields[0].hasPrefix("c="), fields[1].hasPrefix("r="),
-            last.hasPrefix("p="), let proof = Base64.decode(last.dropFirst(2), .padded)
+        guard isText(message) else { throw SASLFailure("the message is no UTF-8") }
+        let fields = message.split(separator: UInt8(ascii: ","), omittingEmptySubsequences: false)
+        guard let last = fields.last, fields.count >= 3, fields[0].starts(with: "c=".utf8),
+            fields[1].starts(with: "r=".utf8), last.starts(with: "p=".utf8),
+            let proof = Base64.decode(last.dropFirst(2), .padded)
         else { throw SASLFailure("the final message is malformed", word: "other-error") }
-        binding = String(fields[0].dropFirst(2))
-        nonce = String(fields[1].dropFirst(2))
+        binding = String(decoding: fields[0].dropFirst(2), as: UTF8.self)
+        nonce = String(decoding: fields[1].dropFirst(2), as: UTF8.self)
         self.proof = proof
-        withoutProof = String(text[..<text.index(before: last.startIndex)])
+        withoutProof = String(decoding: message[..<(last.startIndex - 1)], as: UTF8.self)
     }
 }
 

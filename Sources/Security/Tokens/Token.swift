@@ -31,7 +31,7 @@ struct Token {
 
     /// Whether a password looks like a token: base64url of an object that begins with a quote, and two dots.
     static func isLike(_ bytes: [UInt8]) -> Bool {
-        bytes.starts(with: Array("eyJ".utf8)) && bytes.lazy.filter { $0 == UInt8(ascii: ".") }.count == 2
+        bytes.starts(with: "eyJ".utf8) && bytes.count(where: { $0 == UInt8(ascii: ".") }) == 2
     }
 
     /// Takes a token apart; refuses everything that would make two readers disagree about it.
