@@ -42,7 +42,8 @@ enum ValueType: Sendable, Equatable {
 
 /// One key of the configuration.
 public struct ConfigurationKey: Sendable {
-    /// The path: names and `[]` for the entries of a list, `<component>` and `<name>` for a free name; `listeners[].listen`.
+    /// The path: names and `[]` for the entries of a list, `<component>` and `<name>` for a free name;
+    /// `listeners[].listen`.
     public let path: String
     let type: ValueType
     /// The default as text; `required` where there is none.
