@@ -45,6 +45,7 @@ public final class Principal {
     public func renewed(_ identity: Identity) -> Principal {
         let renewed = Principal(identity: identity, clientID: clientID, router: router)
         (renewed.tokens, renewed.tokensAt) = (tokens, tokensAt)
+        (renewed.peer, renewed.protocolName) = (peer, protocolName)
         return renewed
     }
 

@@ -64,7 +64,8 @@ public struct Node {
         let rules = try Self.rules(configuration)
         do {
             authenticator = try NodeAuthenticator(
-                IdentitySettings(users: users, anonymous: configuration.security.anonymous), audit: audit)
+                IdentitySettings(configuration, users: users), audit: audit,
+                keyNotice: { [logger = Logger(label: "security")] in $0.log(logger) })
         } catch { throw StartFailure(description: error.description, isConfiguration: false) }
         doors = try Doors(configuration, audit: audit)
         router = Router(
@@ -80,6 +81,7 @@ public struct Node {
             let interval = configuration.mqtt.sysIntervalSeconds
             if interval > 0 { SystemTopics(statistics, intervalSeconds: interval).start() }
         } catch { throw StartFailure(description: error.description, isConfiguration: false) }
+        router.audit = audit
         reactor.setAudit(audit)
         Self.publish(audit, reactor, router)
         let settings = WebhookSettings(
@@ -216,7 +218,7 @@ public struct Node {
             let new = try source.load()
             let users = try Self.users(new)
             let rules = try Self.rules(new)
-            try authenticator.reload(IdentitySettings(users: users, anonymous: new.security.anonymous))
+            try authenticator.reload(IdentitySettings(new, users: users))
             router.reload(rules)
             log.levels.update(new.log)
             for key in new.keysNeedingRestart(since: configuration) {
