@@ -1,8 +1,8 @@
 #!/bin/bash
 # Fuzzes the MQTT codec, whole conversations, what clients of each version do once they are let in, whole HTTP
 # conversations, WebSocket, what HTTP clients send (JSON, CloudEvents, header fields, paths), frames, messages and whole
-# conversations of AMQP, what a neighbour in the mesh says and the mesh's codecs, with libFuzzer and the address sanitizer; and a canary that must fail, so that the machinery
-# itself is tested.
+# conversations of AMQP, what a neighbour in the mesh says and the mesh's codecs, and sessions of TLS, with libFuzzer and
+# the address sanitizer; and a canary that must fail, so that the machinery itself is tested.
 #
 #   Tests/Fuzz/run.sh [seconds per target, default 20]
 #
@@ -222,6 +222,13 @@ seeds() {
     seed mesh frames 00 07 00 01 28 03 01 08 01 02 00 05 01 0b 05 05 04 01 00 10 0b 3f 06 03 02 01 00 00 00 0c 00 01 01
     seed mesh sessions 01 0e 01 01 01 02 03 04 00 08 00 00 00 0b 20 0e 02 02 00 08 0b 20 0e 09 01 01 01 01 01 00 10
     seed mesh inquiries 00 04 00 0b 05 00 00 00 01 0b 10 04 00 0c 03 00 01 00 0b 20
+    # A hello whole, in pieces, changed; after the handshake data, new keys, a goodbye.
+    seed tls whole 00 00 09 00 09 00 04 20 00 08 10 09 05 01 04 01 00 07 00
+    seed tls pieces 0b 01 05 01 60 01 ff 00 09 00 09 00 04 ff 01 14 00
+    seed tls changed 01 02 0010 03 00 09 00
+    seed tls later 18 04 01 00 05 01 04 02 00 08 01 09 03 10 1703030010
+    seed tls older 19 04 01 00 06 04 02 00 09 00 02 0007 10 00
+    seed tls plain 00 03 20 474554202f20485454502f312e310d0a0d0a
     seed canary start 54
 }
 
@@ -261,12 +268,16 @@ module Mesh
 target meshcontent "$root"/Tests/Fuzz/meshcontent/*.swift "$work/Core.o" "$work/Mesh.o" -lcrypto
 target mesh "$root"/Tests/Fuzz/mesh/*.swift "$root"/Tests/MeshTests/MeshField.swift \
     "$work/Core.o" "$work/Mesh.o" -lcrypto
+module TLS
+module TestTLS "$root"/Tests/TestTLS/*.swift
+target tls "$root"/Tests/Fuzz/tls/*.swift "$root"/Tests/TLSTests/Peer.swift \
+    "$work/Core.o" "$work/TLS.o" "$work/TestTLS.o" -lssl -lcrypto
 target canary "$root"/Tests/Fuzz/canary/*.swift
 seeds
 
 failed=()
 summary=
-for name in codec conversation established http websocket json amqpscan amqpmessage amqp meshcontent mesh; do
+for name in codec conversation established http websocket json amqpscan amqpmessage amqp meshcontent mesh tls; do
     say "$name for $seconds s"
     if run "$name"; then
         count=$(sed -n 's/^stat::number_of_executed_units: *//p' "$work/run-$name.log")
