@@ -162,7 +162,9 @@ final class JSONConversation: Conversation {
                 principal = renewed
                 inbox.attach(link, principal: renewed)
             } else {
-                principal = Principal(identity: identity, clientID: "", router: router)
+                let principal = Principal(identity: identity, clientID: "", router: router)
+                (principal.peer, principal.protocolName) = (link.peer, "http")
+                self.principal = principal
             }
             endsAt = identity.end(from: lane.now)
             link.tick(at: endsAt)
@@ -287,7 +289,7 @@ final class JSONConversation: Conversation {
         send(writer.bytes, [])
     }
 
-    private func fail(_ id: [UInt8]?, _ status: Int, _ detail: String) {
+    func fail(_ id: [UInt8]?, _ status: Int, _ detail: String) {
         var writer = JSONWriter()
         writer.beginObject()
         writer.key("op")

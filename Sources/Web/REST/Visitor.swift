@@ -33,7 +33,9 @@ final class Visitor {
     static func end(of connection: HTTPConversation) -> UInt64 { of(connection)?.endsAt ?? .max }
 
     /// The answer has come.
-    func settle(_ result: AuthenticationResult, hadToken: Bool, _ context: WebContext, now: UInt64) {
+    func settle(
+        _ result: AuthenticationResult, from peer: String, hadToken: Bool, _ context: WebContext, now: UInt64
+    ) {
         func unauthorized(_ detail: String) -> Problem {
             .unauthorized(detail, offersTokens: context.takesTokens, hadToken: hadToken)
         }
@@ -44,7 +46,9 @@ final class Visitor {
                 refusal = Problem(403, "This user belongs to a namespace that the node does not have.")
                 return
             }
-            principal = Principal(identity: identity, clientID: "", router: router)
+            let principal = Principal(identity: identity, clientID: "", router: router)
+            (principal.peer, principal.protocolName) = (peer, "http")
+            self.principal = principal
         case .refused(.busy):
             var headers = Headers()
             headers.add("Retry-After", "5")
@@ -115,11 +119,11 @@ extension WebSite {
             guard let connection = conversation as? HTTPConversation, let visitor = Visitor.of(connection),
                 visitor.isPending, visitor.authorization == asked
             else { return }
-            visitor.settle(result, hadToken: hadToken, context, now: lane.now)
+            visitor.settle(result, from: connection.link.peer, hadToken: hadToken, context, now: lane.now)
             connection.link.resume()
         }
         guard let result = context.authenticator.authenticate(credentials, reply: reply) else { return .pending }
-        visitor.settle(result, hadToken: hadToken, context, now: lane.now)
+        visitor.settle(result, from: connection.link.peer, hadToken: hadToken, context, now: lane.now)
         return admit(head, of: connection, on: lane)
     }
 }
