@@ -87,3 +87,51 @@ struct AccessStreamTests {
         #expect(heard[3].hasPrefix("HTTP/1.1 403"))
     }
 }
+
+/// The same for clients of `apus.v1.json`.
+@Suite("Subscriptions over WebSocket that are broader than the rules")
+struct AccessSocketTests {
+    private struct NoDoor: Authenticator {
+        func authenticate(
+            _ credentials: Credentials, reply: @escaping @Sendable (AuthenticationResult) -> Void
+        ) -> AuthenticationResult? { .refused(.badCredentials) }
+    }
+
+    @Test("Broad subscriptions get what may be heard; one that is not allowed any more ends with a word")
+    func rules() throws {
+        let stage = WebSocketStage(lanes: 1)
+        let router = Router(limits: Limits(), hashKey: 4_711)
+        let context = WebContext(
+            routers: ["default": router], authenticator: NoDoor(), settings: WebSettings(), nodeName: "test",
+            version: "0", instance: "run", adapters: [:], webhooks: nil, random: { 4 }, wallClock: { 0 })
+        func load(_ topics: [String], _ broad: BroadSubscriptions) throws {
+            router.reload(
+                try AccessRules(
+                    [
+                        AccessRule(effect: .allow, action: .publish, topics: ["#"]),
+                        AccessRule(effect: .allow, action: .subscribe, topics: topics),
+                    ], broadSubscriptions: broad))
+            stage.settle()
+        }
+        try load(["open/#"], .refuse)
+        let principal = Principal(identity: Identity(user: "u"), clientID: "", router: router)
+        let connection = stage.open(.text) { link in
+            JSONConversation(context, link: link, principal: principal, on: stage.lanes[0])
+        }
+        func ask(_ text: String) -> String {
+            (connection.ask(ClientFrame.text(text)) ?? []).map { String(decoding: $0.payload, as: UTF8.self) }.joined()
+        }
+        #expect(ask(##"{"op":"subscribe","id":1,"filter":"#"}"##).contains(#""status":403"#))
+        try load(["open/#"], .filter)
+        #expect(ask(##"{"op":"subscribe","id":2,"filter":"#"}"##).contains(#""op":"ok""#))
+        let published = #"{"op":"publish","topic":"TOPIC","payload":"x"}"#
+        let first = ["open/1", "closed/1"].map { ask(published.replacing("TOPIC", with: $0)) }.joined()
+        #expect(first.contains("open/1") && !first.contains("closed/1"))
+        try load(["other"], .refuse)
+        let frames = try #require(ServerFrame.all(connection.link.takeSent()))
+        let said = frames.map { String(decoding: $0.payload, as: UTF8.self) }.joined()
+        #expect(said.contains(#""status":403"#) && said.contains("the subscription to # has ended"))
+        #expect(router.subscriptionCount == 0)
+        #expect(ask(published.replacing("TOPIC", with: "open/1")).isEmpty)
+    }
+}
