@@ -21,8 +21,8 @@ struct Apus: ParsableCommand {
             """,
         version: "apus \(version)",
         subcommands: [
-            RunCommand.self, CheckCommand.self, UserCommand.self, CertsCommand.self, InviteCommand.self,
-            JoinCommand.self, LeaveCommand.self, PubCommand.self, SubCommand.self,
+            RunCommand.self, CheckCommand.self, UserCommand.self, AccessCommand.self, CertsCommand.self,
+            InviteCommand.self, JoinCommand.self, LeaveCommand.self, PubCommand.self, SubCommand.self,
             StatusCommand.self, ClientsCommand.self, RetainedCommand.self, LinkCommand.self, TopologyCommand.self,
             ExplainCommand.self, TraceCommand.self, TopicsCommand.self, VersionCommand.self,
         ])

@@ -256,6 +256,7 @@ extension AMQPConversation {
     private func establish(_ name: String, _ identity: Identity, _ router: Router, on lane: Lane) -> Verdict? {
         guard let engine else { return .close(.protocolError) }
         let principal = Principal(identity: identity, clientID: name, router: router)
+        (principal.peer, principal.protocolName) = (link.peer, "amqp")
         self.principal = principal
         laneState = context.state(of: lane)
         let port = ConnectionPort(self, principal)

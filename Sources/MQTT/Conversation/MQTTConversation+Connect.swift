@@ -82,7 +82,12 @@ extension MQTTConversation {
             var named = connect
             if connect.isClientIDAssigned { named.clientID = context.makeClientID(in: router) }
             state = .connecting(named)
-            principal = Principal(identity: identity, clientID: named.clientID, router: router)
+            let principal = Principal(identity: identity, clientID: named.clientID, router: router)
+            (principal.peer, principal.protocolName) = (link.peer, "mqtt")
+            self.principal = principal
+            guard mayPublishWill(named, as: principal, on: lane) else {
+                return refuse(.notAuthorized, .notAuthorized, .notAuthenticated)
+            }
             return claim(named, on: lane)
         case .refused(.badCredentials):
             return refuse(.badUserNameOrPassword, .badUserNameOrPassword, .notAuthenticated)
@@ -90,6 +95,14 @@ extension MQTTConversation {
         case .refused(.busy): return refuse(.serverUnavailable, .serverBusy, .overLimit)
         case .refused(.tooManyFailures):
             return refuse(.serverUnavailable, .connectionRateExceeded, .notAuthenticated)
+        }
+    }
+
+    /// A will that could not be published is refused at once (MQTT 5 §3.1.2.5); it is judged again when its time comes.
+    private func mayPublishWill(_ connect: ConnectPacket, as principal: Principal, on lane: Lane) -> Bool {
+        guard let will = connect.will else { return true }
+        return will.topic.withUnsafeBytes {
+            principal.router.mayPublish($0, isRetained: will.isRetained, as: principal, on: lane)
         }
     }
 

@@ -59,6 +59,7 @@ extension Configuration {
         if data != running.data { keys.append("node.data") }
         if lanes != running.lanes { keys.append("node.lanes") }
         if listeners.map(\.fixed) != running.listeners.map(\.fixed) { keys.append("listeners") }
+        if tls != running.tls { keys.append("tls") }
         keys += meshKeysNeedingRestart(since: running)
         if admin.address != running.admin.address { keys.append("admin.listen") }
         if admin.tls != running.admin.tls { keys.append("admin.tls") }
