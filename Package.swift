@@ -58,13 +58,13 @@ let package = Package(
             name: "Web", dependencies: ["Core", "COpenSSL"], resources: [.embedInCode("Console")], swiftSettings: hot),
         .target(
             name: "Admin",
-            dependencies: ["Core", "Web", "Reactor", .product(name: "Logging", package: "swift-log")],
+            dependencies: ["Core", "Web", "TLS", "Reactor", .product(name: "Logging", package: "swift-log")],
             resources: [.embedInCode("openapi-admin.yaml")], swiftSettings: strict),
         .target(
             name: "Webhooks",
             dependencies: ["Core", "CCurl", "CLinux", "COpenSSL", .product(name: "Logging", package: "swift-log")],
             swiftSettings: strict),
-        .target(name: "Security", dependencies: ["Core", "COpenSSL"], swiftSettings: strict),
+        .target(name: "Security", dependencies: ["Core", "COpenSSL", "CCurl", "CLinux"], swiftSettings: strict),
         .target(
             name: "Node",
             dependencies: [
@@ -80,14 +80,16 @@ let package = Package(
             ], swiftSettings: strict),
         .executableTarget(
             name: "apus-bench",
-            dependencies: ["CLinux", "CProton", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+            dependencies: [
+                "CLinux", "CProton", "COpenSSL", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
             swiftSettings: hot),
 
         .testTarget(name: "CoreTests", dependencies: ["Core"], swiftSettings: strict),
-        .testTarget(name: "TLSTests", dependencies: ["TLS", "Core", "COpenSSL"], swiftSettings: strict),
+        .testTarget(name: "TLSTests", dependencies: ["TLS", "TestTLS", "Core", "COpenSSL"], swiftSettings: strict),
         .testTarget(
             name: "ReactorTests",
-            dependencies: ["Reactor", "TLS", "Core", "CLinux", .product(name: "Logging", package: "swift-log")],
+            dependencies: ["Reactor", "TLS", "TestTLS", "Core", "CLinux", .product(name: "Logging", package: "swift-log")],
             swiftSettings: strict),
         .testTarget(name: "MQTTTests", dependencies: ["MQTT", "Core"], swiftSettings: strict),
         .testTarget(name: "AMQPTests", dependencies: ["AMQP", "Core", "MQTT", "CProton"], swiftSettings: strict),
@@ -99,6 +101,8 @@ let package = Package(
         .testTarget(
             name: "Simulation", dependencies: ["Simulator", "Mesh", "Core"], resources: [.copy("Replays")],
             swiftSettings: strict),
+        // Certificates made on the spot, and libssl's own clients.
+        .target(name: "TestTLS", dependencies: ["COpenSSL"], path: "Tests/TestTLS", swiftSettings: strict),
         .target(name: "RawHTTP", path: "Tests/RawHTTP", swiftSettings: strict),
         .testTarget(
             name: "WebTests",
@@ -116,11 +120,11 @@ let package = Package(
             name: "WebhooksTests",
             dependencies: ["Webhooks", "Core", "Reactor", .product(name: "Logging", package: "swift-log")],
             swiftSettings: strict),
-        .testTarget(name: "SecurityTests", dependencies: ["Security", "Core"], swiftSettings: strict),
+        .testTarget(name: "SecurityTests", dependencies: ["Security", "Core", "COpenSSL"], swiftSettings: strict),
         .testTarget(
             name: "NodeTests",
             dependencies: [
-                "Node", "Admin", "AMQP", "Core", "Mesh", "Reactor", "Security", "Web",
+                "Node", "Admin", "AMQP", "Core", "Mesh", "Reactor", "Security", "TLS", "Web",
                 .product(name: "Logging", package: "swift-log"),
             ], swiftSettings: strict),
         .testTarget(name: "Tidy", swiftSettings: strict),

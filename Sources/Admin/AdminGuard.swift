@@ -1,27 +1,34 @@
 /// Who may use the management interface: `docs/security.md`.
 import Core
-import Foundation
+import Synchronization
 import Web
 
 /// Lets a request pass, or answers it.
 struct AdminGuard: Sendable {
-    /// Users who may; empty means: whoever is on this machine, and nobody else.
+    /// Users who may; without any, and without rules about it: whoever is on this machine, and nobody else.
     let users: Set<String>
     let authenticator: any Authenticator
+    /// Its access rules may say who may, too.
+    let router: Router
+    /// Is told of refusals, and of what is changed.
+    let audit: (any AuditSink)?
 
     /// Paths that tell nothing but whether the node lives: for probes, which have no password.
     private static let open: Set<String> = ["/healthz", "/readyz"]
 
-    /// Calls `pass` if the request may be served, at once or when the password has been checked.
+    /// Calls `pass` if the request may be served, at once or when the password has been checked; with a responder that
+    /// keeps a record of the answer where that is due.
     func check(
-        _ request: HTTPRequest, _ responder: HTTPResponder, pass: @escaping @Sendable () -> Void
+        _ request: HTTPRequest, _ responder: HTTPResponder, pass: @escaping @Sendable (HTTPResponder) -> Void
     ) {
+        let sender = Sender()
+        let responder = recorded(request, sender, responder)
         if !request.method.isSafe, let origin = request.headers["Origin"], !Self.isSame(origin, request.host) {
             responder.send(Problem(403, "Pages of other origins cannot change anything here."))
             return
         }
-        if Self.open.contains(request.path) { return pass() }
-        guard !users.isEmpty else {
+        if Self.open.contains(request.path) { return pass(responder) }
+        guard !users.isEmpty || router.hasAdministrationRules else {
             // A page whose name was made to mean this machine says that name as the host (DNS rebinding).
             guard Self.isNumberOrLocalhost(request.host) else {
                 responder.send(Problem(421, "Without admin.users the host must be an address or localhost."))
@@ -31,25 +38,66 @@ struct AdminGuard: Sendable {
                 responder.send(Problem(403, "Without admin.users only this machine is served."))
                 return
             }
-            return pass()
+            return pass(responder)
         }
-        guard let (user, password) = Self.credentials(request) else { return Self.challenge(responder) }
-        authenticate(user, password, request, responder, pass)
+        var credentials = request.sender
+        credentials.protocolName = "admin"
+        switch Authorization(request.headers["Authorization"]) {
+        case .basic(let user, let password): (credentials.user, credentials.password) = (user, password)
+        case .bearer(let token) where takesTokens: credentials.token = token
+        // A certificate says who it is as well.
+        case .nothing where credentials.certificateUser != nil: break
+        case .nothing, .bearer, .unknown: return challenge(responder)
+        }
+        authenticate(credentials, responder) { identity in
+            sender.user.withLock { $0 = identity.user }
+            pass(responder)
+        }
     }
 
+    /// Who has made a request, once that is known.
+    private final class Sender: Sendable { let user = Mutex<String?>(nil) }
+
+    /// A request that changes something, and one that is refused, is kept in mind with its answer.
+    private func recorded(_ request: HTTPRequest, _ sender: Sender, _ responder: HTTPResponder) -> HTTPResponder {
+        guard let audit else { return responder }
+        let (isSafe, method, path, peer) = (request.method.isSafe, request.method.rawValue, request.path, request.peer)
+        return HTTPResponder(
+            execute: { responder.run($0) },
+            answer: { response in
+                let isRefusal = [401, 403, 421, 429].contains(response.status)
+                if isRefusal || !isSafe {
+                    var record = AuditRecord(.administration, "\(method) \(path)", isRefusal: response.status >= 400)
+                    record.user = sender.user.withLock { $0 }
+                    record.peer = peer
+                    record.protocolName = "admin"
+                    record.reason = "status \(response.status)"
+                    audit.record(record)
+                }
+                responder.send(response)
+            })
+    }
+
+    /// A rule that is for somebody decides; without one it is the list of users.
+    private func isAllowed(_ identity: Identity) -> Bool {
+        guard let name = identity.user else { return false }
+        return router.mayAdminister(identity) ?? users.contains(name)
+    }
+
+    private var takesTokens: Bool { authenticator.mechanisms.contains(.oauthBearer) }
+
     private func authenticate(
-        _ user: String, _ password: [UInt8], _ request: HTTPRequest, _ responder: HTTPResponder,
-        _ pass: @escaping @Sendable () -> Void
+        _ credentials: Credentials, _ responder: HTTPResponder, _ pass: @escaping @Sendable (Identity) -> Void
     ) {
-        let users = users
+        let hadToken = credentials.token != nil
         let decide = { @Sendable (result: AuthenticationResult) in
             switch result {
             case .accepted(let identity):
-                guard let name = identity.user, users.contains(name) else {
-                    responder.send(Problem(403, "This user is not among admin.users."))
+                guard isAllowed(identity) else {
+                    responder.send(Problem(403, "This user is not among admin.users, nor allowed by a rule."))
                     return
                 }
-                pass()
+                pass(identity)
             case .refused(.busy):
                 var headers = Headers()
                 headers.add("Retry-After", "5")
@@ -58,30 +106,18 @@ struct AdminGuard: Sendable {
                 var headers = Headers()
                 headers.add("Retry-After", "60")
                 responder.send(Problem(429, "Too many wrong attempts.", headers: headers))
-            case .refused(.badCredentials), .refused(.anonymousNotAllowed): Self.challenge(responder)
+            case .refused(.badCredentials), .refused(.anonymousNotAllowed):
+                challenge(responder, hadToken: hadToken)
             }
         }
-        let credentials = Credentials(
-            clientID: "", user: user, password: password, isLocal: request.isLocal, peer: request.peer)
         // A password that must be hashed is answered from another thread.
         let reply = { @Sendable (result: AuthenticationResult) in responder.run { decide(result) } }
         if let result = authenticator.authenticate(credentials, reply: reply) { decide(result) }
     }
 
-    private static func challenge(_ responder: HTTPResponder) {
-        var headers = Headers()
-        headers.add("WWW-Authenticate", #"Basic realm="apus", charset="UTF-8""#)
-        responder.send(Problem(401, "A user among admin.users and the right password are needed.", headers: headers))
-    }
-
-    /// User and password of the Basic scheme (RFC 7617).
-    private static func credentials(_ request: HTTPRequest) -> (user: String, password: [UInt8])? {
-        guard let words = request.headers["Authorization"]?.split(separator: " ", maxSplits: 1), words.count == 2,
-            words[0].lowercased() == "basic", let bytes = Data(base64Encoded: String(words[1])),
-            let colon = bytes.firstIndex(of: UInt8(ascii: ":")),
-            let user = String(validating: bytes[..<colon], as: UTF8.self), !user.isEmpty
-        else { return nil }
-        return (user, Array(bytes[(colon + 1)...]))
+    private func challenge(_ responder: HTTPResponder, hadToken: Bool = false) {
+        let detail = "A user among admin.users and the right password are needed."
+        responder.send(.unauthorized(detail, offersTokens: takesTokens, hadToken: hadToken))
     }
 
     /// Whether a page of `origin` came from this very host, over a proxy with TLS perhaps.

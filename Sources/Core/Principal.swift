@@ -42,6 +42,14 @@ public final class Principal {
         accessVersion = version
     }
 
+    /// The same client whose identity has been proven anew: what it has used up of its quotas stays used up.
+    public func renewed(_ identity: Identity) -> Principal {
+        let renewed = Principal(identity: identity, clientID: clientID, router: router)
+        (renewed.tokens, renewed.tokensAt) = (tokens, tokensAt)
+        (renewed.peer, renewed.protocolName) = (peer, protocolName)
+        return renewed
+    }
+
     /// The node itself, in a namespace.
     private init(nodeOf router: Router) {
         reader = Reader(identity: Identity(namespace: router.name, user: nil), clientID: "", isNode: true)

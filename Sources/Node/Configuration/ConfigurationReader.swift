@@ -4,6 +4,7 @@ import AMQP
 import Core
 import Logging
 import Security
+import TLS
 import Web
 import Webhooks
 
@@ -25,10 +26,11 @@ struct ConfigurationReader {
         if let seconds = number(node["drain_seconds"], "node.drain_seconds", drain) {
             configuration.drainSeconds = seconds
         }
-        configuration.listeners = listeners(root["listeners"])
+        configuration.tls = tls(root["tls"])
+        configuration.listeners = listeners(root["listeners"], configuration.tls)
         configuration.mesh = mesh(root["mesh"])
         configuration.security = security(root["security"])
-        configuration.admin = admin(root["admin"], configuration.security)
+        configuration.admin = admin(root["admin"], configuration.security, configuration.tls)
         configuration.mqtt = mqtt(root["mqtt"])
         configuration.amqp = amqp(root["amqp"])
         configuration.http = http(root["http"])
@@ -43,7 +45,7 @@ struct ConfigurationReader {
     /// A switch.
     enum Answer: String, CaseIterable { case no = "false", yes = "true" }
 
-    private mutating func listeners(_ setting: Setting?) -> [ListenerSettings] {
+    private mutating func listeners(_ setting: Setting?, _ sections: [TLSSettings]) -> [ListenerSettings] {
         var listeners: [ListenerSettings] = []
         var names: [String: String] = [:]
         var addresses: [ListenAddress: String] = [:]
@@ -57,8 +59,12 @@ struct ConfigurationReader {
                 reader.address(setting, key)
             }
             let name = text(fields["name"], "\(called).name")
+            let tls = reference(fields["tls"], "\(called).tls", among: sections)
+            let anonymous = choice(fields["anonymous"], "\(called).anonymous", of: AnonymousPolicy.self)
             guard let kind, let address else { continue }
-            let listener = ListenerSettings(protocolName: kind, address: address, name: name)
+            var listener = ListenerSettings(protocolName: kind, address: address, name: name)
+            listener.tls = tls
+            listener.anonymous = anonymous
             if !address.isAnyPort, let other = addresses.updateValue(called, forKey: address) {
                 report(fields["listen"], "\(called).listen", "\(other) listens on \(address) as well")
             }
@@ -70,22 +76,27 @@ struct ConfigurationReader {
         return listeners
     }
 
-    private mutating func admin(_ setting: Setting?, _ security: SecuritySettings) -> AdminSettings {
+    private mutating func admin(
+        _ setting: Setting?, _ security: SecuritySettings, _ sections: [TLSSettings]
+    ) -> AdminSettings {
         var admin = AdminSettings()
         let fields = group(setting, at: ["admin"], called: "admin")
+        admin.tls = reference(fields["tls"], "admin.tls", among: sections)
         admin.users = texts(fields["users"], "admin.users") ?? []
         if let listen = fields["listen"] {
             if case .text("off", _) = listen {
                 admin.address = nil
             } else if let address = address(listen, "admin.listen") {
                 admin.address = address
-                if !address.isLocal, fields["users"] == nil {
+                let hasRule = security.access.contains { $0.action == .admin && $0.effect == .allow }
+                if !address.isLocal, fields["users"] == nil, !hasRule {
                     let message = "'\(address)' can be reached from other machines: name who may in admin.users"
                     report(listen, "admin.listen", "\(message), or listen on 127.0.0.1")
                 }
             }
         }
-        if !admin.users.isEmpty, security.users == nil {
+        let hasOtherProof = !security.tokens.isEmpty || sections.contains { $0.name == admin.tls && $0.user != nil }
+        if !admin.users.isEmpty, security.users == nil, !hasOtherProof {
             report(fields["users"], "admin.users", "needs security.users, the file with their passwords")
         }
         return admin
