@@ -123,13 +123,15 @@ final class JSONConversation: Conversation {
         let credentials = Credentials(link, "http", user: user, password: password)
         let reply = link.callback { (conversation: Conversation, result: AuthenticationResult, lane: Lane) in
             guard let conversation = conversation as? JSONConversation else { return }
-            conversation.authenticated(result)
+            conversation.authenticated(result, on: lane)
             conversation.link.resume()
         }
-        if let result = context.authenticator.authenticate(credentials, reply: reply) { authenticated(result) }
+        if let result = context.authenticator.authenticate(credentials, reply: reply) {
+            authenticated(result, on: lane)
+        }
     }
 
-    private func authenticated(_ result: AuthenticationResult) {
+    private func authenticated(_ result: AuthenticationResult, on lane: Lane) {
         isAuthenticating = false
         let id = authenticationID
         authenticationID = nil
@@ -138,7 +140,13 @@ final class JSONConversation: Conversation {
             guard let router = context.routers[identity.namespace] else {
                 return fail(id, 403, "This user belongs to a namespace that the node does not have.")
             }
-            principal = Principal(identity: identity, clientID: "", router: router)
+            let principal = Principal(identity: identity, clientID: "", router: router, link: link)
+            guard principal.join(link, "http", on: lane) == nil else {
+                return fail(id, 429, "Too many connections of this user.")
+            }
+            // Whoever opened the socket is this user now.
+            link.carrier.stay = nil
+            self.principal = principal
             answer(id) { _ in }
         case .refused(.busy): fail(id, 503, "Too many passwords are being checked.")
         case .refused(.tooManyFailures): fail(id, 429, "Too many wrong attempts.")
@@ -172,6 +180,7 @@ final class JSONConversation: Conversation {
         switch outcome {
         case .granted: answer(message.id) { _ in }
         case .notAuthorized: throw Problem(403, "Subscribing to this filter is not allowed.")
+        case .overQuota: throw Problem(429, "This user has as many subscriptions as it may.")
         case .overLimit: throw Problem(429, "A client has at most \(lane.limits.maxSubscriptionsPerSession) filters.")
         }
     }
@@ -214,6 +223,7 @@ final class JSONConversation: Conversation {
                 if run.pointee.qos > 0, outcome.pending > 0 { unsettled[outcome.token] = item } else { settle(item) }
             case .notAuthorized: fail(id, 403, "Publishing to this topic is not allowed.")
             case .quotaExceeded: fail(id, 429, "More events a second than this node takes.")
+            case .payloadTooLarge: fail(id, 413, "The payload is larger than this user may publish.")
             case .malformedTopic: fail(id, 400, "topic is no topic.")
             }
         }

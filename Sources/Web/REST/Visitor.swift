@@ -29,14 +29,20 @@ final class Visitor {
     }
 
     /// The answer has come.
-    func settle(_ result: AuthenticationResult, _ context: WebContext) {
+    func settle(_ result: AuthenticationResult, _ context: WebContext, _ link: Link, on lane: Lane) {
         switch result {
         case .accepted(let identity):
             guard let router = context.routers[identity.namespace] else {
                 refusal = Problem(403, "This user belongs to a namespace that the node does not have.")
                 return
             }
-            principal = Principal(identity: identity, clientID: "", router: router)
+            let principal = Principal(identity: identity, clientID: "", router: router, link: link)
+            guard principal.join(link, "http", on: lane) == nil else {
+                isBusy = true
+                refusal = .tooManyConnections
+                return
+            }
+            self.principal = principal
         case .refused(.busy):
             var headers = Headers()
             headers.add("Retry-After", "5")
@@ -101,15 +107,15 @@ extension WebSite {
         let credentials = Credentials(connection.link, "http", user: user, password: password)
         let context = context
         let asked = visitor.authorization
-        let reply = connection.link.callback { (conversation: Conversation, result: AuthenticationResult, _: Lane) in
+        let reply = connection.link.callback { (conversation: Conversation, result: AuthenticationResult, lane: Lane) in
             guard let connection = conversation as? HTTPConversation, let visitor = Visitor.of(connection),
                 visitor.isPending, visitor.authorization == asked
             else { return }
-            visitor.settle(result, context)
+            visitor.settle(result, context, connection.link, on: lane)
             connection.link.resume()
         }
         guard let result = context.authenticator.authenticate(credentials, reply: reply) else { return .pending }
-        visitor.settle(result, context)
+        visitor.settle(result, context, connection.link, on: lane)
         return admit(head, of: connection, on: lane)
     }
 
@@ -131,6 +137,12 @@ extension Problem {
         headers.add("WWW-Authenticate", #"Basic realm="apus", charset="UTF-8""#)
         return Problem(401, detail, headers: headers)
     }
+
+    /// A user has as many connections as it may, or makes them too fast.
+    static var tooManyConnections: Problem { .later(429, "Too many connections of this user.", seconds: 5) }
+
+    /// A payload is larger than the quotas allow.
+    static var payloadTooLarge: Problem { Problem(413, "The payload is larger than this user may publish.") }
 
     /// What somebody is told who may not do something: those without a name may come back with one.
     static func forbidden(_ detail: String, _ principal: Principal) -> Problem {

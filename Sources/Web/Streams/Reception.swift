@@ -121,6 +121,9 @@ final class Reception: HTTPTraveller {
             case .notAuthorized:
                 lanes.end(channel, on: lane)
                 throw forbidden(filter)
+            case .overQuota:
+                lanes.end(channel, on: lane)
+                throw .later(429, "This user has as many subscriptions as it may.", seconds: 5)
             case .overLimit:
                 lanes.end(channel, on: lane)
                 throw Problem(403, "The node allows no more subscriptions for one stream.")

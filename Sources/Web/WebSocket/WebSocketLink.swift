@@ -64,6 +64,7 @@ final class WebSocketLink: Link {
     }
 
     override var peer: String { carrier.peer }
+    override var address: NetworkAddress? { carrier.address }
     override var provenUser: String? { carrier.provenUser }
     override var provenGroups: [String] { carrier.provenGroups }
     override var certificate: PeerCertificate? { carrier.certificate }
