@@ -40,6 +40,20 @@ public final class Principal {
         accessVersion = version
     }
 
+    /// The same principal for another lane, or for something that outlives its connection: what is remembered of
+    /// decisions holds for one lane only.
+    public init(again other: Principal) {
+        identity = other.identity
+        clientID = other.clientID
+        router = other.router
+        isNode = other.isNode
+        allowance = other.allowance
+        isMetered = other.isMetered
+        let (rules, version) = router.accessRules
+        access = isNode ? nil : rules.resolve(for: identity, clientID: clientID)
+        accessVersion = version
+    }
+
     /// The node itself, in a namespace.
     private init(nodeOf router: Router) {
         identity = Identity(namespace: router.name, user: nil)

@@ -117,6 +117,8 @@ public final class Quotas: Sendable {
     private let maxRows: Int
     /// Who hears of what was refused; nil for nobody.
     let audit: (any AuditSink)?
+    /// Where the rules stand.
+    private let section: String
 
     /// Rows that are looked at whenever one is added: more than one, so that what is unused goes faster than it comes.
     private static let sweptAtOnce = 4
@@ -124,10 +126,15 @@ public final class Quotas: Sendable {
     private static let sweptByChore = 4_096
 
     /// Makes the quotas.
-    /// - Parameter maxRows: users, addresses and listeners that are counted at once; those beyond share one allowance
-    ///   for each rule.
-    public init(_ rules: [QuotaRule], audit: (any AuditSink)? = nil, maxRows: Int = 200_000) {
+    /// - Parameters:
+    ///   - maxRows: users, addresses and listeners that are counted at once; those beyond share one allowance for each
+    ///     rule.
+    ///   - section: where the rules stand, for the record of a refusal.
+    public init(
+        _ rules: [QuotaRule], audit: (any AuditSink)? = nil, section: String = "security.quotas", maxRows: Int = 200_000
+    ) {
         self.audit = audit
+        self.section = section
         self.maxRows = max(maxRows, 1)
         hasRules = Atomic(!rules.isEmpty)
         var table = Table()
@@ -293,7 +300,7 @@ public final class Quotas: Sendable {
         var record = make()
         if record.object.isEmpty { record.object = resource.key }
         let limit = usage.limits[resource]
-        record.reason = "\(usage.holder) has used up \(resource.key) (\(limit)) of security.quotas"
+        record.reason = "\(usage.holder) has used up \(resource.key) (\(limit)) of \(section)"
         audit.record(record)
     }
 }

@@ -25,6 +25,8 @@ final class Connection: Link {
     /// What its lane counts for its protocol; as long as it has a place in the lane's table.
     var traffic: Unmanaged<Traffic>?
     var conversation: Conversation!
+    /// What was found out before it was made; nil when there was nothing to find out.
+    var arrival: Arrival?
 
     /// The window's beginning; nil without a window.
     private var window: UnsafeMutableRawPointer?
@@ -71,7 +73,9 @@ final class Connection: Link {
         releaseBuffers()
     }
 
-    override var peer: String { SocketAddress(socket: socket, peer: true)?.description ?? "unknown" }
+    private var peerAddress: SocketAddress? { arrival?.told ?? SocketAddress(socket: socket, peer: true) }
+    override var peer: String { peerAddress?.description ?? "unknown" }
+    override var address: NetworkAddress? { peerAddress?.networkAddress }
 
     // MARK: Reading
 

@@ -34,6 +34,8 @@ final class ReactorLane: Lane {
     private static let listenerTokens = UInt64(0xFFFF_FFFF) << 32
     /// From here up to the listeners: sockets that are connecting.
     private static let dialTokens = UInt64(0xFFFF_FFFE) << 32
+    /// From here up to those: connections whose PROXY header is awaited.
+    private static let entranceTokens = UInt64(0xFFFF_FFFD) << 32
 
     let receiveBuffer: UnsafeMutableRawPointer
     var touched: [UnsafeMutableRawPointer] = []
@@ -59,6 +61,7 @@ final class ReactorLane: Lane {
     private var reserve: Int32
     private var choresAt: UInt64 = 0
     private let dials: Dials
+    let entrance: Entrance
     private let logger: Logger
     private var isStopping = false
     private var stopDeadline = UInt64.max
@@ -66,6 +69,7 @@ final class ReactorLane: Lane {
     /// Makes the lane with its descriptors.
     init(number: Int, lanes: Lanes, epoll: Int32, wakeDescriptor: Int32, resolver: Resolver, logger: Logger) {
         self.epoll = epoll
+        entrance = Entrance(epoll: epoll, tokens: Self.entranceTokens)
         dials = Dials(epoll: epoll, tokens: Self.dialTokens, resolver: resolver)
         self.wakeDescriptor = wakeDescriptor
         self.logger = logger
@@ -102,8 +106,10 @@ final class ReactorLane: Lane {
                 let token = apus_epoll_token(events + index)
                 if token == Self.wakeToken {
                     isWoken = true
-                } else if token >= Self.dialTokens {
-                    if token < Self.listenerTokens {
+                } else if token >= Self.entranceTokens {
+                    if token < Self.dialTokens {
+                        entrance.ready(token, on: self)
+                    } else if token < Self.listenerTokens {
                         dials.ready(token, on: self)
                     } else {
                         acceptSome(listeners[Int(token - Self.listenerTokens)])
@@ -227,8 +233,9 @@ final class ReactorLane: Lane {
     }
 
     /// An accepted connection, or one that was dialled.
-    func start(_ socket: Int32, isLocal: Bool, adapter: any Adapter) {
+    func start(_ socket: Int32, isLocal: Bool, adapter: any Adapter, arrival: Arrival? = nil) {
         let connection = Connection(socket: socket, isLocal: isLocal, lane: self)
+        connection.arrival = arrival
         adopt(connection, of: adapter.name)
         connection.conversation = adapter.makeConversation(link: connection, on: self)
         guard apus_epoll_set(epoll, EPOLL_CTL_ADD, socket, EPOLLIN.rawValue, token(of: connection)) == 0 else {
@@ -237,8 +244,8 @@ final class ReactorLane: Lane {
         logger.trace("connection made", metadata: ["lane": "\(number)", "protocol": "\(adapter.name)"])
     }
 
-    private func startAccepted(_ socket: Int32, isLocal: Bool, adapter: any Adapter) {
-        start(socket, isLocal: isLocal, adapter: adapter)
+    func startAccepted(_ socket: Int32, isLocal: Bool, listener: Listener, arrival: Arrival?) {
+        start(socket, isLocal: isLocal, adapter: listener.adapter, arrival: arrival)
         counters.accepted &+= 1
     }
 
@@ -359,21 +366,13 @@ final class ReactorLane: Lane {
             switch listener.accept() {
             case .none: return
             case .exhausted: return descriptorsExhausted(listener)
-            case .connection(let socket, let isLocal):
-                if lanes.connectionCount >= limits.maxConnections {
+            case .connection(let socket, let peer):
+                if lanes.connectionCount + entrance.count >= limits.maxConnections {
                     counters.close(.overLimit)
                     Glibc.close(socket)
                     continue
                 }
-                let adapter = listener.adapter
-                let lane = adapter.homeLane.map { lanes.assignConnection(to: $0) } ?? lanes.assignConnection()
-                if lane == number {
-                    startAccepted(socket, isLocal: isLocal, adapter: adapter)
-                } else {
-                    lanes.call(lane) { lane in
-                        (lane as? ReactorLane)?.startAccepted(socket, isLocal: isLocal, adapter: adapter)
-                    }
-                }
+                admit(socket, peer, listener)
             }
         }
     }
@@ -425,6 +424,7 @@ final class ReactorLane: Lane {
             listener.close()
         }
         dials.giveUp()
+        entrance.giveUp()
         for entry in entries { entry.connection?.drain() }
     }
 

@@ -12,11 +12,11 @@ final class Stage {
     let router: Router
 
     init(
-        _ address: String = "127.0.0.1:0", lanes: Int = 1, limits: Limits = Limits(),
+        _ address: String = "127.0.0.1:0", lanes: Int = 1, limits: Limits = Limits(), admission: Admission? = nil,
         adapter: ((Router) -> any Adapter)? = nil
     ) throws {
         router = Router(limits: limits, hashKey: 42)
-        listener = try Listener(SocketAddress(address), adapter: adapter?(router) ?? LineAdapter(router: router))
+        listener = try Listener(SocketAddress(address), adapter: adapter?(router) ?? LineAdapter(router: router), admission: admission)
         reactor = try Reactor(
             lanes: lanes, limits: limits, logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
         reactor.listen(listener)
