@@ -58,7 +58,7 @@ let package = Package(
             name: "Web", dependencies: ["Core", "COpenSSL"], resources: [.embedInCode("Console")], swiftSettings: hot),
         .target(
             name: "Admin",
-            dependencies: ["Core", "Web", "Reactor", .product(name: "Logging", package: "swift-log")],
+            dependencies: ["Core", "Web", "TLS", "Reactor", .product(name: "Logging", package: "swift-log")],
             resources: [.embedInCode("openapi-admin.yaml")], swiftSettings: strict),
         .target(
             name: "Webhooks",
@@ -80,14 +80,16 @@ let package = Package(
             ], swiftSettings: strict),
         .executableTarget(
             name: "apus-bench",
-            dependencies: ["CLinux", "CProton", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+            dependencies: [
+                "CLinux", "CProton", "COpenSSL", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
             swiftSettings: hot),
 
         .testTarget(name: "CoreTests", dependencies: ["Core"], swiftSettings: strict),
         .testTarget(name: "TLSTests", dependencies: ["TLS", "Core", "COpenSSL"], swiftSettings: strict),
         .testTarget(
             name: "ReactorTests",
-            dependencies: ["Reactor", "TLS", "Core", "CLinux", .product(name: "Logging", package: "swift-log")],
+            dependencies: ["Reactor", "TLS", "Core", "CLinux", "COpenSSL", .product(name: "Logging", package: "swift-log")],
             swiftSettings: strict),
         .testTarget(name: "MQTTTests", dependencies: ["MQTT", "Core"], swiftSettings: strict),
         .testTarget(name: "AMQPTests", dependencies: ["AMQP", "Core", "MQTT", "CProton"], swiftSettings: strict),

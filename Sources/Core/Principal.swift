@@ -28,8 +28,13 @@ public final class Principal {
 
     /// Makes a principal and resolves the rules that can apply to it.
     /// - Parameter link: where it comes from, for quotas by address and listener.
-    public init(identity: Identity, clientID: String, router: Router, link: Link? = nil) {
-        allowance = router.quotas?.allowance(of: identity, link: link)
+    public convenience init(identity: Identity, clientID: String, router: Router, link: Link? = nil) {
+        let allowance = router.quotas?.allowance(of: identity, link: link)
+        self.init(identity: identity, clientID: clientID, router: router, allowance: allowance)
+    }
+
+    private init(identity: Identity, clientID: String, router: Router, allowance: Allowance?) {
+        self.allowance = allowance
         isMetered = router.limits.maxPublishRate > 0 || allowance?.limitsPublishing ?? false
         self.identity = identity
         self.clientID = clientID
@@ -42,16 +47,15 @@ public final class Principal {
 
     /// The same principal for another lane, or for something that outlives its connection: what is remembered of
     /// decisions holds for one lane only.
-    public init(again other: Principal) {
-        identity = other.identity
-        clientID = other.clientID
-        router = other.router
-        isNode = other.isNode
-        allowance = other.allowance
-        isMetered = other.isMetered
-        let (rules, version) = router.accessRules
-        access = isNode ? nil : rules.resolve(for: identity, clientID: clientID)
-        accessVersion = version
+    public func again() -> Principal {
+        Principal(identity: identity, clientID: clientID, router: router, allowance: allowance)
+    }
+
+    /// The same client whose identity has been proven anew: what it has used up of its quotas stays used up.
+    public func renewed(_ identity: Identity) -> Principal {
+        let renewed = Principal(identity: identity, clientID: clientID, router: router, allowance: allowance)
+        (renewed.tokens, renewed.tokensAt, renewed.pacing) = (tokens, tokensAt, pacing)
+        return renewed
     }
 
     /// The node itself, in a namespace.

@@ -1,6 +1,8 @@
+import COpenSSL
 import Core
 import Glibc
 import Logging
+import TLS
 import Testing
 
 @testable import Reactor
@@ -12,13 +14,17 @@ final class Stage {
     let router: Router
 
     init(
-        _ address: String = "127.0.0.1:0", lanes: Int = 1, limits: Limits = Limits(), admission: Admission? = nil,
+        _ address: String = "127.0.0.1:0", lanes: Int = 1, limits: Limits = Limits(),
+        door: TLSDoor? = nil, audit: (any AuditSink)? = nil, admission: Admission? = nil,
         adapter: ((Router) -> any Adapter)? = nil
     ) throws {
         router = Router(limits: limits, hashKey: 42)
-        listener = try Listener(SocketAddress(address), adapter: adapter?(router) ?? LineAdapter(router: router), admission: admission)
+        listener = try Listener(
+            SocketAddress(address), adapter: adapter?(router) ?? LineAdapter(router: router), name: "stage", door: door,
+            admission: admission)
         reactor = try Reactor(
             lanes: lanes, limits: limits, logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
+        if let audit { reactor.setAudit(audit) }
         reactor.listen(listener)
     }
 

@@ -240,7 +240,7 @@ extension MQTTConversation {
         guard room.events > turn.eventCount, room.bytes > (turn.isEmpty ? 0 : offset) else {
             guard turn.isEmpty else { return .routeFirst }
             slowedUntil = lane.now + principal.waitToPublish(lane.now)
-            link.tick(at: slowedUntil)
+            startTicking(on: lane)
             return .paused
         }
         // Bytes that came before in the same read cost nothing, but that is found out with the next turn.

@@ -29,7 +29,7 @@ final class Reception: HTTPTraveller {
 
     func arrived(_ connection: HTTPConversation, on lane: Lane) -> RequestVerdict {
         // What a principal remembers of its decisions is true for the former lane only.
-        principal = Principal(again: principal)
+        principal = principal.again()
         do throws(Problem) {
             return try receive(connection, on: lane)
         } catch {
@@ -112,7 +112,7 @@ final class Reception: HTTPTraveller {
         _ key: ChannelKey, _ lanes: StreamLane, on lane: Lane
     ) throws(Problem) -> EventChannel {
         // The channel may live longer than the connection that caused it.
-        let owner = Principal(again: principal)
+        let owner = principal.again()
         let channel = try lanes.makeChannel(key, wanted.filters, owner, on: lane)
         for filter in wanted.filters {
             let subscription = Subscription(filter: filter, options: .qos(2))
