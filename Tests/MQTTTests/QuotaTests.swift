@@ -61,7 +61,10 @@ struct QuotaTests {
     @Test func tooManySubscriptions() throws {
         let node = try node([.subscriptions: 2])
         let client = TestClient5(node, "a", user: "anna")
-        #expect(client.ask(Frame5.subscribe(1, [.init("a"), .init("b", qos: 1), .init("c"), .init("a", qos: 1)])) == [.suback(1, [0, 1, 0x97, 1])])
+        #expect(
+            client.ask(Frame5.subscribe(1, [.init("a"), .init("b", qos: 1), .init("c"), .init("a", qos: 1)])) == [
+                .suback(1, [0, 1, 0x97, 1])
+            ])
         let other = TestClient(node, "b", user: "anna")
         #expect(other.ask(Frame.subscribe(1, [("a", 0)])) == [.suback(1, [0x80])])
         client.cut()

@@ -115,7 +115,8 @@ extension MQTTConversation {
             case .frame(let frame) = PublishFrame.read(
                 base + offset, bytes.count &- offset, maxBytes: lane.limits.maxPacketBytes,
                 isVersion5: version == .v5),
-            frame.isLike(head), frame.payloadLength <= turn.room.payload, admit(frame, isText: isText, turn, session, lane) == nil
+            frame.isLike(head), frame.payloadLength <= turn.room.payload,
+            admit(frame, isText: isText, turn, session, lane) == nil
         {
             turn.events[turn.eventCount] = EventView(
                 payload: frame.payload, payloadLength: frame.payloadLength, reference: frame.identifier)
