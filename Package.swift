@@ -64,7 +64,7 @@ let package = Package(
             name: "Webhooks",
             dependencies: ["Core", "CCurl", "CLinux", "COpenSSL", .product(name: "Logging", package: "swift-log")],
             swiftSettings: strict),
-        .target(name: "Security", dependencies: ["Core", "COpenSSL"], swiftSettings: strict),
+        .target(name: "Security", dependencies: ["Core", "COpenSSL", "CCurl", "CLinux"], swiftSettings: strict),
         .target(
             name: "Node",
             dependencies: [
@@ -75,7 +75,7 @@ let package = Package(
         .executableTarget(
             name: "apus",
             dependencies: [
-                "Node", "Admin", "Web", "Security", "CMosquitto", "CCurl",
+                "Core", "Node", "Admin", "Web", "Security", "CMosquitto", "CCurl",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ], swiftSettings: strict),
         .executableTarget(
@@ -86,10 +86,10 @@ let package = Package(
             swiftSettings: hot),
 
         .testTarget(name: "CoreTests", dependencies: ["Core"], swiftSettings: strict),
-        .testTarget(name: "TLSTests", dependencies: ["TLS", "Core", "COpenSSL"], swiftSettings: strict),
+        .testTarget(name: "TLSTests", dependencies: ["TLS", "TestTLS", "Core", "COpenSSL"], swiftSettings: strict),
         .testTarget(
             name: "ReactorTests",
-            dependencies: ["Reactor", "TLS", "Core", "CLinux", "COpenSSL", .product(name: "Logging", package: "swift-log")],
+            dependencies: ["Reactor", "TLS", "TestTLS", "Core", "CLinux", .product(name: "Logging", package: "swift-log")],
             swiftSettings: strict),
         .testTarget(name: "MQTTTests", dependencies: ["MQTT", "Core"], swiftSettings: strict),
         .testTarget(name: "AMQPTests", dependencies: ["AMQP", "Core", "MQTT", "CProton"], swiftSettings: strict),
@@ -101,6 +101,8 @@ let package = Package(
         .testTarget(
             name: "Simulation", dependencies: ["Simulator", "Mesh", "Core"], resources: [.copy("Replays")],
             swiftSettings: strict),
+        // Certificates made on the spot, and libssl's own clients.
+        .target(name: "TestTLS", dependencies: ["COpenSSL"], path: "Tests/TestTLS", swiftSettings: strict),
         .target(name: "RawHTTP", path: "Tests/RawHTTP", swiftSettings: strict),
         .testTarget(
             name: "WebTests",
@@ -118,11 +120,11 @@ let package = Package(
             name: "WebhooksTests",
             dependencies: ["Webhooks", "Core", "Reactor", .product(name: "Logging", package: "swift-log")],
             swiftSettings: strict),
-        .testTarget(name: "SecurityTests", dependencies: ["Security", "Core"], swiftSettings: strict),
+        .testTarget(name: "SecurityTests", dependencies: ["Security", "Core", "COpenSSL"], swiftSettings: strict),
         .testTarget(
             name: "NodeTests",
             dependencies: [
-                "Node", "Admin", "AMQP", "Core", "Mesh", "Reactor", "Security", "Web",
+                "Node", "Admin", "AMQP", "Core", "Mesh", "Reactor", "Security", "TLS", "Web",
                 .product(name: "Logging", package: "swift-log"),
             ], swiftSettings: strict),
         .testTarget(name: "Tidy", swiftSettings: strict),

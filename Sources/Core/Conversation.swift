@@ -77,7 +77,7 @@ open class Link: Output {
     open var peer: String { "" }
     /// The peer's address; nil for one that has none, such as a Unix socket's.
     open var address: NetworkAddress? { nil }
-    /// What keeps the connection counted for its user; see ``Principal/join(_:_:on:)``.
+    /// What keeps the connection counted for its user; see ``Principal/join(_:on:)``.
     public final var stay: QuotaStay?
     /// Who the transport has proven the peer to be, as one with client certificates does; nil for nobody.
     open var provenUser: String? { nil }

@@ -7,19 +7,14 @@ extension Principal {
     /// Counts the connection for as long as the link lives, in place of what it was counted for before. Called once the
     /// client has been let in, and before it is told.
     /// - Returns: what is used up: ``QuotaResource/connections`` or ``QuotaResource/connectionRate``; nil for nothing.
-    public func join(_ link: Link, _ protocolName: String, on lane: Lane) -> QuotaResource? {
+    public func join(_ link: Link, on lane: Lane) -> QuotaResource? {
         guard let allowance else {
             link.stay = nil
             return nil
         }
         if let (resource, usage) = Quotas.enter(allowance.connectionRate, allowance.connections, lane.now) {
             lane.counters.refuse(resource)
-            allowance.quotas.note(resource, usage, lane.now) {
-                var record = record("connect")
-                record.peer = link.peer
-                record.protocolName = protocolName
-                return record
-            }
+            allowance.quotas.note(resource, usage, lane.now) { record("connect") }
             return resource
         }
         link.stay = QuotaStay(counted: allowance.connections, allowance: allowance)
@@ -30,6 +25,7 @@ extension Principal {
         var record = AuditRecord(.quota, action)
         record.user = identity.user
         record.clientID = clientID
+        (record.peer, record.protocolName) = (peer, protocolName)
         return record
     }
 

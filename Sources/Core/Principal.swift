@@ -2,20 +2,31 @@
 /// subscribe is made by one. Belongs to the lane of its connection.
 public final class Principal {
     /// The proven identity.
-    public let identity: Identity
+    public var identity: Identity { reader.identity }
     /// The client id of the connection.
-    public let clientID: String
+    public var clientID: String { reader.clientID }
     /// The router of its namespace.
     public let router: Router
     /// Whether it is the node itself, which alone may publish under `$` and is bound by no rules and no quota.
     let isNode: Bool
+    /// What of it other lanes may see.
+    let reader: Reader
+    /// The peer's address and the protocol, for the records of what is refused; empty when nobody has said.
+    public final var peer = ""
+    public final var protocolName = ""
     /// The rules that can apply to it; nil means everything is allowed.
     private var access: ResolvedAccess?
     /// The version of the rules that ``access`` was resolved from.
     private var accessVersion: UInt64
-    /// Decisions by the match cache's serial numbers; made when the first rule is asked.
+    /// What has been refused and recorded lately; made when the first is.
+    private var refusals: RecentRefusals?
+    /// Decisions by the match cache's serial numbers; made when the first rule is asked, nil while there are none.
     private var decisions: UnsafeMutablePointer<UInt64>?
-    private static let decisionCount = 64
+    /// Decisions there is room for, less one; grows for those who publish to many topics.
+    private var decisionMask = 63
+    private static let maxDecisions = 4_096
+    /// Decisions that gave way to others since the room was last made.
+    private var collisions = 0
     /// Thousandths of publish tokens left, refilled by the millisecond; only with a rate.
     private var tokens = 0
     private var tokensAt: UInt64 = 0
@@ -36,8 +47,7 @@ public final class Principal {
     private init(identity: Identity, clientID: String, router: Router, allowance: Allowance?) {
         self.allowance = allowance
         isMetered = router.limits.maxPublishRate > 0 || allowance?.limitsPublishing ?? false
-        self.identity = identity
-        self.clientID = clientID
+        reader = Reader(identity: identity, clientID: clientID)
         self.router = router
         isNode = false
         let (rules, version) = router.accessRules
@@ -48,20 +58,22 @@ public final class Principal {
     /// The same principal for another lane, or for something that outlives its connection: what is remembered of
     /// decisions holds for one lane only.
     public func again() -> Principal {
-        Principal(identity: identity, clientID: clientID, router: router, allowance: allowance)
+        let other = Principal(identity: identity, clientID: clientID, router: router, allowance: allowance)
+        (other.peer, other.protocolName) = (peer, protocolName)
+        return other
     }
 
     /// The same client whose identity has been proven anew: what it has used up of its quotas stays used up.
     public func renewed(_ identity: Identity) -> Principal {
         let renewed = Principal(identity: identity, clientID: clientID, router: router, allowance: allowance)
         (renewed.tokens, renewed.tokensAt, renewed.pacing) = (tokens, tokensAt, pacing)
+        (renewed.peer, renewed.protocolName) = (peer, protocolName)
         return renewed
     }
 
     /// The node itself, in a namespace.
     private init(nodeOf router: Router) {
-        identity = Identity(namespace: router.name, user: nil)
-        clientID = ""
+        reader = Reader(identity: Identity(namespace: router.name, user: nil), clientID: "", isNode: true)
         self.router = router
         isNode = true
         allowance = nil
@@ -75,13 +87,29 @@ public final class Principal {
     deinit { decisions?.deallocate() }
 
     /// Whether it may publish to a topic.
-    /// - Parameter serial: the match cache's number for the topic, under which the decision is remembered.
+    /// - Parameters:
+    ///   - isRetained: whether the event is to be kept, which needs a right of its own.
+    ///   - serial: the match cache's number for the topic, under which the decision is remembered.
     @inline(__always)
-    func mayPublish(_ topic: UnsafeRawBufferPointer, serial: UInt64) -> Bool {
+    func mayPublish(_ topic: UnsafeRawBufferPointer, isRetained: Bool, serial: UInt64) -> Bool {
         if accessVersion != router.accessVersion { resolveAgain() }
-        // Topics under `$` belong to the node (MQTT 3.1.1 §4.7.2).
-        guard let access else { return topic[0] != UInt8(ascii: "$") || isNode }
-        return remembered(access, topic, serial: serial)
+        guard let decisions else {
+            // Topics under `$` belong to the node (MQTT 3.1.1 §4.7.2).
+            if access == nil { return topic[0] != UInt8(ascii: "$") || isNode }
+            return decide(topic, isRetained: isRetained, serial: serial)
+        }
+        // What is known of this topic: 0 for nothing, 1 for publishing, 3 for retaining as well; more: it is another's.
+        let known = decisions[Int(truncatingIfNeeded: serial) & decisionMask] ^ serial << 2
+        if known | 2 == 3, !isRetained { return true }
+        return known < 4 ? known & (isRetained ? 2 : 1) != 0 : decide(topic, isRetained: isRetained, serial: serial)
+    }
+
+    /// The same, not remembered.
+    func mayPublish(_ topic: UnsafeRawBufferPointer, isRetained: Bool) -> Bool {
+        if accessVersion != router.accessVersion { resolveAgain() }
+        if topic.first == UInt8(ascii: "$") { return isNode }
+        guard let access else { return true }
+        return isRetained ? access.mayRetain(topic) : access.mayPublish(topic)
     }
 
     /// The rules have been reloaded.
@@ -90,35 +118,58 @@ public final class Principal {
         let (rules, version) = router.accessRules
         access = isNode ? nil : rules.resolve(for: identity, clientID: clientID)
         accessVersion = version
-        decisions?.update(repeating: 0, count: Self.decisionCount)
+        guard access == nil else {
+            decisions?.update(repeating: 0, count: decisionMask + 1)
+            return
+        }
+        decisions?.deallocate()
+        (decisions, decisionMask) = (nil, 63)
     }
 
-    private func remembered(_ access: ResolvedAccess, _ topic: UnsafeRawBufferPointer, serial: UInt64) -> Bool {
-        let decisions = self.decisions ?? makeDecisions()
-        let place = Int(serial) & (Self.decisionCount - 1)
-        if decisions[place] >> 1 == serial { return decisions[place] & 1 == 1 }
-        let allowed = topic[0] != UInt8(ascii: "$") && access.mayPublish(topic)
-        decisions[place] = serial << 1 | (allowed ? 1 : 0)
-        return allowed
+    /// Asks the rules about a topic, and remembers the answer.
+    @inline(never)
+    private func decide(_ topic: UnsafeRawBufferPointer, isRetained: Bool, serial: UInt64) -> Bool {
+        let decisions = roomForDecision(serial)
+        let mayPublish = mayPublish(topic, isRetained: false)
+        let answer: UInt64 = !mayPublish ? 0 : self.mayPublish(topic, isRetained: true) ? 3 : 1
+        decisions[Int(truncatingIfNeeded: serial) & decisionMask] = serial << 2 | answer
+        return answer & (isRetained ? 2 : 1) != 0
     }
 
-    private func makeDecisions() -> UnsafeMutablePointer<UInt64> {
-        let made = UnsafeMutablePointer<UInt64>.allocate(capacity: Self.decisionCount)
-        made.initialize(repeating: 0, count: Self.decisionCount)
+    private func roomForDecision(_ serial: UInt64) -> UnsafeMutablePointer<UInt64> {
+        if let decisions {
+            if decisions[Int(truncatingIfNeeded: serial) & decisionMask] == 0 { return decisions }
+            collisions += 1
+            if collisions <= decisionMask || decisionMask + 1 == Self.maxDecisions { return decisions }
+            decisions.deallocate()
+            decisionMask = decisionMask * 4 + 3
+        }
+        collisions = 0
+        let made = UnsafeMutablePointer<UInt64>.allocate(capacity: decisionMask + 1)
+        made.initialize(repeating: 0, count: decisionMask + 1)
         decisions = made
         return made
     }
 
-    /// Whether it may subscribe to all that a filter matches.
-    func maySubscribe(_ filter: TopicFilter) -> Bool {
+    /// How much of what a filter matches it may subscribe to, and the version of the rules that say so: 0 when there are
+    /// none, nil for one whom none bind.
+    func reach(_ filter: TopicFilter) -> (reach: AccessReach, version: UInt32?) {
         if accessVersion != router.accessVersion { resolveAgain() }
-        return access?.maySubscribe(filter) ?? true
+        guard let access else { return (.everything, isNode ? nil : 0) }
+        return (access.reach(filter), UInt32(truncatingIfNeeded: accessVersion))
     }
 
     /// Whether it may be given what is published to a topic: the same as a subscription to just this topic.
     func mayRead(_ topic: UnsafeRawBufferPointer) -> Bool {
         if accessVersion != router.accessVersion { resolveAgain() }
         return access?.mayRead(topic) ?? true
+    }
+
+    /// Whether a refusal is to be recorded: the same one once in ten seconds.
+    func isNewRefusal(_ action: AccessRule.Action, _ object: UnsafeRawBufferPointer, now: UInt64) -> Bool {
+        let known = refusals ?? RecentRefusals(key: router.hashKey)
+        refusals = known
+        return known.isNew(action, object, now: now)
     }
 
     // MARK: Rate of one connection

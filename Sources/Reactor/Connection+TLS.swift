@@ -109,8 +109,9 @@ extension Connection {
 
     private func handsShaken(_ secured: SecuredTransport) {
         secured.handshakeDeadline = nil
-        if finishing != nil { return }
-        if let asked = secured.askedDeadline { lane.setTimer(self, asked) } else { lane.cancelTimer(self) }
+        if finishing == nil {
+            if let asked = secured.askedDeadline { lane.setTimer(self, asked) } else { lane.cancelTimer(self) }
+        }
         // What waited for this is sent when the socket says that it takes it.
         updateInterest()
     }

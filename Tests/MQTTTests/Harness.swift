@@ -289,7 +289,8 @@ final class TestNode {
     ) throws {
         let bells = (0..<count).map { _ in Bell() }
         self.bells = bells
-        router = Router(limits: limits, accessRules: try AccessRules(rules), quotas: quotas, hashKey: 0x1234_5678_9ABC_DEF0)
+        router = Router(
+            limits: limits, accessRules: try AccessRules(rules), quotas: quotas, hashKey: 0x1234_5678_9ABC_DEF0)
         let random = Sequence64()
         adapter = MQTTAdapter(
             routers: ["default": router], authenticator: authenticator,

@@ -1,8 +1,8 @@
-import COpenSSL
 import Core
 import Glibc
 import Synchronization
 import TLS
+import TestTLS
 
 @testable import Reactor
 
@@ -43,79 +43,33 @@ final class SecureGround {
 
 /// A blocking client of a secured stage, which gives up after five seconds.
 final class SecureClient {
-    struct Failure: Error { let what: String }
-
     let socket: Int32
-    let ssl: OpaquePointer
-    private let context: OpaquePointer
+    private let session: SocketSession
     private var received: [UInt8] = []
 
-    /// - Parameters:
-    ///   - receiveBuffer: the kernel's buffer, to be a slow reader early.
-    ///   - shakes: whether the handshake is made now.
+    typealias Failure = SocketSession.Failure
+
+    /// - Parameter receiveBuffer: the kernel's buffer, to be a slow reader early.
     init(
-        _ stage: Stage, certificate: TestCertificates.Certificate? = nil, version: Int32 = TLS1_3_VERSION,
-        receiveBuffer: Int32 = 0, shakes: Bool = true
+        _ stage: Stage, certificate: TestCertificates.Certificate? = nil, version: SocketSession.Version = .v13,
+        receiveBuffer: Int32 = 0
     ) throws {
-        let address = stage.listener.address
-        socket = Glibc.socket(address.family, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
-        var time = timeval(tv_sec: 5, tv_usec: 0)
-        setsockopt(socket, SOL_SOCKET, SO_RCVTIMEO, &time, socklen_t(MemoryLayout<timeval>.size))
-        setsockopt(socket, SOL_SOCKET, SO_SNDTIMEO, &time, socklen_t(MemoryLayout<timeval>.size))
-        if receiveBuffer > 0 { Listener.set(socket, SOL_SOCKET, SO_RCVBUF, receiveBuffer) }
-        if address.family != AF_UNIX { Listener.set(socket, Int32(IPPROTO_TCP), TCP_NODELAY, 1) }
-        guard let context = SSL_CTX_new(TLS_client_method()), let ssl = SSL_new(context) else {
-            throw Failure(what: "SSL_new")
-        }
-        (self.context, self.ssl) = (context, ssl)
-        SSL_ctrl(ssl, SSL_CTRL_SET_MIN_PROTO_VERSION, Int(version), nil)
-        SSL_ctrl(ssl, SSL_CTRL_SET_MAX_PROTO_VERSION, Int(version), nil)
-        if let certificate {
-            SSL_use_certificate(ssl, certificate.x509)
-            SSL_use_PrivateKey(ssl, certificate.key)
-        }
-        SSL_set_fd(ssl, socket)
-        guard address.withSystemAddress({ Glibc.connect(socket, $0, $1) }) == 0 else {
-            throw Failure(what: "connect: \(String(cString: strerror(errno)))")
-        }
-        if shakes { try shakeHands() }
+        // The plain client makes the connection; what is said on it is the session's.
+        let plain = try Client(stage, receiveBuffer: receiveBuffer)
+        socket = dup(plain.socket)
+        session = try SocketSession(socket: socket, certificate: certificate, version: version)
     }
 
-    deinit {
-        SSL_free(ssl)
-        SSL_CTX_free(context)
-        Glibc.close(socket)
-    }
+    deinit { Glibc.close(socket) }
 
-    func shakeHands() throws {
-        ERR_clear_error()
-        guard SSL_connect(ssl) == 1 else { throw failure("connect") }
-    }
-
-    private func failure(_ what: String) -> Failure {
-        let reason = ERR_reason_error_string(ERR_get_error()).map { String(cString: $0) }
-        return Failure(what: "\(what): \(reason ?? String(cString: strerror(errno)))")
-    }
-
-    func send(_ text: String) throws { try send(Array(text.utf8)) }
-
-    func send(_ bytes: [UInt8]) throws {
-        ERR_clear_error()
-        guard SSL_write(ssl, bytes, Int32(bytes.count)) == bytes.count else { throw failure("write") }
-    }
+    func send(_ text: String) throws { try session.send(Array(text.utf8)) }
 
     /// - Returns: false at the end, which must have been said and not just come.
     private func readSome(_ pause: UInt32 = 0) throws -> Bool {
         if pause > 0 { usleep(pause) }
-        ERR_clear_error()
-        var buffer = [UInt8](repeating: 0, count: 1 << 14)
-        let count = SSL_read(ssl, &buffer, Int32(buffer.count))
-        if count > 0 {
-            received += buffer[..<Int(count)]
-            return true
-        }
-        guard SSL_get_error(ssl, count) == SSL_ERROR_ZERO_RETURN else { throw failure("read") }
-        return false
+        guard let bytes = try session.receive() else { return false }
+        received += bytes
+        return true
     }
 
     /// The next line; nil at the end of the connection.
@@ -145,7 +99,7 @@ final class SecureClient {
     }
 
     /// Says goodbye and goes on reading.
-    func finishWriting() { SSL_shutdown(ssl) }
+    func finishWriting() { session.close() }
 }
 
 /// Collects records.

@@ -1,4 +1,4 @@
-import COpenSSL
+import CLinux
 import Core
 import Glibc
 import Logging

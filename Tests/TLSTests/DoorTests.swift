@@ -1,6 +1,7 @@
 import COpenSSL
 import Core
 import Glibc
+import TestTLS
 import Testing
 
 @testable import TLS

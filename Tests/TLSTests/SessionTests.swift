@@ -1,5 +1,6 @@
 import COpenSSL
 import Core
+import TestTLS
 import Testing
 
 @testable import TLS

@@ -256,7 +256,8 @@ extension AMQPConversation {
     private func establish(_ name: String, _ identity: Identity, _ router: Router, on lane: Lane) -> Verdict? {
         guard let engine else { return .close(.protocolError) }
         let principal = Principal(identity: identity, clientID: name, router: router, link: link)
-        if let resource = principal.join(link, "amqp", on: lane) {
+        (principal.peer, principal.protocolName) = (link.peer, "amqp")
+        if let resource = principal.join(link, on: lane) {
             let text = resource == .connectionRate ? "too many connections a second" : "too many connections"
             return fail(AMQPError(.resourceLimitExceeded, "\(text) of this user"), .overQuota, on: lane)
         }

@@ -82,9 +82,14 @@ extension MQTTConversation {
             var named = connect
             if connect.isClientIDAssigned { named.clientID = context.makeClientID(in: router) }
             state = .connecting(named)
-            principal = Principal(identity: identity, clientID: named.clientID, router: router, link: link)
-            principal?.pacing = version == .v5 ? .direct : .all
+            let principal = Principal(identity: identity, clientID: named.clientID, router: router, link: link)
+            (principal.peer, principal.protocolName) = (link.peer, "mqtt")
+            principal.pacing = version == .v5 ? .direct : .all
+            self.principal = principal
             hasJoined = false
+            guard mayPublishWill(named, as: principal, on: lane) else {
+                return refuse(.notAuthorized, .notAuthorized, .notAuthenticated)
+            }
             return claim(named, on: lane)
         case .refused(.badCredentials):
             return refuse(.badUserNameOrPassword, .badUserNameOrPassword, .notAuthenticated)
@@ -92,6 +97,14 @@ extension MQTTConversation {
         case .refused(.busy): return refuse(.serverUnavailable, .serverBusy, .overLimit)
         case .refused(.tooManyFailures):
             return refuse(.serverUnavailable, .connectionRateExceeded, .notAuthenticated)
+        }
+    }
+
+    /// A will that could not be published is refused at once (MQTT 5 §3.1.2.5); it is judged again when its time comes.
+    private func mayPublishWill(_ connect: ConnectPacket, as principal: Principal, on lane: Lane) -> Bool {
+        guard let will = connect.will else { return true }
+        return will.topic.withUnsafeBytes {
+            principal.router.mayPublish($0, isRetained: will.isRetained, as: principal, on: lane)
         }
     }
 
@@ -174,7 +187,7 @@ extension MQTTConversation {
     /// - Returns: a refusal when the quotas do not allow it.
     private func join(_ principal: Principal, on lane: Lane) -> Verdict? {
         guard !hasJoined else { return nil }
-        switch principal.join(link, MQTTAdapter.protocolName, on: lane) {
+        switch principal.join(link, on: lane) {
         case nil:
             hasJoined = true
             return nil

@@ -65,6 +65,8 @@ public struct ListenerSettings: Sendable, Equatable {
     public var tls: String?
     /// `anonymous`: who may come here without a user name; nil for what `security` says.
     public var anonymous: AnonymousPolicy?
+    /// Who may come in.
+    public var entrance = EntranceSettings()
 
     /// The same without what a reload changes.
     var fixed: ListenerSettings {
@@ -87,11 +89,26 @@ public struct SecuritySettings: Sendable, Equatable {
     public var users: String?
     /// `anonymous`: who may come without a user name.
     public var anonymous = AnonymousPolicy.loopback
+    /// `tokens`: whose tokens are taken.
+    public var tokens: [TokenIssuer] = []
     /// `access`: in the order of the file; empty means everything is allowed.
     public var access: [AccessRule] = []
+    /// Where each of them stands, for messages: file and line, or the variable.
+    public var accessPlaces: [String] = []
+    /// `broad_subscriptions`: what becomes of subscriptions that are broader than the rules.
+    public var broadSubscriptions = BroadSubscriptions.refuse
+    /// `quotas`: in the order of the file.
+    public var quotas: [QuotaRule] = []
 
     /// The defaults.
     public init() {}
+}
+
+extension SecuritySettings {
+    /// The access rules, ready for use.
+    public func accessRules() throws(AccessRules.Failure) -> AccessRules {
+        try AccessRules(access, broadSubscriptions: broadSubscriptions)
+    }
 }
 
 /// One entry of `http.webhooks`.

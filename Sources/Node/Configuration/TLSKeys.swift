@@ -32,7 +32,7 @@ enum TLSKeys {
     private static func key(
         _ name: String, _ type: ValueType, _ standard: String, _ meaning: String
     ) -> ConfigurationKey {
-        ConfigurationKey("tls.<name>.\(name)", type, standard, meaning, isLive: true)
+        ConfigurationKey("tls.<name>.\(name)", type, standard, meaning)
     }
 
     /// The variables of certificates that templates may hold.

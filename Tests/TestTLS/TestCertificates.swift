@@ -2,15 +2,18 @@ import COpenSSL
 import Glibc
 
 /// Makes authorities, certificates and revocation lists for tests, and writes them to a folder that goes with the test.
-final class TestCertificates {
+public final class TestCertificates {
     /// What went wrong in a test's preparations.
-    struct Failure: Error { let what: String }
+    public struct Failure: Error { public let what: String }
 
     /// A certificate with its key.
-    final class Certificate {
-        let x509: OpaquePointer
-        let key: OpaquePointer
-        let issuer: Certificate?
+    public final class Certificate {
+        /// libcrypto's certificate.
+        public let x509: OpaquePointer
+        /// libcrypto's key.
+        public let key: OpaquePointer
+        /// Who signed it; nil for itself.
+        public let issuer: Certificate?
 
         fileprivate init(x509: OpaquePointer, key: OpaquePointer, issuer: Certificate?) {
             self.x509 = x509
@@ -23,9 +26,11 @@ final class TestCertificates {
             EVP_PKEY_free(key)
         }
 
-        var pem: String { text { PEM_write_bio_X509($0, x509) } }
+        /// As text.
+        public var pem: String { text { PEM_write_bio_X509($0, x509) } }
 
-        func keyPEM(passphrase: String? = nil) -> String {
+        /// The key as text, encrypted with the passphrase if there is one.
+        public func keyPEM(passphrase: String? = nil) -> String {
             text { bio in
                 guard let passphrase else {
                     return PEM_write_bio_PKCS8PrivateKey(bio, key, nil, nil, 0, nil, nil)
@@ -39,28 +44,33 @@ final class TestCertificates {
     }
 
     /// What is to stand in a certificate.
-    struct Wishes {
-        var name: String
-        var isAuthority = false
+    public struct Wishes {
+        /// The common name.
+        public var name: String
+        /// Whether it may sign others.
+        public var isAuthority = false
         /// Alternative names as libcrypto's configuration has them: `DNS:a.example,IP:127.0.0.1`.
-        var names: String?
+        public var names: String?
         /// Extended key usage: `serverAuth`, `clientAuth`.
-        var usage: String?
-        var units: [String] = []
+        public var usage: String?
+        /// Organisational units.
+        public var units: [String] = []
         /// From when to when, in seconds from now.
-        var validity = -3_600...86_400
-        var isRSA = false
+        public var validity = -3_600...86_400
+        /// With a key of 2,048 bits instead of P-256.
+        public var isRSA = false
         /// The name's bytes, in place of the name.
-        var nameBytes: [UInt8]?
+        public var nameBytes: [UInt8]?
 
         init(_ name: String) { self.name = name }
     }
 
     /// The folder's path.
-    let folder: String
+    public let folder: String
     private var serial = 0
 
-    init() throws {
+    /// Makes the folder.
+    public init() throws {
         var template = Array("/tmp/apus-tls-XXXXXX".utf8CString)
         guard mkdtemp(&template) != nil else { throw Failure(what: "mkdtemp") }
         folder = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
@@ -90,7 +100,7 @@ final class TestCertificates {
 
     /// Writes a file anew, under another inode as tools do that replace it.
     @discardableResult
-    func write(_ name: String, _ text: String) throws -> String {
+    public func write(_ name: String, _ text: String) throws -> String {
         let path = "\(folder)/\(name)"
         guard let file = fopen(path + ".new", "w") else { throw Failure(what: path) }
         fputs(text, file)
@@ -102,7 +112,7 @@ final class TestCertificates {
     // MARK: Certificates
 
     /// - Parameter issuer: nil for one that signs itself.
-    func make(
+    public func make(
         _ name: String, issuer: Certificate? = nil, _ change: (inout Wishes) -> Void = { _ in }
     ) throws -> Certificate {
         var wishes = Wishes(name)
@@ -135,7 +145,8 @@ final class TestCertificates {
         return made
     }
 
-    func makeAuthority(_ name: String, issuer: Certificate? = nil) throws -> Certificate {
+    /// One that may sign others.
+    public func makeAuthority(_ name: String, issuer: Certificate? = nil) throws -> Certificate {
         try make(name, issuer: issuer) { $0.isAuthority = true }
     }
 
@@ -160,7 +171,7 @@ final class TestCertificates {
     // MARK: Revocation lists
 
     /// - Parameter seconds: from now, until which it holds.
-    func revocationList(
+    public func revocationList(
         of issuer: Certificate, revoked: [Certificate] = [], seconds: Int = 86_400
     ) throws -> String {
         guard let list = X509_CRL_new() else { throw Failure(what: "X509_CRL_new") }
