@@ -26,6 +26,8 @@ open class MeshHost {
     open func random() -> UInt64 { 0 }
     /// A line of the log.
     open func log(_ level: MeshLogLevel, _ message: String) {}
+    /// A peer was refused, or a policy kept something back.
+    open func audit(_ record: AuditRecord) {}
     /// Keeps the number that this node has in destination sets for its next life.
     open func keep(shortID: UInt16) {}
     /// Keeps the epoch, which had to be raised.
@@ -76,6 +78,8 @@ public final class MeshNode {
     /// Links that are not there any more, the one that went first at the front.
     var gone: [GoneLink] = []
     var convergence = Convergence()
+    /// From when on the audit is told of something that a policy keeps back again.
+    var keptAuditAt: UInt64 = 0
 
     /// Whether it has taken over what its neighbours know, or found that it has none.
     public private(set) var isJoined = false
@@ -275,7 +279,7 @@ public struct MeshCounters: Sendable, Equatable {
     /// Control frames that had no route.
     public var controlUnroutable: UInt64 = 0
     /// Connections refused, by reason.
-    public var refused: [UInt64] = Array(repeating: 0, count: 16)
+    public var refused: [UInt64] = Array(repeating: 0, count: ByeReason.places)
     /// Links that ended because nothing was heard.
     public var silences: UInt64 = 0
     /// Events of large ones that could not be put together.

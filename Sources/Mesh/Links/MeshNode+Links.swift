@@ -28,6 +28,7 @@ extension MeshNode {
         let conversation = MeshConversation(
             node: self, link: link, dialling: entry ?? MeshSettings.LinkEntry(address: ""),
             target: isLate ? 0 : target, dataOf: mesh)
+        if dials.target(target)?.usesPreviousSecret ?? false { conversation.secret = settings.previousSecret }
         if entry == nil || isLate { conversation.end(.removed, "not wanted any more") }
         handshakes.append(conversation)
         return conversation
@@ -84,6 +85,7 @@ extension MeshNode {
                     + "the peer \(theirs.versionMin) to \(theirs.versionMax)"
             )
         }
+        if let refusal = judgeIdentity(theirs, conversation) { return refusal }
         guard theirs.hasSecret == (settings.secret != nil) else {
             return (
                 .secret, theirs.hasSecret ? "the peer has a mesh.secret, this node has none" : "mesh.secret is required"
@@ -144,7 +146,9 @@ extension MeshNode {
         let mesh = MeshLink(
             number: LinkNumber(conversation.own.linkNumber), peer: peer, own: conversation.own, theirs: theirs,
             isDialler: conversation.isDialler, target: conversation.target, control: conversation,
-            maxBytes: settings.maxLinkBytes, now: now)
+            gate: LinkGate.of(
+                settings.policies, theirs.node, name(of: theirs, conversation.link.certificate),
+                hashKey: router.hashSeed, now: now), maxBytes: settings.maxLinkBytes, now: now)
         if let old = links.first(where: { $0.peer == peer && $0.name == mesh.name }) {
             // Whoever dials knows best that the old connection is no more.
             takeDown(old, .replaced, "a newer connection takes its place")
@@ -176,7 +180,7 @@ extension MeshNode {
         handshakes.removeAll { $0 === conversation }
         let token = conversation.isDialler ? conversation.own.token : theirs.token
         guard let mesh = links.first(where: { $0.nonce == token && nodes[$0.peer].id == theirs.node }),
-            mesh.data == nil
+            mesh.data == nil, mesh.control.link.certificate == conversation.link.certificate
         else { return nil }
         mesh.data = conversation
         // What waits does so in the link's queues, where it can be chosen from and sent another way.
@@ -190,7 +194,7 @@ extension MeshNode {
     func ended(_ conversation: MeshConversation, _ phase: MeshConversation.Phase, _ reason: CloseReason) {
         handshakes.removeAll { $0 === conversation }
         let text = conversation.farewell?.text ?? "\(reason)"
-        if let said = conversation.farewell?.reason { counters.refused[Int(said.rawValue) & 15] &+= 1 }
+        if let said = conversation.farewell?.reason { counters.refused[Int(said.rawValue) % ByeReason.places] &+= 1 }
         switch phase {
         case .control(let mesh), .data(let mesh): takeDown(mesh, .otherHalf, text)
         case .initiating, .probing, .proving, .over:
@@ -204,6 +208,7 @@ extension MeshNode {
     }
 
     private func handshakeEnded(_ conversation: MeshConversation, _ text: String) {
+        audit(conversation)
         if conversation.dataOf != 0 {
             link(conversation.dataOf)?.control.end(.otherHalf, "the data connection has failed: \(text)")
             return
@@ -218,6 +223,10 @@ extension MeshNode {
         if reason == .ownself { return dials.update(conversation.target) { $0.isHopeless = true } }
         if reason == .alreadyLinked {
             return dials.failed(conversation.target, now: now, random: random(), isRefusal: false)
+        }
+        if reason == .secret, settings.previousSecret != nil {
+            // The other end may not have the new one yet.
+            dials.update(conversation.target) { $0.usesPreviousSecret.toggle() }
         }
         failed(conversation.target, text, isRefusal: conversation.farewell != nil)
     }
@@ -399,6 +408,9 @@ extension MeshNode {
 
     private func wants(_ node: NodeIndex) -> Bool {
         guard !links.contains(where: { $0.peer == node }), isReachable(node) else { return false }
+        guard settings.allow.isEmpty || Self.lists(settings.allow, nodes[node].id, nodes[node].name) else {
+            return false
+        }
         switch settings.join {
         case .configured: return false
         case .full: return links.count < settings.maxLinks

@@ -56,7 +56,7 @@ extension MeshNode {
         }
         statistics.ownFilters = interest.filterCount(of: NodeTable.own)
         statistics.dropped = drops
-        statistics.ended = ByeReason.allCases.map { .init($0.label, counters.refused[Int($0.rawValue) & 15]) }
+        statistics.ended = ByeReason.allCases.map { .init($0.label, counters.refused[Int($0.rawValue) % ByeReason.places]) }
         statistics.counts = counts
         statistics.streamDrops = [
             .init("unreachable", streams.counters.droppedUnreachable),
@@ -191,6 +191,9 @@ extension ByeReason {
         case .silence: "silence"
         case .otherHalf: "other_half"
         case .congested: "congested"
+        case .certificate: "certificate"
+        case .notAllowed: "not_allowed"
+        case .left: "left"
         }
     }
 }
