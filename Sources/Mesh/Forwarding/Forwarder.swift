@@ -386,7 +386,8 @@ final class Forwarder {
 
     private func salvage(_ bytes: UnsafeRawBufferPointer) {
         if let header = bytes.baseAddress.map({ FrameHeader($0) }), header.type == FrameType.routed.rawValue {
-            _ = node.receiveRouted(UnsafeRawBufferPointer(rebasing: bytes[FrameHeader.size...]), header, isBulk: true)
+            let body = UnsafeRawBufferPointer(rebasing: bytes[FrameHeader.size...])
+            _ = node.receiveRouted(body, header, isBulk: true, from: nil)
         } else if let frame = DataFrame(bytes) {
             pass(frame, from: 0, isCopy: true)
         }

@@ -164,6 +164,7 @@ extension MeshNode {
             $0.failures = 0
             $0.lastProblem = ""
         }
+        tellPolicy(on: mesh)
         linkState.linkUp(mesh.number)
         interest.linkUp(mesh.number)
         retained.linkUp(mesh.number)

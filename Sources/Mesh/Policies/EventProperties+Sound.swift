@@ -52,7 +52,7 @@ private struct PropertyReader {
         case .messageID: return takeBlock().flatMap { $0.count <= 1_024 ? 16 : nil }
         case .priority: return take(1) == nil ? nil : 32
         case .foreign:
-            guard let layout = take(1), WireLayout(rawValue: layout[0]) != nil, let length = take(4) else { return nil }
+            guard take(1) != nil, let length = take(4) else { return nil }
             let count = Int(UInt32(bigEndian: length.loadUnaligned(as: UInt32.self)))
             guard count <= EventPropertiesWriter.maxForeignBytes, take(count) != nil, offset == bytes.count else {
                 return nil
