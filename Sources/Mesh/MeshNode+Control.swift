@@ -234,6 +234,16 @@ extension MeshNode: LinkStateEvents {
         for target in dials.targets where !target.isConfigured && target.node == node { dials.remove(target.number) }
     }
 
+    func forget(_ node: NodeIndex) -> Bool {
+        guard interest.hasForgotten(node), sessions.hasForgotten(node) else { return false }
+        streams.forget(node)
+        forwarder.forget(node)
+        arrivals.forgetNode(node)
+        gone.removeAll { $0.peer == node }
+        for target in dials.targets where target.node == node { dials.update(target.number) { $0.node = nil } }
+        return true
+    }
+
     func mustLeave(_ reason: String) { leave(reason) }
 
     func shortIDChanged(_ own: UInt16) { host.keep(shortID: own) }

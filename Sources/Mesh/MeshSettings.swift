@@ -66,6 +66,8 @@ public struct MeshSettings: Sendable, Equatable {
     public var secret: String?
     /// What they had to know before: still taken, and tried when the other end refuses ``secret``.
     public var previousSecret: String?
+    /// The section of the configuration that says how the links are encrypted; nil for not at all.
+    public var tls: String?
     /// Whether a peer is who its certificate says (``NodeCertificate``), and nobody without one.
     public var requiresCertificate = false
     /// Names or ids of nodes that may be neighbours; empty for any.

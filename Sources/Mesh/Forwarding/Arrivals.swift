@@ -354,6 +354,13 @@ final class Arrivals {
         origins[index] = Origin()
     }
 
+    /// A node's index is going to be another's.
+    func forgetNode(_ index: NodeIndex) {
+        guard index < origins.count else { return }
+        forget(index)
+        origins[index] = Origin()
+    }
+
     /// What was kept of an origin's former life.
     private func forget(_ index: NodeIndex) {
         for order in origins[index].lanes { heldBytes -= order.heldBytes }

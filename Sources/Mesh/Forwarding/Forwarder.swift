@@ -398,6 +398,9 @@ final class Forwarder {
         parked.frame.withUnsafeBytes { if let frame = DataFrame($0) { pass(frame, from: 0, isCopy: true) } }
     }
 
+    /// A node's index is going to be another's.
+    func forget(_ node: NodeIndex) { if node < sent.count { sent[node] = [] } }
+
     /// Frames that have waited long enough.
     func tick() -> UInt64? {
         guard !parked.isEmpty else { return nil }

@@ -171,7 +171,7 @@ public final class MeshConversation: Conversation {
         switch reason {
         // Nobody is there to read it.
         case .silence, .otherHalf, .replaced, .congested: link.close(.connectionLost)
-        case .stopping: link.finish(.shutdown)
+        case .stopping, .left: link.finish(.shutdown)
         default: link.finish(.protocolError)
         }
     }

@@ -71,7 +71,7 @@ extension MeshNode {
 
     /// Whether a peer may come in; called with its first frame.
     func judge(_ theirs: Initiation, _ conversation: MeshConversation) -> (ByeReason, String)? {
-        if let hasLeft { return (.duplicateNode, hasLeft) }
+        if let hasLeft { return (leftBecause, hasLeft) }
         guard theirs.meshID == settings.meshID else {
             return (
                 .wrongMesh, "this node is of the mesh '\(settings.meshID)', the peer of '\(theirs.meshID)' (mesh.id)"
@@ -258,6 +258,7 @@ extension MeshNode {
         interest.linkDown(mesh.number)
         retained.linkDown(mesh.number)
         if mesh.isUp { linkState.adjacencyDown(mesh.number) }
+        if linkState.node(mesh.peer) == nil { linkState.forgetLater(mesh.peer, now) }
         dials.lost(mesh.target, now: now, random: random())
     }
 
