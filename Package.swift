@@ -80,7 +80,9 @@ let package = Package(
             ], swiftSettings: strict),
         .executableTarget(
             name: "apus-bench",
-            dependencies: ["CLinux", "CProton", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+            dependencies: [
+                "CLinux", "CProton", "COpenSSL", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
             swiftSettings: hot),
 
         .testTarget(name: "CoreTests", dependencies: ["Core"], swiftSettings: strict),

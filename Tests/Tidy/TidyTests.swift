@@ -17,7 +17,7 @@ import Testing
         "Webhooks": ["Core", "CCurl", "CLinux", "COpenSSL", "Glibc", "Logging", "Synchronization"],
         "Security": ["Core", "COpenSSL", "Glibc", "Synchronization"],
         "Node": [
-            "Core", "Reactor", "MQTT", "AMQP", "Mesh", "Web", "Webhooks", "Admin", "Security", "CLinux", "Glibc",
+            "Core", "TLS", "Reactor", "MQTT", "AMQP", "Mesh", "Web", "Webhooks", "Admin", "Security", "CLinux", "Glibc",
             "Dispatch", "Foundation",
             "Logging", "Yams",
             "Synchronization",
@@ -27,7 +27,7 @@ import Testing
             "Synchronization",
         ],
         "apus-bench": [
-            "ArgumentParser", "CLinux", "CProton", "Glibc", "Foundation", "FoundationEssentials", "Synchronization",
+            "ArgumentParser", "CLinux", "COpenSSL", "CProton", "Glibc", "Foundation", "FoundationEssentials", "Synchronization",
         ],
     ]
 

@@ -55,9 +55,10 @@ extension Configuration {
         if name != running.name { keys.append("node.name") }
         if data != running.data { keys.append("node.data") }
         if lanes != running.lanes { keys.append("node.lanes") }
-        if listeners != running.listeners { keys.append("listeners") }
+        if listeners.map(\.fixed) != running.listeners.map(\.fixed) { keys.append("listeners") }
         keys += meshKeysNeedingRestart(since: running)
         if admin.address != running.admin.address { keys.append("admin.listen") }
+        if admin.tls != running.admin.tls { keys.append("admin.tls") }
         if admin.users != running.admin.users { keys.append("admin.users") }
         if mqtt.sysIntervalSeconds != running.mqtt.sysIntervalSeconds { keys.append("mqtt.sys_interval") }
         if mqtt.tracesPayload != running.mqtt.tracesPayload { keys.append("mqtt.trace_payload") }

@@ -5,6 +5,7 @@ public import Core
 public import Logging
 public import Mesh
 public import Security
+public import TLS
 public import Web
 public import Webhooks
 
@@ -26,6 +27,8 @@ public struct Configuration: Sendable, Equatable {
     ]
     /// `mesh`; nil for a node that is in none: that neither listens for others nor dials them.
     public var mesh: MeshSettings?
+    /// `tls`: in the order of the file.
+    public var tls: [TLSSettings] = []
     /// `security`.
     public var security = SecuritySettings()
     /// `admin`.
@@ -58,6 +61,17 @@ public struct ListenerSettings: Sendable, Equatable {
     public var address: ListenAddress
     /// `name`: how logs and metrics call it; by default protocol and address.
     public var name: String
+    /// `tls`: the section that it speaks TLS with; nil for none.
+    public var tls: String?
+    /// `anonymous`: who may come here without a user name; nil for what `security` says.
+    public var anonymous: AnonymousPolicy?
+
+    /// The same without what a reload changes.
+    var fixed: ListenerSettings {
+        var fixed = self
+        fixed.anonymous = nil
+        return fixed
+    }
 
     /// Makes a listener; without a name it is called by protocol and address.
     public init(protocolName: ProtocolName, address: ListenAddress, name: String? = nil) {
@@ -92,6 +106,8 @@ public struct WebhookEntry: Sendable, Equatable {
 public struct AdminSettings: Sendable, Equatable {
     /// `listen`: nil for `off`.
     public var address: ListenAddress? = .standardAdmin
+    /// `tls`: the section that it speaks TLS with; nil for none.
+    public var tls: String?
     /// `users`: who may use it; empty means whoever is on this machine.
     public var users: [String] = []
 

@@ -42,7 +42,7 @@ enum ValueType: Sendable, Equatable {
 
 /// One key of the configuration.
 public struct ConfigurationKey: Sendable {
-    /// The path: names and `[]` for the entries of a list, `<component>` for a free name; `listeners[].listen`.
+    /// The path: names and `[]` for the entries of a list, `<component>` and `<name>` for a free name; `listeners[].listen`.
     public let path: String
     let type: ValueType
     /// The default as text; `required` where there is none.
@@ -68,9 +68,14 @@ public struct ConfigurationKey: Sendable {
         path.split(separator: ".").flatMap { $0.hasSuffix("[]") ? [String($0.dropLast(2)), "[]"] : [String($0)] }
     }
 
-    /// The environment variable that overrides the key; `0` stands for any index, `COMPONENT` for any component.
+    /// Whether a step stands for any name.
+    static func isFree(_ step: String) -> Bool { step.hasPrefix("<") }
+
+    /// The environment variable that overrides the key; `0` stands for any index, `COMPONENT` and `NAME` for any name.
     public var variable: String {
-        let words = steps.map { $0 == "[]" ? "0" : $0 == "<component>" ? "COMPONENT" : $0.uppercased() }
+        let words = steps.map {
+            Self.isFree($0) ? $0.dropFirst().dropLast().uppercased() : $0 == "[]" ? "0" : $0.uppercased()
+        }
         return "APUS_" + words.joined(separator: "_")
     }
 }
@@ -228,33 +233,20 @@ public enum ConfigurationKeys {
                 "What the listener speaks."),
             ConfigurationKey("listeners[].listen", .address, "required", "Where it listens; port 0 takes a free one."),
             ConfigurationKey("listeners[].name", .text, "protocol and address", "How logs and metrics call it."),
+            ConfigurationKey("listeners[].tls", .text, "none", "The section of `tls` that it speaks TLS with."),
+            ConfigurationKey(
+                "listeners[].anonymous", .choice(AnonymousPolicy.allCases.map(\.rawValue)), "security.anonymous",
+                "Who may come here without a user name.", isLive: true),
         ]
+        + TLSKeys.all
         + MeshKeys.all
-        + [
-            ConfigurationKey(
-                "security.users", .path, "none", "The user file, made by `apus user add`.", isLive: true),
-            ConfigurationKey(
-                "security.anonymous", .choice(AnonymousPolicy.allCases.map(\.rawValue)), "loopback",
-                "Who may come without a user name.", isLive: true),
-            ConfigurationKey(
-                "security.access[].allow", .choice(AccessRule.Action.allCases.map(\.rawValue)), "allow or deny",
-                "What the rule allows.", isLive: true),
-            ConfigurationKey(
-                "security.access[].deny", .choice(AccessRule.Action.allCases.map(\.rawValue)), "allow or deny",
-                "What the rule denies.", isLive: true),
-            ConfigurationKey(
-                "security.access[].topics", .texts, "required",
-                "Topic filters, which may hold `${username}` and `${clientid}`.", isLive: true),
-            ConfigurationKey(
-                "security.access[].users", .texts, "everyone",
-                "Users the rule is for; `anonymous` means clients without a name.", isLive: true),
-            ConfigurationKey(
-                "security.access[].groups", .texts, "everyone", "Groups the rule is for.", isLive: true),
-        ]
+        + SecurityKeys.all
         + [
             ConfigurationKey(
                 "admin.listen", .addressOrOff, ListenAddress.standardAdmin.description,
                 "Where the management interface (HTTP) listens."),
+            ConfigurationKey(
+                "admin.tls", .text, "none", "The section of `tls` that the management interface speaks TLS with."),
             ConfigurationKey(
                 "admin.users", .texts, "whoever is on this machine",
                 "Users who may use it, with their passwords in `security.users`."),
@@ -313,7 +305,7 @@ public enum ConfigurationKeys {
         var names: [String] = []
         for key in all where key.steps.starts(with: steps) && key.steps.count > steps.count {
             let name = key.steps[steps.count]
-            if name != "<component>", !names.contains(name) { names.append(name) }
+            if !ConfigurationKey.isFree(name), !names.contains(name) { names.append(name) }
         }
         return names
     }

@@ -155,6 +155,11 @@ extension Setting {
                     guard !rest.isEmpty else { break }
                     steps.append(rest.lowercased())
                     rest = ""
+                case "<name>":
+                    let name = rest.prefix { $0 != "_" }
+                    guard !name.isEmpty else { break }
+                    steps.append(name.lowercased())
+                    rest = rest.dropFirst(name.count)
                 default:
                     guard rest.hasPrefix(step.uppercased()) else { break }
                     steps.append(step)

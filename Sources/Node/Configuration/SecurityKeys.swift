@@ -1,0 +1,91 @@
+/// The section `security`: its keys, and how it is read. See `docs/configuration.md`.
+import Core
+import Security
+
+/// The keys of the section.
+enum SecurityKeys {
+    static let all: [ConfigurationKey] = [
+        ConfigurationKey(
+            "security.users", .path, "none", "The user file, made by `apus user add`.", isLive: true),
+        ConfigurationKey(
+            "security.anonymous", .choice(AnonymousPolicy.allCases.map(\.rawValue)), "loopback",
+            "Who may come without a user name.", isLive: true),
+        ConfigurationKey(
+            "security.access[].allow", .choice(AccessRule.Action.allCases.map(\.rawValue)), "allow or deny",
+            "What the rule allows.", isLive: true),
+        ConfigurationKey(
+            "security.access[].deny", .choice(AccessRule.Action.allCases.map(\.rawValue)), "allow or deny",
+            "What the rule denies.", isLive: true),
+        ConfigurationKey(
+            "security.access[].topics", .texts, "required",
+            "Topic filters, which may hold `${username}` and `${clientid}`.", isLive: true),
+        ConfigurationKey(
+            "security.access[].users", .texts, "everyone",
+            "Users the rule is for; `anonymous` means clients without a name.", isLive: true),
+        ConfigurationKey(
+            "security.access[].groups", .texts, "everyone", "Groups the rule is for.", isLive: true),
+    ]
+}
+
+extension ConfigurationReader {
+    mutating func security(_ setting: Setting?) -> SecuritySettings {
+        var security = SecuritySettings()
+        let fields = group(setting, at: ["security"], called: "security")
+        security.users = text(fields["users"], "security.users")
+        if let policy = choice(fields["anonymous"], "security.anonymous", of: AnonymousPolicy.self) {
+            security.anonymous = policy
+        }
+        for (index, item) in items(fields["access"], "security.access").enumerated() {
+            if let rule = rule(item, "security.access[\(index)]") { security.access.append(rule) }
+        }
+        return security
+    }
+
+    private mutating func rule(_ item: Setting, _ called: String) -> AccessRule? {
+        let fields = group(item, at: ["security", "access", "[]"], called: called)
+        let topics = required(fields, "topics", in: item, called) { reader, setting, key in
+            reader.texts(setting, key)
+        }
+        let users = texts(fields["users"], "\(called).users") ?? []
+        let groups = texts(fields["groups"], "\(called).groups") ?? []
+        for topic in topics ?? [] { check(topic, fields["topics"], "\(called).topics") }
+        let effect: AccessRule.Effect
+        switch (fields["allow"], fields["deny"]) {
+        case (_?, nil): effect = .allow
+        case (nil, _?): effect = .deny
+        case (nil, nil):
+            if case .map = item { report(item, called, "a rule needs 'allow' or 'deny': publish | subscribe | all") }
+            return nil
+        case (_?, let deny?):
+            report(deny, "\(called).deny", "a rule has either 'allow' or 'deny', not both")
+            return nil
+        }
+        let word = effect.rawValue
+        let action = choice(fields[word], "\(called).\(word)", of: AccessRule.Action.self)
+        guard let action, let topics else { return nil }
+        return AccessRule(effect: effect, action: action, topics: topics, users: users, groups: groups)
+    }
+
+    /// Whether `topic` can be a rule's filter: a variable that nobody knows would never match, and a `deny` that never
+    /// matches is a hole.
+    private mutating func check(_ topic: String, _ setting: Setting?, _ key: String) {
+        if topic.utf8.count > 65_535 { report(setting, key, "a topic filter has at most 65535 bytes") }
+        if topic.utf8.contains(0) { report(setting, key, "a topic filter must not contain a NUL character") }
+        var rest = topic[...]
+        while let start = rest.firstRange(of: "${") {
+            guard let end = rest[start.upperBound...].firstIndex(of: "}") else {
+                report(setting, key, "'\(topic)' has a '${' without '}'")
+                return
+            }
+            let name = String(rest[start.upperBound..<end])
+            if !["username", "clientid"].contains(name) {
+                report(setting, key, "unknown variable '${\(name)}'; allowed: ${username}, ${clientid}")
+            }
+            rest = rest[rest.index(after: end)...]
+        }
+        let levels = topic.split(separator: "/", omittingEmptySubsequences: false)
+        if levels.dropLast().contains("#") {
+            report(setting, key, "'\(topic)': '#' stands for all further levels and so must be the last one")
+        }
+    }
+}
