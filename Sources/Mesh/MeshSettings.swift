@@ -93,6 +93,9 @@ public struct MeshSettings: Sendable, Equatable {
 
     /// The defaults.
     public init() {}
+
+    /// Whether a peer has to prove that it belongs to the mesh; needed beyond one machine.
+    public var provesPeers: Bool { secret != nil || requiresCertificate }
 }
 
 /// What may cross the links to some neighbours, as configured.

@@ -6,7 +6,7 @@ import Core
 ///     linkPolicy: for export, then import: allowed v, denied v, then those filters, each a block in canonical form
 struct ToldPolicy: Equatable {
     /// Filters of one direction that a node may tell, and bytes of all.
-    static let maxFilters = 1_024
+    static let maxFilters = 256
     static let maxBytes = 128 << 10
 
     var export = LinkPolicy.Direction()

@@ -104,6 +104,8 @@ extension MeshNode {
             .init("stream_duplicate", streams.counters.duplicates),
             .init("stream_beyond_window", streams.counters.beyondWindow),
             .init("interest_full", interest.counters.framesDropped),
+            .init("policy_out", links.reduce(gone.reduce(0) { $0 &+ $1.counters.keptOut }) { $0 &+ $1.counters.keptOut }),
+            .init("policy_in", links.reduce(gone.reduce(0) { $0 &+ $1.counters.keptIn }) { $0 &+ $1.counters.keptIn }),
         ]
     }
 
