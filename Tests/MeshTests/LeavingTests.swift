@@ -61,7 +61,7 @@ import Testing
     private func advertisement(_ number: UInt64, neighbours: [NodeID] = [], sequence: UInt64 = 1) -> [UInt8] {
         var advertisement = Advertisement(
             head: AdvertisementHead(
-                lifetime: 300_000, id: NodeID(high: 0xF0, low: number),
+                lifetime: 30_000, id: NodeID(high: 0xF0, low: number),
                 version: AdvertisementVersion(epoch: 1 << 16, sequence: sequence), instance: 9,
                 shortID: UInt16(number % 60_000 + 1), claims: 1), name: "invented")
         advertisement.adjacencies = neighbours.enumerated().map { place, neighbour in
@@ -100,10 +100,12 @@ import Testing
         let a = field.start("a:1", links: [])
         field.start("b:1", links: ["a:1"])
         field.run(1_500)
-        for round in 0..<6 {
-            // More than there may be, then silence for longer than they last.
+        for round in 0..<4 {
+            // More than there may be, as if hours had passed, then silence for longer than they last.
+            let full = UInt64(LinkStateDatabase.maxNodes)
+            a.node.linkState.newcomers = TokenBucket(capacity: full, interval: 1_000, now: field.now)
             for number in 0..<1_200 { hear(advertisement(UInt64(round * 10_000 + number)), at: a) }
-            field.run(1_400_000 / 4)
+            field.run(65_000)
         }
         #expect(a.node.nodes.count < LinkStateDatabase.maxUnnamed + 10, "\(a.node.nodes.count)")
         #expect(a.node.nodes.inUse < 10, "\(a.node.nodes.inUse)")

@@ -100,6 +100,8 @@ final class MeshField {
         var certificate: PeerCertificate?
         fileprivate(set) var records: [AuditRecord] = []
         fileprivate var endsMade = 0
+        /// What lives as long as the node.
+        var kept: [Any] = []
         fileprivate var generator: Seeded
 
         fileprivate init(_ field: MeshField, _ address: String, seed: UInt64) {

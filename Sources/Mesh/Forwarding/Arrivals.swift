@@ -153,6 +153,8 @@ final class Arrivals {
         _ sealed: UnsafeRawBufferPointer, from origin: NodeIndex, lane number: UInt8, isCopy: Bool,
         _ delivery: Streams.Delivery?
     ) {
+        // A policy on the way has kept it back; the number counts all the same.
+        if sealed.isEmpty, delivery == nil { return }
         var bytes = sealed
         var topic: [UInt8]?
         if let flags = sealed.first, flags & EventContent.partFlag != 0 {

@@ -93,7 +93,7 @@ struct DataFrame: BitwiseCopyable {
         }
     }
 
-    /// The same frame of a stream without what is sealed: a policy keeps that back.
+    /// The same frame without what is sealed: a policy keeps that back.
     func hole(_ destinations: [Destination]) -> [UInt8] {
         var frame = copy(destinations)
         frame.removeLast(min(sealed.count, frame.count))

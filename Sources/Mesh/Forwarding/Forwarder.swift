@@ -113,7 +113,10 @@ final class Forwarder {
             if let gate = link.gate, sealed > 0, let label = label() {
                 let isStream = type == .streamData
                 if !node.passes(gate.export, label.topic, label.events, isGuaranteed: isStream, on: link, isOut: true) {
-                    guard isStream else { continue }
+                    guard isStream else {
+                        takeBack(index, lane: number)
+                        continue
+                    }
                     (flags, sealed) = (StreamFlags.void | StreamFlags.keptBack, 0)
                 }
             }
@@ -127,6 +130,15 @@ final class Forwarder {
             link.queues[Int(frameClass.rawValue)].commit(length, now: node.now)
             link.wantsToSend()
             link.counters.framesOut &+= 1
+        }
+    }
+
+    /// A direct frame of this node is not sent to the destinations of a branch: the next one has its numbers.
+    private func takeBack(_ branch: Int, lane number: UInt8) {
+        for destination in branches[branch].destinations {
+            guard let node = node.nodes.node(shortID: destination.shortID), node < sent.count, !sent[node].isEmpty
+            else { continue }
+            sent[node][Int(number)] &-= 1
         }
     }
 
@@ -235,7 +247,6 @@ final class Forwarder {
             var sealed = frame.sealed.count
             var isHole = false
             if let gate = link.gate, isKept(frame, gate.export, link, isOut: true) {
-                guard frame.header.type == FrameType.streamData.rawValue else { continue }
                 (sealed, isHole) = (0, true)
             }
             let length = DataFrame.size(destinations: count, sealed: sealed)
@@ -269,10 +280,9 @@ final class Forwarder {
         return !node.passes(gate, label.topic, label.events, isGuaranteed: isStream, on: link, isOut: isOut)
     }
 
-    /// A frame that may not come in: of a stream its number goes on without what it carried, so that its destinations
-    /// do not wait for it.
+    /// A frame that may not come in: its numbers go on without what it carried, so that its destinations do not wait for
+    /// it.
     private func keepBack(_ frame: DataFrame, _ link: MeshLink) {
-        guard frame.header.type == FrameType.streamData.rawValue else { return }
         frame.hole((0..<frame.destinationCount).map { frame.destination($0) }).withUnsafeBytes {
             if let hole = DataFrame($0) { pass(hole, from: link.number, isCopy: true) }
         }

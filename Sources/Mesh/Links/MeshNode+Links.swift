@@ -215,8 +215,11 @@ extension MeshNode {
             return
         }
         guard conversation.isDialler else {
-            if conversation.farewell?.isOurs ?? false {
+            guard let farewell = conversation.farewell else { return }
+            if farewell.isOurs {
                 log(.warning, "a peer at \(conversation.link.peer) was refused: \(text)")
+            } else if farewell.reason?.isRefusal ?? false {
+                log(.warning, "a peer at \(conversation.link.peer) does not want this node: \(text)")
             }
             return
         }
