@@ -127,12 +127,16 @@ extension MeshNode: ControlPlane {
             counters.controlUnroutable &+= 1
             return nil
         }
-        guard let passing = mesh.gate == nil ? Array(inner) : gated(Array(inner), out: mesh) else { return nil }
-        var frame = WireWriter(.routed, isBulk ? .bulk : .control, capacity: passing.count + 32)
+        var frame = WireWriter(.routed, isBulk ? .bulk : .control, capacity: inner.count + 32)
         frame.u16(destination)
         frame.u16(originID)
         frame.u64(epoch)
-        frame.raw(passing)
+        if mesh.gate == nil {
+            frame.raw(inner)
+        } else {
+            guard let passing = gated(Array(inner), out: mesh) else { return nil }
+            frame.raw(passing)
+        }
         var whole = frame.finish()
         whole[6] = header.timeToLive - 1
         _ = pass(whole, isBulk: isBulk, on: mesh)

@@ -77,7 +77,9 @@ final class MeshField {
             return { answer in
                 lanes.call(0) { lane in
                     let station = (MeshNode.of(lane)?.host as? Station)
-                    guard let end = station?.ends.first(where: { $0.number == number }), end.closed == nil else { return }
+                    guard let end = station?.ends.first(where: { $0.number == number }), end.closed == nil else {
+                        return
+                    }
                     body(end.conversation, answer, lane)
                 }
             }

@@ -166,7 +166,8 @@ struct MeshConfigurationTests {
         #expect(
             other.keysNeedingRestart(since: old) == [
                 "mesh.id", "mesh.listen", "mesh.advertise", "mesh.secret", "mesh.previous_secret", "mesh.tls",
-                "mesh.allow", "mesh.policies", "mesh.join", "mesh.profile", "mesh.transit", "mesh.max_links", "mesh.max_link_bytes", "mesh.max_stream_bytes", "mesh.max_filters",
+                "mesh.allow", "mesh.policies", "mesh.join", "mesh.profile", "mesh.transit", "mesh.max_links",
+                "mesh.max_link_bytes", "mesh.max_stream_bytes", "mesh.max_filters",
             ])
         let none = try load("node: { name: a }")
         #expect(none.keysNeedingRestart(since: old) == ["mesh"] && old.keysNeedingRestart(since: none) == ["mesh"])

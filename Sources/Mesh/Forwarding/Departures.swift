@@ -179,7 +179,9 @@ final class Departures {
         }
         // Parts do not expire one by one.
         var refused = 0
-        forEachPart(of: run.pointee.topicBytes, whole) { refused = max(refused, publish($0, run, events: count, expiresAt: 0, lane)) }
+        forEachPart(of: run.pointee.topicBytes, whole) {
+            refused = max(refused, publish($0, run, events: count, expiresAt: 0, lane))
+        }
         return refused
     }
 

@@ -280,8 +280,7 @@ final class Forwarder {
         return !node.passes(gate, label.topic, label.events, isGuaranteed: isStream, on: link, isOut: isOut)
     }
 
-    /// A frame that may not come in: its numbers go on without what it carried, so that its destinations do not wait for
-    /// it.
+    /// A frame that may not come in: its numbers go on without what it carried, so that its destinations do not wait.
     private func keepBack(_ frame: DataFrame, _ link: MeshLink) {
         frame.hole((0..<frame.destinationCount).map { frame.destination($0) }).withUnsafeBytes {
             if let hole = DataFrame($0) { pass(hole, from: link.number, isCopy: true) }

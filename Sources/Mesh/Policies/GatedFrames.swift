@@ -35,8 +35,8 @@ enum GatedFrames {
         }
     }
 
-    /// What is in a session is not for this protocol to read: it does not cross. Whoever claims one is let go on without
-    /// it at once, in that the node that has it is asked to leave it behind.
+    /// What is in a session is not for this protocol to read: it does not cross. Whoever claims one goes on without it
+    /// at once, in that the node that has it is asked to leave it behind.
     private static func judgeSession(_ frame: [UInt8], _ gate: TopicGate, back: TopicGate) -> Fate {
         switch SessionFrame(rawValue: frame[FrameHeader.size]) {
         case .part: return gate.rules.isSelective ? .keep : .pass

@@ -1,7 +1,7 @@
 import Core
 
-// Neighbours of whom either has a policy for the link. Each direction is for itself: the giver says the digest over what
-// may cross, the taker its buckets if it has something else, then the giver lists and the taker asks, as without a
+// Neighbours of whom either has a policy for the link. Each direction is for itself: the giver says the digest over
+// what may cross, the taker its buckets if it has something else, then the giver lists and the taker asks, as without a
 // policy, but for the taker's own newer values: these come in the other direction, if they may.
 
 /// What a node has of the topics that may cross a link in one direction: digests like those of the store, worked out

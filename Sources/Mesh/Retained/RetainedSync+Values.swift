@@ -111,7 +111,8 @@ extension RetainedSync {
         }
         let propertiesEnd = part.topicLength + part.propertiesLength
         let event = Event(
-            topic: topic, properties: properties, payload: UnsafeRawBufferPointer(rebasing: bytes[propertiesEnd...]), qos: part.qos,
+            topic: topic, properties: properties, payload: UnsafeRawBufferPointer(rebasing: bytes[propertiesEnd...]),
+            qos: part.qos,
             isRetained: !isDeletion || part.isTold, expiresAt: left == 0 ? 0 : plane.now + left,
             extensionLength: part.extensionLength)
         switch router.mergeRetained(event, part.version, now: plane.now) {

@@ -13,58 +13,64 @@ enum MeshKeys {
     /// Bytes of a link's name, of the mesh's id and of an address.
     private static let (maxNameBytes, maxAddressBytes) = (64, 255)
 
-    static let all: [ConfigurationKey] = [
-        ConfigurationKey("mesh.id", .text, "apus", "The mesh; nodes of another one are refused."),
-        ConfigurationKey(
-            "mesh.listen", .networkAddressOrOff, "off; without a file \(ListenAddress.standardMesh)",
-            "Where other nodes come in; port 0 takes a free one."),
-        ConfigurationKey(
-            "mesh.advertise", .texts, "the listener's address",
-            "Where other nodes are told to dial this one, as `HOST:PORT`."),
-        ConfigurationKey(
-            "mesh.secret", .text, "none",
-            "What both ends of a link must know; at least \(minSecretCharacters) characters. Not needed with mesh.tls."),
-        ConfigurationKey(
-            "mesh.previous_secret", .text, "none", "The secret before: still accepted, while a new one is given to all."
-        ),
-        ConfigurationKey(
-            "mesh.tls", .text, "none",
-            "The entry of tls that links use, in both directions; nodes are then who their certificates say."),
-        ConfigurationKey(
-            "mesh.allow", .texts, "every node", "Nodes that may be neighbours, by name or id; others are refused."),
-        ConfigurationKey("mesh.links[].to", .hostAddress, "required", "A node that this one dials.", isLive: true),
-        ConfigurationKey(
-            "mesh.links[].cost", .integer(1...65_535), "10", "What a frame costs here; routes have the smallest sum.",
-            isLive: true),
-        ConfigurationKey(
-            "mesh.links[].name", .text, "none", "Tells several links between the same two nodes apart.", isLive: true),
-        ConfigurationKey(
-            "mesh.links[].profile", .choice(MeshSettings.Profile.allCases.map(\.rawValue)), "mesh.profile",
-            "How fast silence is noticed on this link.", isLive: true),
-        ConfigurationKey(
-            "mesh.links[].allow", .texts, "every node", "Nodes that may be there, by name or id.", isLive: true),
-        ConfigurationKey(
-            "mesh.join", .join, "full",
-            "Which other nodes are dialled: all that are learnt of, none, or up to so many links."),
-        ConfigurationKey(
-            "mesh.profile", .choice(MeshSettings.Profile.allCases.map(\.rawValue)), "standard",
-            "How fast silence is noticed: hellos every 100 ms, 20 ms or 1 s."),
-        ConfigurationKey(
-            "mesh.transit", .choice(["false", "true"]), "true", "Whether events of others may pass through this node."),
-        ConfigurationKey(
-            "mesh.max_links", .integer(1...maxLinks), "32", "Links a node may have; further ones are refused."),
-        ConfigurationKey(
-            "mesh.max_link_bytes", .size(65_536...(1 << 32)), "4MiB",
-            "Bytes kept for each link and class until the neighbour has them."),
-        ConfigurationKey(
-            "mesh.max_stream_bytes", .size(65_536...(1 << 40)), "64MiB",
-            "Bytes of guaranteed events that wait for one node."),
-        ConfigurationKey(
-            "mesh.max_filters", .integer(1...100_000_000), "1000000", "Filters of one node that others take."),
-        ConfigurationKey(
-            "mesh.policies[].peers", .texts, "required",
-            "Neighbours that the policy is for, by name or id; * for all. The first that matches counts."),
-    ] + direction("export", "out to") + direction("import", "in from")
+    static let all: [ConfigurationKey] =
+        [
+            ConfigurationKey("mesh.id", .text, "apus", "The mesh; nodes of another one are refused."),
+            ConfigurationKey(
+                "mesh.listen", .networkAddressOrOff, "off; without a file \(ListenAddress.standardMesh)",
+                "Where other nodes come in; port 0 takes a free one."),
+            ConfigurationKey(
+                "mesh.advertise", .texts, "the listener's address",
+                "Where other nodes are told to dial this one, as `HOST:PORT`."),
+            ConfigurationKey(
+                "mesh.secret", .text, "none",
+                "What both ends of a link must know; at least \(minSecretCharacters) characters; not with mesh.tls."
+            ),
+            ConfigurationKey(
+                "mesh.previous_secret", .text, "none",
+                "The secret before: still accepted, while a new one is given to all."
+            ),
+            ConfigurationKey(
+                "mesh.tls", .text, "none",
+                "The entry of tls that links use, in both directions; nodes are then who their certificates say."),
+            ConfigurationKey(
+                "mesh.allow", .texts, "every node", "Nodes that may be neighbours, by name or id; others are refused."),
+            ConfigurationKey("mesh.links[].to", .hostAddress, "required", "A node that this one dials.", isLive: true),
+            ConfigurationKey(
+                "mesh.links[].cost", .integer(1...65_535), "10",
+                "What a frame costs here; routes have the smallest sum.",
+                isLive: true),
+            ConfigurationKey(
+                "mesh.links[].name", .text, "none", "Tells several links between the same two nodes apart.",
+                isLive: true),
+            ConfigurationKey(
+                "mesh.links[].profile", .choice(MeshSettings.Profile.allCases.map(\.rawValue)), "mesh.profile",
+                "How fast silence is noticed on this link.", isLive: true),
+            ConfigurationKey(
+                "mesh.links[].allow", .texts, "every node", "Nodes that may be there, by name or id.", isLive: true),
+            ConfigurationKey(
+                "mesh.join", .join, "full",
+                "Which other nodes are dialled: all that are learnt of, none, or up to so many links."),
+            ConfigurationKey(
+                "mesh.profile", .choice(MeshSettings.Profile.allCases.map(\.rawValue)), "standard",
+                "How fast silence is noticed: hellos every 100 ms, 20 ms or 1 s."),
+            ConfigurationKey(
+                "mesh.transit", .choice(["false", "true"]), "true",
+                "Whether events of others may pass through this node."),
+            ConfigurationKey(
+                "mesh.max_links", .integer(1...maxLinks), "32", "Links a node may have; further ones are refused."),
+            ConfigurationKey(
+                "mesh.max_link_bytes", .size(65_536...(1 << 32)), "4MiB",
+                "Bytes kept for each link and class until the neighbour has them."),
+            ConfigurationKey(
+                "mesh.max_stream_bytes", .size(65_536...(1 << 40)), "64MiB",
+                "Bytes of guaranteed events that wait for one node."),
+            ConfigurationKey(
+                "mesh.max_filters", .integer(1...100_000_000), "1000000", "Filters of one node that others take."),
+            ConfigurationKey(
+                "mesh.policies[].peers", .texts, "required",
+                "Neighbours that the policy is for, by name or id; * for all. The first that matches counts."),
+        ] + direction("export", "out to") + direction("import", "in from")
 
     private static func direction(_ name: String, _ way: String) -> [ConfigurationKey] {
         [
