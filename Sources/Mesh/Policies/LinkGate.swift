@@ -21,8 +21,6 @@ final class TopicGate {
     /// By the topic's hash; made when the first is asked for.
     private var decisions: [Decision] = []
     private var rate: EventRate?
-    /// Events that were kept back because of their topics, and because there were too many.
-    private(set) var kept: UInt64 = 0, slowed: UInt64 = 0
 
     init(_ rules: LinkPolicy.Direction, hashKey: UInt64, now: UInt64) {
         self.rules = rules
@@ -40,30 +38,23 @@ final class TopicGate {
     ///     again.
     func judge(_ topic: UnsafeRawBufferPointer?, events: Int, isGuaranteed: Bool, now: UInt64) -> Verdict {
         if rules.isSelective {
-            guard let topic, admits(topic) else {
-                kept &+= UInt64(max(events, 0))
-                return .keep
-            }
+            guard let topic, admits(topic) else { return .keep }
         }
         guard rate != nil else { return .pass }
-        if rate?.take(events, now: now) ?? true || isGuaranteed { return .pass }
-        slowed &+= UInt64(max(events, 0))
-        return .slow
+        return rate?.take(events, now: now) ?? true || isGuaranteed ? .pass : .slow
     }
 
     /// Whether events of a topic may pass, however many.
     func admits(_ topic: UnsafeRawBufferPointer) -> Bool {
         guard rules.isSelective else { return true }
-        guard topic.count <= Self.maxRemembered, let base = topic.baseAddress else { return decide(topic) }
+        guard topic.count <= Self.maxRemembered, let base = topic.baseAddress else { return rules.admits(topic) }
         if decisions.isEmpty { decisions = Array(repeating: Decision(), count: Self.places) }
         let place = Int(truncatingIfNeeded: hashBytes(base, topic.count, key: hashKey) % UInt64(Self.places))
         if decisions[place].topic.elementsEqual(topic) { return decisions[place].admits }
-        let admits = decide(topic)
+        let admits = rules.admits(topic)
         decisions[place] = Decision(topic: Array(topic), admits: admits)
         return admits
     }
-
-    private func decide(_ topic: UnsafeRawBufferPointer) -> Bool { rules.admits(topic) }
 }
 
 extension LinkPolicy.Direction {
@@ -101,7 +92,7 @@ struct EventRate {
     }
 }
 
-/// The policy of this node for a link, both directions, and what the neighbour has said of its own.
+/// The policy of this node for a link, both directions.
 final class LinkGate {
     let export: TopicGate
     let `import`: TopicGate
