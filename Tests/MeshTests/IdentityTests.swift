@@ -117,7 +117,7 @@ import Testing
         b.certificate = certificate("b:1", name: "b:2")
         field.run(20)
         #expect(a.node.links.allSatisfy { !$0.isUp })
-        #expect(a.lines.contains { $0.contains("not of this certificate") }, "\(a.lines)")
+        #expect(a.lines.contains { $0.contains("another certificate than its link") }, "\(a.lines)")
         field.run(3_000)
         #expect(a.node.links.allSatisfy { $0.isUp } && a.node.links.count == 1, "then both are of the new one")
     }

@@ -225,9 +225,8 @@ public final class MeshConversation: Conversation {
         case .control:
             if let (reason, text) = node.settle(self, theirs) { return (reason, text) }
         case .data:
-            guard let mesh = node.attach(self, theirs) else {
-                return (.noLink, "there is no such link any more, or not of this certificate")
-            }
+            if let refusal = node.judgeData(self, theirs) { return refusal }
+            guard let mesh = node.attach(self, theirs) else { return (.noLink, "there is no such link any more") }
             phase = .data(mesh)
         }
         return nil

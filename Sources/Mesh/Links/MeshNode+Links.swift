@@ -181,7 +181,7 @@ extension MeshNode {
         handshakes.removeAll { $0 === conversation }
         let token = conversation.isDialler ? conversation.own.token : theirs.token
         guard let mesh = links.first(where: { $0.nonce == token && nodes[$0.peer].id == theirs.node }),
-            mesh.data == nil, mesh.control.link.certificate == conversation.link.certificate
+            mesh.data == nil
         else { return nil }
         mesh.data = conversation
         // What waits does so in the link's queues, where it can be chosen from and sent another way.

@@ -61,6 +61,15 @@ extension MeshNode {
         return nil
     }
 
+    /// Whether both connections of a link are of one certificate.
+    func judgeData(_ conversation: MeshConversation, _ theirs: Initiation) -> (ByeReason, String)? {
+        let token = conversation.isDialler ? conversation.own.token : theirs.token
+        guard let mesh = links.first(where: { $0.nonce == token && nodes[$0.peer].id == theirs.node }),
+            mesh.control.link.certificate != conversation.link.certificate
+        else { return nil }
+        return (.certificate, "the data connection has another certificate than its link")
+    }
+
     /// Tells the audit that a peer was refused by this node, or that it was dialled and is not who it should be.
     func audit(_ conversation: MeshConversation) {
         guard let farewell = conversation.farewell, farewell.isOurs, let reason = farewell.reason, reason.isRefusal
