@@ -126,9 +126,9 @@ extension MeshShell: MeshManaging {
             throw Problem(400, "'\(to)' is no address of a node: \(reason).")
         }
         guard !MeshKeys.isNameTooLong(name) else { throw Problem(400, "The name has more than 64 bytes.") }
-        guard settings.secret != nil || MeshKeys.isLocal(to) else {
+        guard settings.provesPeers || MeshKeys.isLocal(to) else {
             throw Problem(
-                409, "'\(to)' may be another machine: that needs mesh.secret in the configuration, and a restart.")
+                409, "'\(to)' may be another machine: that needs mesh.secret or mesh.tls in the configuration, and a restart.")
         }
         var entry = MeshSettings.LinkEntry(address: to)
         entry.name = name
@@ -166,6 +166,13 @@ extension MeshShell: MeshManaging {
         }
         guard isFound else {
             throw Problem(404, "The node does not dial \(to)\(name.isEmpty ? "" : " under the name '\(name)'").")
+        }
+    }
+
+    func leave(_ answer: @escaping @Sendable () -> Void) {
+        reactor.lanes.call(Self.lane) { lane in
+            guard let mesh = MeshNode.of(lane) else { return answer() }
+            mesh.leaveForGood(answer)
         }
     }
 
