@@ -93,7 +93,7 @@ public struct Node {
             logger: Logger(label: "webhooks"), random: { UInt64.random(in: .min ... .max) })
         webhooks = WebhookManager(
             service: WebhookService(settings, lanes: reactor.lanes, router: router))
-        mesh = try Self.mesh(configuration, reactor)
+        mesh = try Self.mesh(configuration, reactor, doors, audit)
         admin = try Self.manage(configuration, reactor, router, authenticator, statistics, mesh, doors, audit)
         do throws(SocketAddress.Failure) {
             try Self.listen(configuration, reactor, router, authenticator, webhooks, mesh, admin, doors, log)
@@ -121,9 +121,13 @@ public struct Node {
         }
     }
 
-    private static func mesh(_ configuration: Configuration, _ reactor: Reactor) throws(StartFailure) -> MeshShell? {
+    private static func mesh(
+        _ configuration: Configuration, _ reactor: Reactor, _ doors: Doors, _ audit: AuditLog
+    ) throws(StartFailure) -> MeshShell? {
         guard let settings = configuration.mesh else { return nil }
-        return try MeshShell(settings, data: configuration.data, name: configuration.name, reactor: reactor)
+        return try MeshShell(
+            settings, data: configuration.data, name: configuration.name, reactor: reactor, doors: doors,
+            audit: audit)
     }
 
     /// Starts the management interface, before any client can come: whoever watches the node sees it start.

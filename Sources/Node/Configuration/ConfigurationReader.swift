@@ -29,6 +29,7 @@ struct ConfigurationReader {
         configuration.tls = tls(root["tls"])
         configuration.listeners = listeners(root["listeners"], configuration.tls)
         configuration.mesh = mesh(root["mesh"])
+        check(meshTLS: root["mesh"]?["tls"], configuration.tls)
         configuration.security = security(root["security"])
         check(configuration.security.quotas, configuration.listeners, root["security"])
         configuration.admin = admin(root["admin"], configuration.security, configuration.tls)
