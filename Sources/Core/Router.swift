@@ -337,7 +337,7 @@ public final class Router: @unchecked Sendable {
         outcome.matched = entry.pointee.matched
         let source: UInt32 = run.pointee.isFromMesh ? 2 : 1
         if entry.pointee.sources & (source | MatchCache.Entry.unreadable) != source {
-            lane.counters.drop(.notReadable, entry.pointee.note(source: source) &* count)
+            lane.counters.drop(.notReadable, entry.pointee.note(source: source) &* run.pointee.count)
         }
         lane.runToken = 0
         lane.held = 0
