@@ -128,7 +128,8 @@ extension MeshShell: MeshManaging {
         guard !MeshKeys.isNameTooLong(name) else { throw Problem(400, "The name has more than 64 bytes.") }
         guard settings.provesPeers || MeshKeys.isLocal(to) else {
             throw Problem(
-                409, "'\(to)' may be another machine: that needs mesh.secret or mesh.tls in the configuration, and a restart.")
+                409,
+                "'\(to)' may be another machine: that needs mesh.secret or mesh.tls in the configuration, and a restart.")
         }
         var entry = MeshSettings.LinkEntry(address: to)
         entry.name = name
