@@ -129,7 +129,7 @@ extension MeshShell: MeshManaging {
         guard settings.provesPeers || MeshKeys.isLocal(to) else {
             throw Problem(
                 409,
-                "'\(to)' may be another machine: that needs mesh.secret or mesh.tls in the configuration, and a restart.")
+                "'\(to)' may be another machine: that needs mesh.secret or mesh.tls, and a restart.")
         }
         var entry = MeshSettings.LinkEntry(address: to)
         entry.name = name
