@@ -1,5 +1,5 @@
-"""Certificates for the tests: authorities, those between them and the leaves, good ones and bad ones of every kind, keys
-of several types, revocation lists. For tests only: keys are made fast and kept in files beside the certificates.
+"""Certificates for the tests: authorities, those between them and the leaves, good ones and bad ones of every kind,
+keys of several types, revocation lists. For tests only: keys are made fast and kept in files beside the certificates.
 
     authority = Authority(directory)                      makes directory/ca.pem
     server = authority.server("node")                     directory/node.pem and node.key, for localhost and 127.0.0.1
