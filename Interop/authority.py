@@ -107,9 +107,9 @@ class Authority:
         return builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(by), critical=False)
 
     def issue(self, name, usage, hosts=(), uris=(), units=(), emails=(), key="ec", common=None, file=None,
-              passphrase=None, self_signed=False, organization=None, chain=None, **times):
+              passphrase=None, self_signed=False, organization=None, chain=None, crl=None, **times):
         """A leaf. `common` is the common name, else `name` is; `file` names the files. `times`: start and end, counted
-        from now. `chain` replaces what is between it and the root."""
+        from now. `chain` replaces what is between it and the root; `crl` says where its list is."""
         private = new_key(key)
         words = [x509.NameAttribute(NameOID.COMMON_NAME, name if common is None else common)]
         words += [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit) for unit in units]
@@ -123,6 +123,9 @@ class Authority:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         if usage:
             builder = builder.add_extension(x509.ExtendedKeyUsage(usage), critical=False)
+        if crl:
+            place = x509.DistributionPoint([x509.UniformResourceIdentifier(crl)], None, None, None)
+            builder = builder.add_extension(x509.CRLDistributionPoints([place]), critical=False)
         signer = private if self_signed else self.private
         certificate = builder.sign(signer, hash_for(signer))
         between = [] if self_signed else self.chain if chain is None else chain
