@@ -129,7 +129,8 @@ class Member(SecureNode):
 
     def wait_links(self, *names, seconds=10):
         until(lambda: self.topology().up == sorted(names),
-              lambda: f"{self.name} has links to {self.topology().up}, not {sorted(names)}: {self.complaints()}", seconds)
+              lambda: f"{self.name} has links to {self.topology().up}, not {sorted(names)}: {self.complaints()}",
+              seconds)
 
     def complaints(self):
         """What the log says of peers, the last of it."""
@@ -381,8 +382,8 @@ PEERS = "peers: [{}]"
 
 
 def policies(world):
-    """`export: { deny: ["de/>"] }` at one node: not a byte of it crosses, everything else does; and what was kept before
-    the link was up."""
+    """`export: { deny: ["de/>"] }` at one node: not a byte of it crosses, everything else does; also of what was kept
+    before the link was up."""
     with Member("inside", more=policy('export: { deny: ["de/>"] }', "outside")) as inside:
         relay = Relay(inside)
         # Kept and waiting before anybody is linked.
@@ -489,7 +490,8 @@ def invitations(world):
     authority = home / "certs"
     home.mkdir()
     apus("certs", "init", "--dir", authority)
-    apus("certs", "node", "first", "--dir", authority, "--host", "localhost", "--host", "127.0.0.1", "--mesh", "interop")
+    apus("certs", "node", "first", "--dir", authority, "--host", "localhost", "--host", "127.0.0.1",
+         "--mesh", "interop")
 
     class Leaf:
         path, key = authority / "first.crt", authority / "first.key"
@@ -553,7 +555,7 @@ def test(*only):
             else:
                 report.run(part.__name__, part, world)
         report.finish()
-    return f"mesh over TLS: {report.count} parts passed: strangers refused, a revoked node out, policies kept by capture"
+    return f"mesh over TLS: {report.count} parts passed: strangers refused, a revoked node out, policies by capture"
 
 
 if __name__ == "__main__":
