@@ -616,7 +616,7 @@ def variables(world, node):
                 if code < 0x80:
                     problems.append(f"{how} {name[:20]!r} may subscribe to {below}/{name}/x")
             code = one.publish(f"{below}/pia/x", b"x")
-            if code is not None and code < 0x80 and code != 0x10:
+            if code is not None and code < 0x80:
                 problems.append(f"{how} {name[:20]!r} may publish to {below}/pia/x")
             one.close()
     one = MQTT(node.dial("mqtts", world.context()), 5, "una-own", "", issuer.token("una"))

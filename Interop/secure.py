@@ -395,14 +395,15 @@ class MQTT(wire.Wire):
             self.error = error.reason
 
     def publish(self, topic, payload, qos=1, identifier=9, retain=False, seconds=5):
-        """The reason code of the acknowledgement, 0 where it has none; None when the connection ended."""
+        """The reason code of the acknowledgement, 0 where it has none and where nobody has subscribed; None when the
+        connection ended."""
         frame = bytearray(wire.publish(self.version, topic, payload, qos, identifier))
         frame[0] |= 1 if retain else 0
         self.send(bytes(frame))
         if qos == 0:
             return 0
         body = self.take(wire.PUBACK if qos == 1 else wire.PUBREC, seconds)
-        return None if body is None else body[2] if len(body) > 2 else 0
+        return None if body is None else body[2] if len(body) > 2 and body[2] != 0x10 else 0
 
     def event(self, seconds=5):
         body = None
