@@ -13,6 +13,7 @@ import struct
 import subprocess
 import threading
 import time
+import traceback
 import urllib.request
 
 from cryptography.hazmat.primitives import hashes
@@ -131,9 +132,11 @@ class Report:
         start = time.monotonic()
         try:
             result = body(*arguments, **options)
-        except (Failure, OSError, ValueError, KeyError, IndexError, subprocess.TimeoutExpired) as failure:
+        except Exception as failure:  # noqa: BLE001 whatever it is, the part has failed
             self.failures.append(f"{what}: {failure if isinstance(failure, Failure) else repr(failure)}")
             print(f"FAILED {what}: {failure!r:.600}", flush=True)
+            if not isinstance(failure, Failure):
+                traceback.print_exc()
             return None
         print(f"ok     {what} ({time.monotonic() - start:.1f} s){f': {result}' if result else ''}", flush=True)
         return result
@@ -160,6 +163,11 @@ def context(authority, leaf=None, version=None, alpn=(), check_name=True):
     return made
 
 
+def why(error):
+    """The reason of an error of TLS, as `CERTIFICATE_REVOKED`."""
+    return (getattr(error, "reason", None) or str(error)).upper().replace(" ", "_")
+
+
 def gone(connection, seconds=5):
     """Reads until the peer ends the connection; the seconds that took and the error, or None."""
     start = time.monotonic()
@@ -171,7 +179,7 @@ def gone(connection, seconds=5):
         except TimeoutError:
             return None
         except (OSError, ssl.SSLError) as error:
-            return time.monotonic() - start, getattr(error, "reason", None) or str(error)
+            return time.monotonic() - start, why(error)
     return None
 
 
@@ -385,14 +393,14 @@ class MQTT(wire.Wire):
         except (ssl.SSLError, OSError) as error:
             if isinstance(error, TimeoutError):
                 return False
-            self.closed, self.error = True, getattr(error, "reason", None) or str(error)
+            self.closed, self.error = True, why(error)
             return False
 
     def send(self, frames):
         try:
             super().send(frames)
         except ssl.SSLError as error:
-            self.error = error.reason
+            self.error = why(error)
 
     def publish(self, topic, payload, qos=1, identifier=9, retain=False, seconds=5):
         """The reason code of the acknowledgement, 0 where it has none and where nobody has subscribed; None when the
@@ -463,7 +471,7 @@ class AMQP(amqp_wire.Raw):
         try:
             return super().read(seconds)
         except ssl.SSLError as error:
-            self.is_closed, self.error = True, error.reason
+            self.is_closed, self.error = True, why(error)
             return False
 
     def sasl(self, mechanism, response=None, scram=None):
