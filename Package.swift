@@ -58,7 +58,7 @@ let package = Package(
             name: "Web", dependencies: ["Core", "COpenSSL"], resources: [.embedInCode("Console")], swiftSettings: hot),
         .target(
             name: "Admin",
-            dependencies: ["Core", "Web", "Reactor", .product(name: "Logging", package: "swift-log")],
+            dependencies: ["Core", "Web", "TLS", "Reactor", .product(name: "Logging", package: "swift-log")],
             resources: [.embedInCode("openapi-admin.yaml")], swiftSettings: strict),
         .target(
             name: "Webhooks",
@@ -75,19 +75,21 @@ let package = Package(
         .executableTarget(
             name: "apus",
             dependencies: [
-                "Node", "Admin", "Web", "Security", "CMosquitto", "CCurl",
+                "Core", "Node", "Admin", "Web", "Security", "CMosquitto", "CCurl",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ], swiftSettings: strict),
         .executableTarget(
             name: "apus-bench",
-            dependencies: ["CLinux", "CProton", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+            dependencies: [
+                "CLinux", "CProton", "COpenSSL", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
             swiftSettings: hot),
 
         .testTarget(name: "CoreTests", dependencies: ["Core"], swiftSettings: strict),
-        .testTarget(name: "TLSTests", dependencies: ["TLS", "Core", "COpenSSL"], swiftSettings: strict),
+        .testTarget(name: "TLSTests", dependencies: ["TLS", "TestTLS", "Core", "COpenSSL"], swiftSettings: strict),
         .testTarget(
             name: "ReactorTests",
-            dependencies: ["Reactor", "TLS", "Core", "CLinux", .product(name: "Logging", package: "swift-log")],
+            dependencies: ["Reactor", "TLS", "TestTLS", "Core", "CLinux", .product(name: "Logging", package: "swift-log")],
             swiftSettings: strict),
         .testTarget(name: "MQTTTests", dependencies: ["MQTT", "Core"], swiftSettings: strict),
         .testTarget(name: "AMQPTests", dependencies: ["AMQP", "Core", "MQTT", "CProton"], swiftSettings: strict),
@@ -99,6 +101,8 @@ let package = Package(
         .testTarget(
             name: "Simulation", dependencies: ["Simulator", "Mesh", "Core"], resources: [.copy("Replays")],
             swiftSettings: strict),
+        // Certificates made on the spot, and libssl's own clients.
+        .target(name: "TestTLS", dependencies: ["COpenSSL"], path: "Tests/TestTLS", swiftSettings: strict),
         .target(name: "RawHTTP", path: "Tests/RawHTTP", swiftSettings: strict),
         .testTarget(
             name: "WebTests",
@@ -120,7 +124,7 @@ let package = Package(
         .testTarget(
             name: "NodeTests",
             dependencies: [
-                "Node", "Admin", "AMQP", "Core", "Mesh", "Reactor", "Security", "Web",
+                "Node", "Admin", "AMQP", "Core", "Mesh", "Reactor", "Security", "TLS", "Web",
                 .product(name: "Logging", package: "swift-log"),
             ], swiftSettings: strict),
         .testTarget(name: "Tidy", swiftSettings: strict),

@@ -31,7 +31,8 @@ CLONE_NEWNET = 0x40000000
 def meshes():
     """Names and the files of each mesh, in the order of their names."""
     for folder in sorted(path for path in CONFIGS.iterdir() if path.is_dir()):
-        files = sorted(folder.glob("*.yaml"))
+        # `node.yaml` is a node alone.
+        files = sorted(file for file in folder.glob("*.yaml") if file.name != "node.yaml")
         for prefix in ("", "secret-"):
             nodes = [file for file in files if file.name.startswith("secret-") == bool(prefix)]
             if nodes:
@@ -57,7 +58,7 @@ class Process:
         self.mqtt = self.address(r"protocol: mqtt, listen: ([0-9.:]+)", text, "APUS_LISTENERS_0_LISTEN")
         self.admin = self.address(r"admin: \{ listen: ([0-9.:]+)", text, "APUS_ADMIN_LISTEN")
         self.process = subprocess.Popen(
-            [APUS, "run", "--config", str(file), "--log-format", "json"], env=self.environment,
+            [APUS, "run", "--config", str(file), "--log-format", "json"], env=self.environment, cwd=directory,
             stderr=self.log.open("wb"))
 
     def address(self, pattern, text, variable):
@@ -104,6 +105,8 @@ def event_arrives(first, last):
 def play(name, files):
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
+        if any("./certs/" in file.read_text() for file in files):
+            subprocess.run([APUS, "certs", "example"], cwd=directory, check=True, stdout=subprocess.DEVNULL)
         nodes = [Process(file, pathlib.Path(directory)) for file in files]
         try:
             for node in nodes:

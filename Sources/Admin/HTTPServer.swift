@@ -3,6 +3,7 @@ import Glibc
 public import Logging
 public import Reactor
 import Synchronization
+public import TLS
 public import Web
 
 /// An HTTP server of its own, for the management interface: one lane on its own thread, so that whoever looks at the
@@ -29,9 +30,10 @@ public final class HTTPServer: Sendable {
 
     /// Accepts connections from now on.
     /// - Parameter address: `127.0.0.1:8222`, `[::1]:0` or `unix:/path`.
+    /// - Parameter door: transport security; nil for none.
     /// - Returns: the address it is bound to, with the port that was free if 0 was asked for.
-    public func listen(_ address: String) throws(Failure) -> String {
-        let listener = try Listener(try SocketAddress(address), adapter: adapter)
+    public func listen(_ address: String, door: TLSDoor? = nil) throws(Failure) -> String {
+        let listener = try Listener(try SocketAddress(address), adapter: adapter, name: "admin", door: door)
         reactor.listen(listener)
         return listener.address.description
     }

@@ -64,6 +64,20 @@ public struct Identity: Sendable, Equatable {
     /// For how long it holds from the answer on, in milliseconds; nil for as long as the connection.
     public var lifetimeMilliseconds: UInt64?
 
+    /// When it ends if it was proven at `now`, both in a lane's milliseconds; `max` for never.
+    public func end(from now: UInt64) -> UInt64 {
+        guard let lifetimeMilliseconds else { return .max }
+        let (end, isBeyond) = now.addingReportingOverflow(lifetimeMilliseconds)
+        return isBeyond ? .max : end
+    }
+
+    /// Whether access rules cannot tell it from another one: all but the lifetime is the same.
+    public func hasSameRights(as other: Identity) -> Bool {
+        var other = other
+        other.lifetimeMilliseconds = lifetimeMilliseconds
+        return self == other
+    }
+
     /// Makes an identity; without arguments it is the anonymous one in the namespace `default`.
     public init(namespace: String = "default", user: String? = nil, groups: [String] = []) {
         self.namespace = namespace

@@ -81,6 +81,9 @@ open class Link: Output {
     open var provenGroups: [String] { [] }
     /// The certificate that the transport has verified; nil for none. Known once the first bytes have come.
     open var certificate: PeerCertificate? { nil }
+    /// Whom the request that led to this connection has let in, as the upgrade to a WebSocket does; nil for nobody.
+    /// That is who a client is that says nothing else of itself. What is left of the proof's lifetime counts from now.
+    open var admitted: Identity? { nil }
     /// Whether nobody on the way can read along.
     open var isEncrypted: Bool { false }
     /// The name of the listener that accepted the connection; empty for one that was dialled.

@@ -28,8 +28,15 @@ open class Inbox: Port {
     /// A connection takes the inbox over.
     public final func attach(_ link: Link, principal: Principal) {
         attachedLink = Unmanaged.passUnretained(link)
+        let former = self.principal
         self.principal = principal
+        if former !== principal, principal.router.replaceReader(of: self, principal) { judgeWaiting() }
     }
+
+    /// What waits was matched under other rights than the reader may have now: it is looked at before it is sent.
+    public final func judgeWaiting() { judgesWaiting = !waiting.isEmpty }
+
+    open override func rightsChanged(on lane: Lane) { judgeWaiting() }
 
     /// The connection is gone. From here on direct events pass by and guaranteed ones wait.
     public final func detach() { attachedLink = nil }
@@ -147,10 +154,24 @@ open class Inbox: Port {
     /// Takes the event that has waited longest; those whose time is over are dropped and counted.
     public final func nextWaiting(on lane: Lane) -> EventQueue.Entry? {
         while let entry = popWaiting(on: lane) {
-            guard entry.event.isExpired(at: lane.now) else { return entry }
-            lane.counters.drop(.expired)
+            if entry.event.isExpired(at: lane.now) {
+                lane.counters.drop(.expired)
+            } else if !judgesWaiting || mayTake(entry, on: lane) {
+                return entry
+            }
         }
+        judgesWaiting = false
         return nil
+    }
+
+    private final func mayTake(_ entry: EventQueue.Entry, on lane: Lane) -> Bool {
+        if principal.mayRead(entry.event.topic) { return true }
+        if entry.group == 0 {
+            lane.counters.drop(.notReadable)
+        } else {
+            lane.redistributeLater(entry.event, group: entry.group, in: principal.router)
+        }
+        return false
     }
 
     /// Takes everything that waits.
@@ -168,6 +189,8 @@ open class Inbox: Port {
 
     /// Whether what waits is part of the lane's sums.
     private final var isCounted = true
+    /// Whether what waits is to be looked at before it is sent.
+    private final var judgesWaiting = false
 
     private final func count(_ queue: EventQueue, _ sign: Int, on lane: Lane) {
         guard isCounted else { return }

@@ -22,8 +22,12 @@ final class MatchCache {
         var matched: Int32
         /// Whose turn it is in every group.
         var cursor: UInt32
-        /// Whether it was looked up for a publisher of this node (1), for another node (2), or both.
+        /// Whether it was looked up for a publisher of this node (1), for another node (2), or both; above that the
+        /// subscriptions that matched but may not be given the topic (``unreadable``).
         var sources: UInt32 = 0
+
+        /// The bits of ``sources`` that count subscriptions.
+        static let unreadable: UInt32 = ~3
 
         init(block: UnsafeMutableRawPointer, capacity: Int) {
             generation = 0
@@ -32,6 +36,14 @@ final class MatchCache {
             blockCapacity = capacity
             (topicLength, targetCount, localCount, memberCount, groupCount, matched) = (-1, 0, 0, 0, 0, 0)
             cursor = 0
+        }
+
+        /// Notes for whom it was looked up.
+        /// - Returns: the subscriptions that may not be given the topic.
+        @inline(never)
+        mutating func note(source: UInt32) -> Int {
+            sources |= source
+            return Int(sources >> 2)
         }
 
         /// Own lane's targets first, then the others', lane by lane.
@@ -218,6 +230,9 @@ final class MatchCache {
     func fill(_ entry: UnsafeMutablePointer<Entry>, from index: borrowing TopicIndex, generation: UInt64) -> Int {
         let topic = UnsafeRawBufferPointer(start: entry.pointee.block, count: Int(entry.pointee.topicLength))
         index.match(topic, into: &raw, scratch: &scratch)
+        let (unreadable, asked) = index.removeUnreadable(from: &raw, topic)
+        entry.pointee.sources =
+            entry.pointee.sources & ~Entry.unreadable | UInt32(clamping: min(unreadable, 1 << 29)) << 2
         entry.pointee.generation = generation
         entry.pointee.matched = Int32(raw.hits.count + raw.remotes.count + raw.groupEnds.count)
         if !raw.remotes.isEmpty {
@@ -226,7 +241,8 @@ final class MatchCache {
         }
         sortOut(meshAddress: index.remote.address.packed)
         store(entry)
-        return scratch.visited + raw.hits.count + raw.members.count + raw.remotes.count
+        // To ask a reader takes about as long as sixteen nodes.
+        return scratch.visited + raw.hits.count + raw.members.count + raw.remotes.count + asked * 16
     }
 
     /// One target for each port, own lane first, with the strongest options and all identifiers.

@@ -6,6 +6,13 @@ struct RawMatch {
         var address: UInt64
         var identifier: UInt32
         var options: DeliveryOptions
+        /// The port's number; 0 for other nodes.
+        var port: UInt32 = 0
+
+        /// Where it goes, and the subscription's identifier.
+        var target: (Target, UInt32) {
+            (Target(address: PortAddress(packed: address), options: options.subtracting(.filtered)), identifier)
+        }
     }
 
     /// Direct subscriptions, one for each that matched.
@@ -191,7 +198,14 @@ extension TopicIndex {
     }
 
     private func hit(_ record: Record) -> RawMatch.Hit {
-        RawMatch.Hit(
-            address: ports[record.owner].address.packed, identifier: record.identifier, options: record.options)
+        var options = record.options
+        if readersVersion == 0 {
+            options.remove(.filtered)
+        } else if ports[record.owner].judged != readersVersion {
+            options.insert(.filtered)
+        }
+        return RawMatch.Hit(
+            address: ports[record.owner].address.packed, identifier: record.identifier, options: options,
+            port: record.owner)
     }
 }

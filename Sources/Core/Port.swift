@@ -25,6 +25,13 @@ open class Port {
     /// The router has removed it from its lane; the last thing it hears.
     open func unregistered(on lane: Lane) {}
 
+    /// The access rules have changed and do not allow a subscription of this port any more; it is gone. Never called
+    /// from within a conversation.
+    open func revoked(_ filter: TopicFilter, on lane: Lane) {}
+
+    /// The port's subscriptions have been judged again, because rules or rights have changed.
+    open func rightsChanged(on lane: Lane) {}
+
     /// An answer to a run that this port published: another lane's ports have taken it, or one that held it has room.
     /// - Parameters:
     ///   - refused: how many events were refused.

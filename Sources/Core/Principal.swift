@@ -2,17 +2,24 @@
 /// subscribe is made by one. Belongs to the lane of its connection.
 public final class Principal {
     /// The proven identity.
-    public let identity: Identity
+    public var identity: Identity { reader.identity }
     /// The client id of the connection.
-    public let clientID: String
+    public var clientID: String { reader.clientID }
     /// The router of its namespace.
     public let router: Router
     /// Whether it is the node itself, which alone may publish under `$` and is bound by no rules and no quota.
     let isNode: Bool
+    /// What of it other lanes may see.
+    let reader: Reader
+    /// The peer's address and the protocol, for the records of what is refused; empty when nobody has said.
+    public final var peer = ""
+    public final var protocolName = ""
     /// The rules that can apply to it; nil means everything is allowed.
     private var access: ResolvedAccess?
     /// The version of the rules that ``access`` was resolved from.
     private var accessVersion: UInt64
+    /// What has been refused and recorded lately; made when the first is.
+    private var refusals: RecentRefusals?
     /// Decisions by the match cache's serial numbers; made when the first rule is asked.
     private var decisions: UnsafeMutablePointer<UInt64>?
     private static let decisionCount = 64
@@ -22,8 +29,7 @@ public final class Principal {
 
     /// Makes a principal and resolves the rules that can apply to it.
     public init(identity: Identity, clientID: String, router: Router) {
-        self.identity = identity
-        self.clientID = clientID
+        reader = Reader(identity: identity, clientID: clientID)
         self.router = router
         isNode = false
         let (rules, version) = router.accessRules
@@ -31,10 +37,16 @@ public final class Principal {
         accessVersion = version
     }
 
+    /// The same client whose identity has been proven anew: what it has used up of its quotas stays used up.
+    public func renewed(_ identity: Identity) -> Principal {
+        let renewed = Principal(identity: identity, clientID: clientID, router: router)
+        (renewed.tokens, renewed.tokensAt) = (tokens, tokensAt)
+        return renewed
+    }
+
     /// The node itself, in a namespace.
     private init(nodeOf router: Router) {
-        identity = Identity(namespace: router.name, user: nil)
-        clientID = ""
+        reader = Reader(identity: Identity(namespace: router.name, user: nil), clientID: "", isNode: true)
         self.router = router
         isNode = true
         accessVersion = router.accessRules.version
@@ -46,13 +58,27 @@ public final class Principal {
     deinit { decisions?.deallocate() }
 
     /// Whether it may publish to a topic.
-    /// - Parameter serial: the match cache's number for the topic, under which the decision is remembered.
+    /// - Parameters:
+    ///   - isRetained: whether the event is to be kept, which needs a right of its own.
+    ///   - serial: the match cache's number for the topic, under which the decision is remembered.
     @inline(__always)
-    func mayPublish(_ topic: UnsafeRawBufferPointer, serial: UInt64) -> Bool {
+    func mayPublish(_ topic: UnsafeRawBufferPointer, isRetained: Bool, serial: UInt64) -> Bool {
         if accessVersion != router.accessVersion { resolveAgain() }
         // Topics under `$` belong to the node (MQTT 3.1.1 §4.7.2).
-        guard let access else { return topic[0] != UInt8(ascii: "$") || isNode }
-        return remembered(access, topic, serial: serial)
+        guard access != nil else { return topic[0] != UInt8(ascii: "$") || isNode }
+        if let decisions {
+            let known = decisions[Int(truncatingIfNeeded: serial) & (Self.decisionCount - 1)]
+            if known >> 2 == serial { return known & (isRetained ? 2 : 1) != 0 }
+        }
+        return decide(topic, serial: serial) & (isRetained ? 2 : 1) != 0
+    }
+
+    /// The same, not remembered.
+    func mayPublish(_ topic: UnsafeRawBufferPointer, isRetained: Bool) -> Bool {
+        if accessVersion != router.accessVersion { resolveAgain() }
+        if topic.first == UInt8(ascii: "$") { return isNode }
+        guard let access else { return true }
+        return isRetained ? access.mayRetain(topic) : access.mayPublish(topic)
     }
 
     /// The rules have been reloaded.
@@ -64,13 +90,14 @@ public final class Principal {
         decisions?.update(repeating: 0, count: Self.decisionCount)
     }
 
-    private func remembered(_ access: ResolvedAccess, _ topic: UnsafeRawBufferPointer, serial: UInt64) -> Bool {
+    /// Asks the rules about a topic, and remembers the answer: 1 for publishing, 2 for retaining as well.
+    @inline(never)
+    private func decide(_ topic: UnsafeRawBufferPointer, serial: UInt64) -> UInt64 {
         let decisions = self.decisions ?? makeDecisions()
-        let place = Int(serial) & (Self.decisionCount - 1)
-        if decisions[place] >> 1 == serial { return decisions[place] & 1 == 1 }
-        let allowed = topic[0] != UInt8(ascii: "$") && access.mayPublish(topic)
-        decisions[place] = serial << 1 | (allowed ? 1 : 0)
-        return allowed
+        let mayPublish = mayPublish(topic, isRetained: false)
+        let answer: UInt64 = !mayPublish ? 0 : self.mayPublish(topic, isRetained: true) ? 3 : 1
+        decisions[Int(truncatingIfNeeded: serial) & (Self.decisionCount - 1)] = serial << 2 | answer
+        return answer
     }
 
     private func makeDecisions() -> UnsafeMutablePointer<UInt64> {
@@ -80,16 +107,25 @@ public final class Principal {
         return made
     }
 
-    /// Whether it may subscribe to all that a filter matches.
-    func maySubscribe(_ filter: TopicFilter) -> Bool {
+    /// How much of what a filter matches it may subscribe to, and the version of the rules that say so: 0 when there are
+    /// none, nil for one whom none bind.
+    func reach(_ filter: TopicFilter) -> (reach: AccessReach, version: UInt32?) {
         if accessVersion != router.accessVersion { resolveAgain() }
-        return access?.maySubscribe(filter) ?? true
+        guard let access else { return (.everything, isNode ? nil : 0) }
+        return (access.reach(filter), UInt32(truncatingIfNeeded: accessVersion))
     }
 
     /// Whether it may be given what is published to a topic: the same as a subscription to just this topic.
     func mayRead(_ topic: UnsafeRawBufferPointer) -> Bool {
         if accessVersion != router.accessVersion { resolveAgain() }
         return access?.mayRead(topic) ?? true
+    }
+
+    /// Whether a refusal is to be recorded: the same one once in ten seconds.
+    func isNewRefusal(_ action: AccessRule.Action, _ object: UnsafeRawBufferPointer, now: UInt64) -> Bool {
+        let known = refusals ?? RecentRefusals(key: router.hashKey)
+        refusals = known
+        return known.isNew(action, object, now: now)
     }
 
     /// Takes `count` publish tokens. A run is taken whole while a token is left and may leave a debt, so that the rate

@@ -59,14 +59,20 @@ public final class RetainedDelivery {
     /// Looks up and sends a portion.
     /// - Parameters:
     ///   - budget: nodes that may be visited and events that may be sent; what was used is taken off.
+    ///   - principal: who reads: what it may not read is left out and counted.
     ///   - send: sends an event, or says that there is no room for it.
     public func work(
-        _ budget: inout Int, _ router: Router, now: UInt64, send: (Event, Start) -> Bool
+        _ budget: inout Int, as principal: Principal, on lane: Lane, send: (Event, Start) -> Bool
     ) -> Progress {
+        let router = principal.router
         while first < starts.count {
             let start = starts[first]
             while sent < found.count {
-                guard send(found[sent], start) else { return .blocked }
+                if !principal.mayRead(found[sent].topic) {
+                    lane.counters.drop(.notReadable)
+                } else if !send(found[sent], start) {
+                    return .blocked
+                }
                 sent += 1
                 budget -= 1
             }
@@ -78,7 +84,7 @@ public final class RetainedDelivery {
             guard budget > 0 else { return .more }
             let cursor = self.cursor ?? router.retainedCursor(matching: start.filter)
             self.cursor = cursor
-            router.advance(cursor, nodes: min(budget, RetainedCursor.nodesPerStep), now: now)
+            router.advance(cursor, nodes: min(budget, RetainedCursor.nodesPerStep), now: lane.now)
             budget -= cursor.visitedNodes
             (found, sent) = (cursor.events, 0)
         }

@@ -300,9 +300,10 @@ extension Router {
                 ).matches(run.pointee.topicBytes)
             else { return nil }
             redistributed &+= 1
-            return index.localMember(of: group, turn: redistributed).map {
-                (Target(address: PortAddress(packed: $0.address), options: $0.options), $0.identifier, group)
-            }
+            guard let hit = index.localMember(of: group, turn: redistributed),
+                index.isReadable(run.pointee.topicBytes, hit)
+            else { return nil }
+            return (hit.target.0, hit.target.1, group)
         }
         guard let (member, number, group) = found else { return outcome }
         var (target, identifier) = (member, number)

@@ -4,9 +4,9 @@ import Synchronization
 /// for whatever reason, comes through here with a ``Principal``.
 ///
 /// Threading: shared by all lanes. Every call names the lane it is made on.
-/// SAFETY: `index`, `changes`, `meshHook` and `redistributed` are used under `indexLock`, `retainedEvents` under
+/// SAFETY: `index`, `lanes`, `changes`, `meshHook` and `redistributed` are used under `indexLock`, `retainedEvents` under
 /// `retainedLock`, `sessions`, `movers` and `access` are in mutexes, generation, version and identity base are atomics,
-/// everything else never changes.
+/// `audit` is set before others know the router, everything else never changes.
 public final class Router: @unchecked Sendable {
     /// The namespace's name.
     public let name: String
@@ -15,6 +15,8 @@ public final class Router: @unchecked Sendable {
     /// The limits it enforces.
     public let limits: Limits
     let hashKey: UInt64
+    /// Takes records of what is refused. Set once, before there is traffic.
+    public var audit: (any AuditSink)?
     /// Random; for tables outside that are keyed by what peers choose.
     public var hashSeed: UInt64 { hashKey &* 0x9E37_79B9_7F4A_7C15 }
 
@@ -22,6 +24,8 @@ public final class Router: @unchecked Sendable {
     private let accessCounter = Atomic<UInt64>(1)
     let indexLock = Mutex(())
     var index: TopicIndex
+    /// The lanes that there are ports on; nil before the first. Used under `indexLock`.
+    var lanes: Lanes?
     /// What the mesh is told; nil on a node without one.
     var meshHook: MeshHook?
     /// The filters that changed last, by generation; nil stands for any filter.
@@ -57,6 +61,8 @@ public final class Router: @unchecked Sendable {
         access = Mutex((accessRules, 1))
         self.hashKey = hashKey
         index = TopicIndex(key: hashKey)
+        index.readerRules = accessRules
+        index.readersVersion = accessRules.rules.isEmpty ? 0 : 1
         retainedEvents = RetainedEvents(key: hashKey, limits: limits)
     }
 
@@ -64,15 +70,23 @@ public final class Router: @unchecked Sendable {
 
     /// The rules in force and their version.
     var accessRules: (rules: AccessRules, version: UInt64) { access.withLock { $0 } }
+    /// Whether there are any rules; without them everything is allowed.
+    public var hasAccessRules: Bool { access.withLock { !$0.rules.rules.isEmpty } }
     /// The version of the rules in force.
     var accessVersion: UInt64 { accessCounter.load(ordering: .acquiring) }
 
-    /// Replaces the rules. Every principal's next publish or subscribe is judged by the new ones; subscriptions that
-    /// were granted stay until their session ends.
-    public func reload(_ rules: AccessRules) {
+    /// Replaces the rules, for publishers and for readers.
+    /// - Returns: the lanes there are ports on; nil while there is none.
+    func replaceRules(_ rules: AccessRules) -> Lanes? {
         access.withLock { access in
             access = (rules, access.version + 1)
             accessCounter.store(access.version, ordering: .releasing)
+            return indexLock.withLock { _ in
+                index.readerRules = rules
+                index.readersVersion = rules.rules.isEmpty ? 0 : UInt32(truncatingIfNeeded: access.version)
+                noteChange(nil)
+                return lanes
+            }
         }
     }
 
@@ -81,7 +95,10 @@ public final class Router: @unchecked Sendable {
     /// Gives a port a place on a lane, so that it can subscribe and be delivered to.
     public func register(_ port: Port, on lane: Lane) {
         port.address = lane.place(port)
-        port.number = indexLock.withLock { _ in index.addPort(port.address) }
+        port.number = indexLock.withLock { _ in
+            if lanes == nil { lanes = lane.lanes }
+            return index.addPort(port.address)
+        }
     }
 
     /// Removes a port with all its subscriptions. Mail on its way to it is dropped.
@@ -112,27 +129,34 @@ public final class Router: @unchecked Sendable {
     public func subscribe(
         _ port: Port, _ subscription: Subscription, as principal: Principal, on lane: Lane
     ) -> SubscribeOutcome {
-        guard principal.maySubscribe(subscription.filter) else {
-            lane.counters.subscriptionsRefused &+= 1
+        let (reach, version) = principal.reach(subscription.filter)
+        guard reach != .nothing else {
+            refused(subscription.filter, as: principal, on: lane)
             return .notAuthorized
         }
-        return changingInterest {
-            let isFull = index.ports[port.number].count >= limits.maxSubscriptionsPerSession
+        var subscription = subscription
+        // Options may come from a file or another node.
+        subscription.options.remove(.filtered)
+        if reach == .something { subscription.options.insert(.filtered) }
+        return changingInterest { [subscription] in
+            let count = index.ports[port.number].count
+            let isFull = count >= limits.maxSubscriptionsPerSession
             guard !isFull || index.find(port.number, subscription.filter) != 0 else {
                 lane.counters.subscriptionsRefused &+= 1
                 return .overLimit
             }
             let isNew = index.subscribe(port.number, subscription)
+            index.noteReader(principal.reader, of: port.number, judgedBy: version, isFirst: count == 0)
             noteLocalChange(subscription.filter)
             return .granted(isNew: isNew)
         }
     }
 
     /// Whether a principal may have the events of a subscription that a port has already: for ports with several
-    /// readers. A refusal is counted.
+    /// readers, who must have the same rights. A refusal is counted.
     public func mayShare(_ filter: TopicFilter, as principal: Principal, on lane: Lane) -> Bool {
-        if principal.maySubscribe(filter) { return true }
-        lane.counters.subscriptionsRefused &+= 1
+        if principal.reach(filter).reach != .nothing { return true }
+        refused(filter, as: principal, on: lane)
         return false
     }
 
@@ -169,6 +193,12 @@ public final class Router: @unchecked Sendable {
 
     /// Memberships in shared groups among them.
     public var sharedSubscriptionCount: Int { indexLock.withLock { _ in index.membershipCount } }
+
+    /// The same for all that a port subscribes to.
+    func noteChanges(of port: UInt32) {
+        guard index.ports[port].count <= TopicIndex.manyChanges else { return noteChange(nil) }
+        index.forEachSubscription(of: port) { noteChange($0.filter) }
+    }
 
     /// Called under the index's lock; nil stands for any filter. So do filters of absurd length, which are not kept.
     func noteChange(_ filter: TopicFilter?) {
@@ -260,8 +290,10 @@ public final class Router: @unchecked Sendable {
             outcome.verdict = .malformedTopic
             return outcome
         }
-        guard principal.mayPublish(run.pointee.topicBytes, serial: entry.pointee.serial) else {
-            lane.counters.drop(.notAuthorized, count)
+        let isRetained = run.pointee.isRetained
+        guard principal.mayPublish(run.pointee.topicBytes, isRetained: isRetained, serial: entry.pointee.serial)
+        else {
+            refused(isRetained ? .retain : .publish, run.pointee.topicBytes, count, as: principal, on: lane)
             outcome.verdict = .notAuthorized
             return outcome
         }
@@ -272,7 +304,9 @@ public final class Router: @unchecked Sendable {
         }
         outcome.matched = entry.pointee.matched
         let source: UInt32 = run.pointee.isFromMesh ? 2 : 1
-        if entry.pointee.sources & source == 0 { entry.pointee.sources |= source }
+        if entry.pointee.sources & (source | MatchCache.Entry.unreadable) != source {
+            lane.counters.drop(.notReadable, entry.pointee.note(source: source) &* count)
+        }
         lane.runToken = 0
         lane.held = 0
         lane.identifiers = UnsafePointer(entry.pointee.identifiers)
@@ -433,9 +467,8 @@ public final class Router: @unchecked Sendable {
         guard !event.isExpired(at: lane.now) else { return lane.counters.drop(.expired) }
         let found = indexLock.withLock { _ -> (Target, UInt32)? in
             redistributed &+= 1
-            return index.member(of: group, turn: redistributed, orAbsent: true).map {
-                (Target(address: PortAddress(packed: $0.address), options: $0.options), $0.identifier)
-            }
+            return index.member(of: group, turn: redistributed, orAbsent: true)
+                .flatMap { index.isReadable(event.topic, $0) ? $0.target : nil }
         }
         guard var (target, identifier) = found else { return lane.counters.drop(.noMember) }
         if identifier != 0 { target.identifierCount = 1 }

@@ -44,6 +44,9 @@ public struct DeliveryOptions: OptionSet, Sendable, Hashable, BitwiseCopyable {
     /// Keep the retain flag of live events as published.
     public static let retainAsPublished = DeliveryOptions(rawValue: 8)
 
+    /// Some of what the filter matches may not be read: each topic is looked at when it is matched. Set by the router
+    /// alone, and never part of a ``Target``.
+    static let filtered = DeliveryOptions(rawValue: 16)
     /// A member of a shared group on another node, where nobody is there to take events now.
     public static let absentMember = DeliveryOptions(rawValue: 32)
     /// What every other node asks for.

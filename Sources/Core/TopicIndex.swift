@@ -32,6 +32,10 @@ struct TopicIndex: ~Copyable {
         var count: UInt32 = 0
         /// Memberships in shared groups among them.
         var memberships: UInt32 = 0
+        /// The version of the access rules that its subscriptions have been judged by; see `TopicIndex+Access.swift`.
+        var judged: UInt32 = 0
+        /// Who reads there. Kept alive from here; nil before the first subscription.
+        var reader: Unmanaged<Reader>?
         /// Whether somebody is there to take events now; groups prefer such members.
         var isPresent = true
     }
@@ -57,8 +61,8 @@ struct TopicIndex: ~Copyable {
     }
 
     var tree: TopicTree
-    private(set) var records = Arena<Record>()
-    private(set) var ports = Arena<PortRecord>()
+    var records = Arena<Record>()
+    var ports = Arena<PortRecord>()
     var groups: [UInt32: Group] = [:]
     private(set) var groupNumbers: [GroupKey: UInt32] = [:]
     /// Groups by the key that other nodes know them by.
@@ -67,11 +71,19 @@ struct TopicIndex: ~Copyable {
     private var table = NumberTable()
     /// What other nodes want.
     var remote = RemoteInterest()
+    /// The access rules that readers are judged by.
+    var readerRules = AccessRules.none
+    /// Their version; 0 while there are none.
+    var readersVersion: UInt32 = 0
     let key: UInt64
 
     init(key: UInt64) {
         self.key = key
         tree = TopicTree(key: key, linked: false)
+    }
+
+    deinit {
+        for port in 0..<ports.highest where ports[port + 1].reader != nil { ports[port + 1].reader?.release() }
     }
 
     /// Subscriptions, each member of a group counted.
@@ -84,7 +96,7 @@ struct TopicIndex: ~Copyable {
     mutating func addPort(_ address: PortAddress) -> UInt32 { ports.allocate(PortRecord(address: address)) }
 
     /// From here on changes are not told one by one: `changed` is told nil, for any filter.
-    private static let manyChanges = 64
+    static let manyChanges = 64
 
     /// Removes a port with everything it subscribes to; `changed` is told each filter, or nil for very many. The mesh
     /// is told by its hook.
@@ -100,6 +112,8 @@ struct TopicIndex: ~Copyable {
             }
             remove(record)
         }
+        ports[port].reader?.release()
+        ports[port].reader = nil
         ports.release(port)
     }
 

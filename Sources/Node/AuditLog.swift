@@ -6,8 +6,8 @@ import Glibc
 import Logging
 import Synchronization
 
-/// Takes records from every thread. A flood is thinned out by kind: what was left out is counted, and said with the next
-/// record of the kind.
+/// Takes records from every thread. A flood is thinned out by kind: what was left out is counted, and said with the
+/// next record of the kind.
 final class AuditLog: AuditSink, Sendable {
     /// Records at once, and a second, of one kind.
     private static let (burst, rate) = (200.0, 50.0)

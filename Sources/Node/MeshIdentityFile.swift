@@ -38,7 +38,9 @@ final class MeshIdentityFile: Sendable {
     /// - Parameters:
     ///   - data: `node.data`; made when it is not there.
     ///   - name: what the node calls itself.
-    init(data: String, name: String) throws(Failure) {
+    ///   - certified: the id that the node's certificate gives it. A new node takes it; one that has another id cannot
+    ///     prove who it is and does not start.
+    init(data: String, name: String, certified: NodeID? = nil) throws(Failure) {
         directory = "\(data)/mesh"
         path = "\(directory)/identity"
         try Self.makeDirectory(data)
@@ -46,10 +48,9 @@ final class MeshIdentityFile: Sendable {
         lock = try Self.lock("\(directory)/lock", data)
         var record: Record
         do throws(Failure) {
-            record =
-                try Self.read(path)
-                ?? Record(
-                    id: NodeID(high: .random(in: 1 ... .max), low: .random(in: .min ... .max)), life: 0, shortID: 0)
+            let id = certified ?? NodeID(high: .random(in: 1 ... .max), low: .random(in: .min ... .max))
+            record = try Self.read(path) ?? Record(id: id, life: 0, shortID: 0)
+            if let certified, record.id != certified { throw Self.notCertified(path, record.id, certified) }
             guard record.life < Self.maxLife else { throw Self.damaged(path, "the number of its life is too large") }
             record.life += 1
             try Self.write(record, path, in: directory)
@@ -64,6 +65,34 @@ final class MeshIdentityFile: Sendable {
     }
 
     deinit { close(lock) }
+
+    /// Makes another node of a directory of the mesh: one that has not lived yet. To be called by
+    /// ``whileStopped(data:_:)``.
+    static func begin(_ id: NodeID, in directory: String) throws(Failure) {
+        try write(Record(id: id, life: 0, shortID: 0), "\(directory)/identity", in: directory)
+    }
+
+    /// Does something while no node runs with a data directory, which is made when it is not there; the closure gets
+    /// the directory of the mesh in it.
+    static func whileStopped(data: String, _ body: (_ directory: String) throws(Failure) -> Void) throws(Failure) {
+        let directory = "\(data)/mesh"
+        try makeDirectory(data)
+        try makeDirectory(directory)
+        let lock = try lock("\(directory)/lock", data)
+        defer { close(lock) }
+        try body(directory)
+    }
+
+    /// Whether a node runs with a data directory.
+    static func isRunning(data: String) -> Bool {
+        let descriptor = open("\(data)/mesh/lock", O_RDONLY | O_CLOEXEC)
+        guard descriptor >= 0 else { return false }
+        defer { close(descriptor) }
+        return flock(descriptor, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK
+    }
+
+    /// The id in a data directory; nil for a node that has none yet.
+    static func id(data: String) throws(Failure) -> NodeID? { try read("\(data)/mesh/identity")?.id }
 
     /// Keeps the number that the node has in destination sets, so that it claims the same one next time.
     func save(shortID: UInt16) throws(Failure) {
@@ -128,6 +157,14 @@ final class MeshIdentityFile: Sendable {
         Failure(
             description: """
                 \(path) is damaged: \(what); restore it from a backup, or remove it: the node then joins as a new one
+                """)
+    }
+
+    private static func notCertified(_ path: String, _ id: NodeID, _ certified: NodeID) -> Failure {
+        Failure(
+            description: """
+                the node's certificate is that of the node \(certified), and \(path) says that it is \(id): give the node \
+                its own certificate, or remove that file to become the one of the certificate
                 """)
     }
 

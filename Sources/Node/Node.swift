@@ -30,6 +30,8 @@ public struct Node {
     /// Nil when the node is in no mesh.
     private let mesh: MeshShell?
     private let webhooks: WebhookManager
+    private let doors: Doors
+    private let audit = AuditLog()
     private let systemd = SystemdNotify()
 
     /// Why a node did not start.
@@ -65,6 +67,7 @@ public struct Node {
         } catch {
             throw StartFailure(description: "cannot start the password checker: \(error)", isConfiguration: false)
         }
+        doors = try Doors(configuration, audit: audit)
         router = Router(
             limits: configuration.limits, accessRules: rules, hashKey: UInt64.random(in: .min ... .max))
         let lanes = configuration.lanes == 0 ? Reactor.processorCount : configuration.lanes
@@ -78,17 +81,39 @@ public struct Node {
             let interval = configuration.mqtt.sysIntervalSeconds
             if interval > 0 { SystemTopics(statistics, intervalSeconds: interval).start() }
         } catch { throw StartFailure(description: error.description, isConfiguration: false) }
+        reactor.setAudit(audit)
+        Self.publish(audit, reactor, router)
         let settings = WebhookSettings(
             instanceID: String(UInt64.random(in: .min ... .max) >> 16, radix: 36), version: Self.version,
             logger: Logger(label: "webhooks"), random: { UInt64.random(in: .min ... .max) })
         webhooks = WebhookManager(
             service: WebhookService(settings, lanes: reactor.lanes, router: router))
         mesh = try Self.mesh(configuration, reactor)
-        admin = try Self.manage(configuration, reactor, router, authenticator, statistics, mesh)
+        admin = try Self.manage(configuration, reactor, router, authenticator, statistics, mesh, doors)
         do throws(SocketAddress.Failure) {
-            try Self.listen(configuration, reactor, router, authenticator, webhooks, mesh, admin, log)
+            try Self.listen(configuration, reactor, router, authenticator, webhooks, mesh, admin, doors, log)
         } catch { throw StartFailure(description: error.description, isConfiguration: false) }
         webhooks.start(configuration.webhooks, users: users)
+        doors.watch(reactor)
+    }
+
+    /// Audit records become topics below `$SYS/audit/`, for those whom the access rules allow to read them: without
+    /// rules that would be everybody, and so nothing is published then.
+    private static func publish(_ audit: AuditLog, _ reactor: Reactor, _ router: Router) {
+        let lanes = reactor.lanes
+        audit.attach { topic, payload in
+            lanes.call(0) { lane in
+                guard router.hasAccessRules else { return }
+                let event = Array(topic.utf8).withUnsafeBytes { topic in
+                    payload.withUnsafeBytes { payload in
+                        Event(
+                            topic: topic, properties: UnsafeRawBufferPointer(start: nil, count: 0), payload: payload,
+                            qos: 0, isRetained: false)
+                    }
+                }
+                router.publish(event, as: .node(router), on: lane)
+            }
+        }
     }
 
     private static func mesh(_ configuration: Configuration, _ reactor: Reactor) throws(StartFailure) -> MeshShell? {
@@ -99,7 +124,7 @@ public struct Node {
     /// Starts the management interface, before any client can come: whoever watches the node sees it start.
     private static func manage(
         _ configuration: Configuration, _ reactor: Reactor, _ router: Router, _ authenticator: PasswordAuthenticator,
-        _ statistics: StatisticsSource, _ mesh: MeshShell?
+        _ statistics: StatisticsSource, _ mesh: MeshShell?, _ doors: Doors
     ) throws(StartFailure) -> Admin? {
         guard let address = configuration.admin.address else { return nil }
         var settings = AdminService.Settings(name: configuration.name, version: version)
@@ -111,7 +136,8 @@ public struct Node {
             let server = try HTTPServer(limits: AdminService.limits, logger: Logger(label: "admin")) {
                 request, responder in service.handle(request, responder)
             }
-            return Admin(service: service, server: server, address: try server.listen(address.description))
+            let door = doors.server(configuration.admin.tls, "http")
+            return Admin(service: service, server: server, address: try server.listen(address.description, door: door))
         } catch {
             throw StartFailure(
                 description: "\(error); admin.listen or --admin names another address, or off", isConfiguration: false)
@@ -134,14 +160,16 @@ public struct Node {
 
     private static func listen(
         _ configuration: Configuration, _ reactor: Reactor, _ router: Router, _ authenticator: PasswordAuthenticator,
-        _ webhooks: WebhookManager, _ mesh: MeshShell?, _ admin: Admin?, _ log: Log
+        _ webhooks: WebhookManager, _ mesh: MeshShell?, _ admin: Admin?, _ doors: Doors, _ log: Log
     ) throws(SocketAddress.Failure) {
         let adapters = Adapters.all(
             routers: [router.name: router], authenticator: authenticator, webhooks: webhooks, configuration)
         var ready: [(protocolName: String, address: String)] = []
         for settings in configuration.listeners {
             guard let adapter = adapters[settings.protocolName] else { continue }
-            let listener = try Listener(try SocketAddress(settings.address.description), adapter: adapter)
+            let listener = try Listener(
+                try SocketAddress(settings.address.description), adapter: adapter, name: settings.name,
+                door: doors.server(settings.tls, settings.protocolName.rawValue))
             reactor.listen(listener)
             ready.append((settings.protocolName.rawValue, listener.address.description))
         }
@@ -203,9 +231,12 @@ public struct Node {
             configuration.drainSeconds = new.drainSeconds
             configuration.log.level = new.log.level
             configuration.log.levels = new.log.levels
+            doors.reload(reactor)
+            audit.record(AuditRecord(.administration, "reload", isRefusal: false))
             logger.notice("configuration reloaded")
         } catch {
             logger.error("reload refused, the running configuration stays", metadata: ["problem": "\(error)"])
+            audit.record(AuditRecord(.administration, "reload", reason: "\(error)"))
         }
     }
 
@@ -258,10 +289,8 @@ public struct Node {
     }
 
     private static func rules(_ configuration: Configuration) throws(StartFailure) -> AccessRules {
-        do { return try AccessRules(configuration.security.access) } catch {
-            throw StartFailure(
-                description: "security.access[\(error.rule)]: '\(error.topic)' is not a topic filter",
-                isConfiguration: true)
+        do { return try configuration.security.accessRules() } catch {
+            throw StartFailure(description: "security.access[\(error.rule)]: \(error)", isConfiguration: true)
         }
     }
 }

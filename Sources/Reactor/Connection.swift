@@ -1,11 +1,13 @@
 import CLinux
 import Core
 import Glibc
+import TLS
 
 /// One socket with its conversation: reads into the lane's buffer, writes out of pooled ones. While nothing is on its
 /// way an idle connection holds no buffer at all.
 ///
-/// The transport seam: `readSome` and `writeSome` are the only places that touch the socket. TLS will stand there.
+/// The transport seam: `readSome` and `writeSome`, behind which TLS stands for a connection that has it
+/// (`Connection+TLS.swift`), `receiveSome` and `sendSome` below it are the only places that touch the socket.
 final class Connection: Link {
     /// Bytes on their way that the socket did not take.
     private struct Chunk {
@@ -25,13 +27,18 @@ final class Connection: Link {
     /// What its lane counts for its protocol; as long as it has a place in the lane's table.
     var traffic: Unmanaged<Traffic>?
     var conversation: Conversation!
+    /// TLS; nil for a plain connection.
+    let secured: SecuredTransport?
+    /// The listener that accepted it; nil when it was dialled.
+    let listener: Listener?
 
     /// The window's beginning; nil without a window.
     private var window: UnsafeMutableRawPointer?
     /// Most answers are short: a window is small at first, and replaced by a large one when it does not suffice.
     private var isLarge = false
     private var pending: [Chunk] = []
-    private var pendingBytes = 0 {
+    /// Bytes in ``pending``, and those sealed that the socket did not take.
+    var pendingBytes = 0 {
         didSet {
             isCongested = pendingBytes > lane.limits.maxOutputBytes
             rider?.isCongested = isCongested
@@ -39,17 +46,17 @@ final class Connection: Link {
     }
     private(set) var isTouched = false
     private(set) var closing: CloseReason?
-    private var isPaused = false
+    private(set) var isPaused = false
     private(set) var isReading = true
     private var isWatchingWrites = false
     private var isDraining = false
     /// Somebody has seen bytes that were not sent yet, and has not been told that they are.
     private(set) var isDrainAwaited = false
     /// The peer has sent its last byte and is still read to.
-    private var hasInputEnded = false
+    var hasInputEnded = false
     /// Why the connection ends once everything has been sent and the peer has had time to read it.
-    private var finishing: CloseReason?
-    private var isWritingShut = false
+    private(set) var finishing: CloseReason?
+    private(set) var isWritingShut = false
     /// Bytes received and not yet taken.
     private var carry: UnsafeMutableRawPointer?
     /// What is taken little by little is not moved each time.
@@ -60,9 +67,11 @@ final class Connection: Link {
     /// From here on a block is sent where it lies instead of being copied into the window.
     private static let directSize = 16_384
 
-    init(socket: Int32, isLocal: Bool, lane: ReactorLane) {
+    init(socket: Int32, isLocal: Bool, lane: ReactorLane, listener: Listener?, secured: SecuredTransport?) {
         self.socket = socket
         self.lane = lane
+        self.listener = listener
+        self.secured = secured
         super.init()
         self.isLocal = isLocal
     }
@@ -72,6 +81,11 @@ final class Connection: Link {
     }
 
     override var peer: String { SocketAddress(socket: socket, peer: true)?.description ?? "unknown" }
+    override var listenerName: String { listener?.name ?? "" }
+    override var isEncrypted: Bool { secured != nil }
+    override var certificate: PeerCertificate? { secured?.session.certificate }
+    override var provenUser: String? { secured?.session.user }
+    override var provenGroups: [String] { secured?.session.groups ?? [] }
 
     // MARK: Reading
 
@@ -98,6 +112,7 @@ final class Connection: Link {
         } else {
             releaseCarry()
         }
+        if secured != nil { settleInput() }
         updateInterest()
     }
 
@@ -127,33 +142,60 @@ final class Connection: Link {
         } else {
             carry.deallocate()
         }
+        if secured != nil { settleInput() }
         updateInterest()
     }
 
     /// - Returns: bytes read; 0 when there are none now. An end or error closes the connection.
     private func readSome(_ buffer: UnsafeMutableRawPointer, _ count: Int) -> Int {
+        if let secured { return readSealed(secured, buffer, count) }
+        switch receiveSome(buffer, count) {
+        case .bytes(let count): return count
+        case .none: break
+        case .end: inputHasEnded()
+        case .lost: close(finishing ?? .connectionLost)
+        }
+        return 0
+    }
+
+    /// What came of reading the socket.
+    enum Received {
+        case bytes(Int)
+        case none
+        /// The peer will send nothing more.
+        case end
+        case lost
+    }
+
+    func receiveSome(_ buffer: UnsafeMutableRawPointer, _ count: Int) -> Received {
         while true {
             let result = recv(socket, buffer, count, 0)
             if result > 0 {
                 lane.counters.socketBytesIn &+= UInt64(truncatingIfNeeded: result)
-                return result
+                return .bytes(result)
             }
-            if result < 0, errno == EINTR { continue }
-            if result < 0, errno == EAGAIN { return 0 }
-            // Who has said all may still read: what waits is sent before the end.
-            if result == 0, finishing == nil ? conversation.inputEnded(on: lane) : !isWritingShut {
-                hasInputEnded = true
-                updateInterest()
-            } else {
-                close(finishing ?? .connectionLost)
-            }
-            return 0
+            if result == 0 { return .end }
+            if errno == EAGAIN { return .none }
+            if errno != EINTR { return .lost }
+        }
+    }
+
+    /// Who has said all may still read: what waits is sent before the end.
+    func inputHasEnded() {
+        if finishing == nil ? conversation.inputEnded(on: lane) : !isWritingShut {
+            hasInputEnded = true
+            updateInterest()
+        } else {
+            close(finishing ?? .connectionLost)
         }
     }
 
     /// What comes after the last answer is of no interest; closing while it is unread would take the answer away.
     /// A piece at a time, because others wait for their turn.
-    private func discardInput() { _ = readSome(lane.receiveBuffer, ReactorLane.receiveSize) }
+    private func discardInput() {
+        _ = readSome(lane.receiveBuffer, ReactorLane.receiveSize)
+        if secured != nil { settleInput() }
+    }
 
     /// Gives bytes to the conversation and routes what it publishes.
     /// - Returns: bytes that need not be kept.
@@ -234,7 +276,10 @@ final class Connection: Link {
     func takeCarry() {
         guard closing == nil, finishing == nil, !isPaused else { return }
         updateInterest()
-        guard carryCount > 0, let carry else { return }
+        guard carryCount > 0, let carry else {
+            if secured != nil { settleInput() }
+            return
+        }
         consumeCarry(carry, carryCount)
     }
 
@@ -250,10 +295,10 @@ final class Connection: Link {
 
     override func appendSlowly(_ bytes: UnsafeRawPointer, _ count: Int) {
         guard closing == nil || window != nil else { return }
-        if count >= Self.directSize, pending.isEmpty {
+        if count >= Self.directSize, pendingBytes == 0 {
             touch()
             sendWindow()
-            if pending.isEmpty { return sendDirectly(bytes, count) }
+            if pendingBytes == 0 { return sendDirectly(bytes, count) }
         }
         if window == nil { openWindow(large: count > ReactorLane.smallSize) }
         if !isLarge, end - cursor < count { enlargeWindow() }
@@ -272,7 +317,7 @@ final class Connection: Link {
         }
     }
 
-    private func touch() {
+    func touch() {
         guard !isTouched else { return }
         // An event for very many connections is sent in portions, so that their windows do not add up.
         if lane.touched.count >= ReactorLane.touchedAtOnce { lane.flushTouched() }
@@ -322,7 +367,7 @@ final class Connection: Link {
         let count = cursor - window
         var sent = 0
         if let tap { tap.sent(UnsafeRawBufferPointer(start: window, count: count), on: lane) }
-        if pending.isEmpty, count > 0 { sent = writeSome(window, count) }
+        if pendingBytes == 0, count > 0 { sent = writeSome(window, count) }
         if sent == count {
             closeWindow()
         } else if let last = pending.last, last.room >= count {
@@ -355,8 +400,14 @@ final class Connection: Link {
         }
     }
 
-    /// - Returns: bytes the socket took; an error closes the connection and takes them all, to nowhere.
+    /// - Returns: bytes taken; an error closes the connection and takes them all, to nowhere.
     private func writeSome(_ bytes: UnsafeRawPointer, _ count: Int) -> Int {
+        if let secured { return writeSealed(secured, bytes, count) }
+        return sendSome(bytes, count)
+    }
+
+    /// - Returns: bytes the socket took; an error closes the connection and takes them all, to nowhere.
+    func sendSome(_ bytes: UnsafeRawPointer, _ count: Int) -> Int {
         while true {
             let result = send(socket, bytes, count, Int32(MSG_NOSIGNAL) | Int32(MSG_DONTWAIT))
             if result >= 0 {
@@ -389,13 +440,14 @@ final class Connection: Link {
         lane.counters.packetsOut &+= UInt64(packets)
         packets = 0
         sendWindow()
-        if isDrainAwaited, pending.isEmpty { lane.drained.append(lane.token(of: self)) }
+        if isDrainAwaited, pendingBytes == 0 { lane.drained.append(lane.token(of: self)) }
         shutWritingIfFinished()
         updateInterest()
     }
 
     /// The socket takes bytes again.
     func writable() {
+        if let secured, !sendKept(secured) { return updateInterest() }
         var done = 0
         while done < pending.count {
             let chunk = pending[done]
@@ -410,8 +462,8 @@ final class Connection: Link {
             done += 1
         }
         pending.removeFirst(done)
-        if pending.isEmpty {
-            pending = []
+        if pending.isEmpty { pending = [] }
+        if pendingBytes == 0 {
             shutWritingIfFinished()
             if isDraining, finishing == nil { close(.shutdown) }
             isDrainAwaited = false
@@ -431,11 +483,15 @@ final class Connection: Link {
     // MARK: Interest
 
     /// A client that does not read is not read either, once its output is full.
-    private func updateInterest() {
+    func updateInterest() {
         guard slot >= 0 else { return }
+        if let secured, secured.session.isHandshaking { return watchHandshake(secured) }
         let isWanted = !isPaused && pendingBytes <= lane.limits.maxOutputBytes && !hasInputEnded
         let reads = closing == nil && (isWanted || isWritingShut)
-        let writes = !pending.isEmpty
+        watch(reads: reads, writes: pendingBytes > 0)
+    }
+
+    func watch(reads: Bool, writes: Bool) {
         guard reads != isReading || writes != isWatchingWrites else { return }
         isReading = reads
         isWatchingWrites = writes
@@ -457,11 +513,13 @@ final class Connection: Link {
         touch()
         let bytes = unsentBytes
         let milliseconds = lane.limits.lastBytesMilliseconds + bytes * 1_000 / max(lane.limits.lastBytesPerSecond, 1)
-        lane.setTimer(self, lane.now + UInt64(milliseconds))
+        let deadline = lane.now + UInt64(milliseconds)
+        lane.setTimer(self, min(deadline, secured?.handshakeDeadline ?? deadline))
     }
 
     private func shutWritingIfFinished() {
-        guard finishing != nil, !isWritingShut, closing == nil, pending.isEmpty, window == nil else { return }
+        guard finishing != nil, !isWritingShut, closing == nil, pendingBytes == 0, window == nil else { return }
+        if let secured, !sayGoodbye(secured) { return }
         isWritingShut = true
         // A peer that is gone already is noticed by the next read.
         _ = shutdown(socket, Int32(SHUT_WR))
@@ -472,18 +530,25 @@ final class Connection: Link {
     /// Time has come to a deadline.
     func tick() {
         if let finishing { return close(finishing) }
+        if let secured, secured.session.isHandshaking, isHandshakesTick(secured) { return }
         switch conversation.tick(on: lane) {
-        case .success(let next): if let next { lane.setTimer(self, next) }
+        case .success(let next): if let next { tick(at: next) }
         case .failure(let reason): close(reason)
         }
     }
 
-    /// Releases everything but the socket; called by the lane when the conversation has been told.
-    func releaseBuffers() {
+    /// What waits will not be sent.
+    func releaseOutput() {
         closeWindow()
         for chunk in pending { give(chunk.base, isLarge: chunk.isLarge) }
         pending = []
-        pendingBytes = 0
+        pendingBytes = secured?.countedBytes ?? 0
+    }
+
+    /// Releases everything but the socket; called by the lane when the conversation has been told.
+    func releaseBuffers() {
+        secured?.release()
+        releaseOutput()
         releaseCarry()
     }
 
@@ -507,14 +572,16 @@ final class Connection: Link {
     }
 
     override func tick(at deadline: UInt64) {
-        if finishing == nil { lane.setTimer(self, deadline) }
+        guard finishing == nil else { return }
+        if let secured, secured.session.isHandshaking { return askInHandshake(secured, deadline) }
+        lane.setTimer(self, deadline)
     }
 
     /// The node is stopping: what waits is sent first, then the connection ends.
     func drain() {
         guard finishing == nil, !conversation.drain(on: lane) else { return }
         isDraining = true
-        if pending.isEmpty { close(.shutdown) }
+        if pendingBytes == 0 { close(.shutdown) }
     }
 
     /// A new table entry and a new lane: epoll watches for reads only as the flags say.

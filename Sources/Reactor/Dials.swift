@@ -1,6 +1,7 @@
 import CLinux
 import Core
 import Glibc
+import TLS
 
 /// A connection that is to be made.
 struct DialRequest: Sendable {
@@ -8,6 +9,10 @@ struct DialRequest: Sendable {
     let address: String
     let timeoutMilliseconds: UInt64
     let adapter: DialledAdapter
+    /// Transport security; nil for none.
+    let door: TLSDoor?
+    /// What the server's certificate must be for; nil for anything.
+    let serverName: String?
     /// Told why there is no connection; on the lane.
     let failed: @Sendable (String) -> Void
 }
@@ -189,7 +194,15 @@ final class Dials {
         dials[number] = nil
         _ = apus_epoll_set(epoll, EPOLL_CTL_DEL, dial.socket, 0, 0)
         lane.lanes.connectionJoined(lane.number)
-        lane.start(dial.socket, isLocal: peer.isLocal, adapter: dial.request.adapter)
+        do throws(TLSFailure) {
+            try lane.start(
+                dial.socket, isLocal: peer.isLocal, adapter: dial.request.adapter, listener: nil,
+                door: dial.request.door, serverName: dial.request.serverName)
+        } catch {
+            close(dial.socket)
+            lane.lanes.connectionLeft(lane.number)
+            dial.request.failed(error.description)
+        }
     }
 
     private static func own(_ socket: Int32) -> String? { SocketAddress(socket: socket, peer: false)?.description }

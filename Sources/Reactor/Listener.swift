@@ -1,20 +1,29 @@
 import CLinux
 public import Core
 import Glibc
+public import TLS
 
 /// A listening socket and the adapter that speaks on it. Accepts on the lane that watches it and gives each connection
 /// to the lane with the fewest.
 public final class Listener: Sendable {
     let socket: Int32
     let adapter: any Adapter
+    /// What configuration and rules call it; may be empty.
+    public let name: String
+    /// Transport security of its connections; nil for none.
+    public let door: TLSDoor?
     /// The address it is bound to; with port 0 asked for, the one that was free.
     public let address: SocketAddress
     private let unixPath: String?
 
     /// Binds and listens. Nothing is accepted before a lane watches it.
     /// - Throws: ``SocketAddress/Failure`` naming the address and the system's reason.
-    public init(_ address: SocketAddress, adapter: any Adapter) throws(SocketAddress.Failure) {
+    public init(
+        _ address: SocketAddress, adapter: any Adapter, name: String = "", door: TLSDoor? = nil
+    ) throws(SocketAddress.Failure) {
         self.adapter = adapter
+        self.name = name
+        self.door = door
         unixPath = address.unixPath
         let socket = Glibc.socket(
             address.family, Int32(SOCK_STREAM.rawValue | SOCK_NONBLOCK.rawValue | SOCK_CLOEXEC.rawValue), 0)

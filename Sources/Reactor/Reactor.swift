@@ -3,6 +3,7 @@ public import Core
 import Glibc
 public import Logging
 import Synchronization
+public import TLS
 
 /// The messaging plane: its lanes and their threads.
 public final class Reactor: Sendable {
@@ -58,6 +59,17 @@ public final class Reactor: Sendable {
         threads = Mutex(started)
     }
 
+    /// Tells `sink` of connections that are refused; to be set before anything is accepted or dialled.
+    public func setAudit(_ sink: any AuditSink) {
+        for lane in 0..<lanes.count { lanes.call(lane) { ($0 as? ReactorLane)?.audit = sink } }
+    }
+
+    /// Looks at the certificates of all peers again, by the files that their doors have read last, and ends the
+    /// connections of those that are no longer good (``CloseReason/proofEnded``). Callable from any thread.
+    public func judgeCertificates() {
+        for lane in 0..<lanes.count { lanes.call(lane) { ($0 as? ReactorLane)?.judgeCertificates() } }
+    }
+
     /// Accepts on a listener from now on.
     public func listen(_ listener: Listener) {
         lanes.call(0) { ($0 as? ReactorLane)?.listen(listener) }
@@ -70,16 +82,21 @@ public final class Reactor: Sendable {
     ///   - lane: where the connection lives.
     ///   - timeoutMilliseconds: how long all of it may take, the look-up of a name included.
     ///   - adapterName: the protocol that the connection counts for.
+    ///   - door: transport security, in the role of a client; nil for none. The handshake follows: when it fails, the
+    ///     conversation is closed (``CloseReason/handshakeFailed``). What it says before waits.
+    ///   - serverName: the name or address that the peer's certificate must be for; nil when any name will do.
     ///   - makeConversation: called on the lane once the connection is there.
     ///   - failed: called on the lane, instead, with the reason; never from within this call.
     public func dial(
         _ address: String, on lane: Int, timeoutMilliseconds: UInt64, adapterName: String,
+        door: TLSDoor? = nil, serverName: String? = nil,
         makeConversation: @escaping @Sendable (Link, Lane) -> Conversation,
         failed: @escaping @Sendable (String) -> Void
     ) {
         let request = DialRequest(
             address: address, timeoutMilliseconds: timeoutMilliseconds,
-            adapter: DialledAdapter(name: adapterName, make: makeConversation), failed: failed)
+            adapter: DialledAdapter(name: adapterName, make: makeConversation), door: door, serverName: serverName,
+            failed: failed)
         lanes.call(lane) { ($0 as? ReactorLane)?.dial(request) }
     }
 

@@ -2,6 +2,7 @@ import CLinux
 import Core
 import Glibc
 import Logging
+import TLS
 
 /// A lane of the messaging plane: one thread, one epoll, the connections on it.
 ///
@@ -35,7 +36,27 @@ final class ReactorLane: Lane {
     /// From here up to the listeners: sockets that are connecting.
     private static let dialTokens = UInt64(0xFFFF_FFFE) << 32
 
+    /// Steps of handshakes that cost a key operation, in one pass: with a storm of them others still have their turn.
+    static let handshakesAtOnce = 8
+    /// Bytes of the wire read at once from a connection with TLS.
+    static let sealedSize = 1 << 16
+    /// Connections whose certificates are judged in one pass.
+    private static let judgedAtOnce = 32
+
     let receiveBuffer: UnsafeMutableRawPointer
+    /// For connections with TLS: what was received, and what is to be sent.
+    private(set) lazy var sealedInput = UnsafeMutableRawPointer.allocate(
+        byteCount: Self.sealedSize, alignment: 4_096)
+    private lazy var sealedOutput = UnsafeMutableRawPointer.allocate(
+        byteCount: Self.sealedOutputSize, alignment: 4_096)
+    private static let sealedOutputSize = TLSSession.sealedBytes(bufferSize) + 4_096
+    private var hasSealedBuffers = false
+    /// Steps of handshakes in this pass.
+    var handshakeSteps = 0
+    /// Is told of connections that were refused.
+    var audit: (any AuditSink)?
+    /// The place in the table from which on certificates are still to be judged.
+    private var judgedEntries = Int.max
     var touched: [UnsafeMutableRawPointer] = []
     var closing: [UnsafeMutableRawPointer] = []
     var resumed: [UnsafeMutableRawPointer] = []
@@ -82,6 +103,10 @@ final class ReactorLane: Lane {
     deinit {
         for buffer in buffers + smallBuffers { buffer.deallocate() }
         receiveBuffer.deallocate()
+        if hasSealedBuffers {
+            sealedInput.deallocate()
+            sealedOutput.deallocate()
+        }
         Glibc.close(epoll)
         Glibc.close(reserve)
     }
@@ -96,6 +121,7 @@ final class ReactorLane: Lane {
         while !(isStopping && (entries.count == freeEntries.count || now >= stopDeadline)) {
             let count = epoll_wait(epoll, events, Int32(capacity), timeout())
             beginPass(at: apus_monotonic_ns())
+            handshakeSteps = 0
             quietPasses = count > 0 ? 0 : quietPasses &+ 1
             var isWoken = false
             for index in 0..<Int(max(count, 0)) {
@@ -119,6 +145,7 @@ final class ReactorLane: Lane {
             if listenAgainAt != 0, now >= listenAgainAt { listenAgain() }
             if !alarms.isEmpty { ringAlarms() }
             if now >= choresAt { doChores() }
+            if judgedEntries < entries.count { judgeSome() }
             finishPass()
             endPass(at: apus_monotonic_ns())
         }
@@ -146,7 +173,7 @@ final class ReactorLane: Lane {
 
     private func timeout() -> Int32 {
         if !closing.isEmpty || !resumed.isEmpty || !moving.isEmpty || !yielding.isEmpty { return 0 }
-        if hasWork || hasPutOff || !drained.isEmpty { return 0 }
+        if hasWork || hasPutOff || !drained.isEmpty || judgedEntries < entries.count { return 0 }
         var wait = timers.wait(from: now) ?? -1
         func atMost(_ time: UInt64) {
             let left = time > now ? Int(time - now) : 0
@@ -227,19 +254,54 @@ final class ReactorLane: Lane {
     }
 
     /// An accepted connection, or one that was dialled.
-    func start(_ socket: Int32, isLocal: Bool, adapter: any Adapter) {
-        let connection = Connection(socket: socket, isLocal: isLocal, lane: self)
+    /// - Parameter listener: nil for one that was dialled.
+    /// - Throws: when there is no TLS for it; the socket is still the caller's then.
+    func start(
+        _ socket: Int32, isLocal: Bool, adapter: any Adapter, listener: Listener?, door: TLSDoor?,
+        serverName: String? = nil
+    ) throws(TLSFailure) {
+        var secured: SecuredTransport?
+        if let door {
+            hasSealedBuffers = true
+            secured = SecuredTransport(try TLSSession(door, serverName: serverName))
+            secured?.handshakeDeadline = now + UInt64(max(door.settings.handshakeMilliseconds, 1))
+        }
+        let connection = Connection(
+            socket: socket, isLocal: isLocal, lane: self, listener: listener, secured: secured)
         adopt(connection, of: adapter.name)
         connection.conversation = adapter.makeConversation(link: connection, on: self)
         guard apus_epoll_set(epoll, EPOLL_CTL_ADD, socket, EPOLLIN.rawValue, token(of: connection)) == 0 else {
             return connection.close(.overLimit)
         }
+        connection.startHandshake()
         logger.trace("connection made", metadata: ["lane": "\(number)", "protocol": "\(adapter.name)"])
     }
 
-    private func startAccepted(_ socket: Int32, isLocal: Bool, adapter: any Adapter) {
-        start(socket, isLocal: isLocal, adapter: adapter)
-        counters.accepted &+= 1
+    private func startAccepted(_ socket: Int32, isLocal: Bool, listener: Listener) {
+        do throws(TLSFailure) {
+            try start(socket, isLocal: isLocal, adapter: listener.adapter, listener: listener, door: listener.door)
+            counters.accepted &+= 1
+        } catch {
+            logger.error("no TLS for a connection: \(error)")
+            counters.close(.handshakeFailed)
+            Glibc.close(socket)
+            lanes.connectionLeft(number)
+        }
+    }
+
+    /// Where connections with TLS seal into, for the length of a call.
+    func takeOutput() -> TLSOutput { TLSOutput(base: sealedOutput, capacity: Self.sealedOutputSize) }
+
+    /// Looks at the certificates of all peers anew, a few in each pass.
+    func judgeCertificates() { judgedEntries = 0 }
+
+    private func judgeSome() {
+        var left = Self.judgedAtOnce
+        while left > 0, judgedEntries < entries.count {
+            if let connection = entries[judgedEntries].connection, connection.judgeCertificate() { left -= 1 }
+            judgedEntries += 1
+        }
+        if judgedEntries >= entries.count { judgedEntries = .max }
     }
 
     func watch(_ connection: Connection, reads: Bool, writes: Bool) {
@@ -261,6 +323,7 @@ final class ReactorLane: Lane {
         connection.conversation.close(reason, on: self)
         let wasTouched = connection.isTouched
         connection.flush()
+        if let secured = connection.secured { _ = connection.sayGoodbye(secured) }
         leave(connection, wasTouched: wasTouched)
         Glibc.close(connection.socket)
         lanes.connectionLeft(number)
@@ -322,6 +385,10 @@ final class ReactorLane: Lane {
         if connection.slot >= 0 { timers.set(connection.slot, deadline: deadline) }
     }
 
+    func cancelTimer(_ connection: Connection) {
+        if connection.slot >= 0 { timers.cancel(connection.slot) }
+    }
+
     private func tick(_ slot: Int) {
         guard let connection = entries[slot].connection, connection.closing == nil else { return }
         connection.tick()
@@ -368,10 +435,10 @@ final class ReactorLane: Lane {
                 let adapter = listener.adapter
                 let lane = adapter.homeLane.map { lanes.assignConnection(to: $0) } ?? lanes.assignConnection()
                 if lane == number {
-                    startAccepted(socket, isLocal: isLocal, adapter: adapter)
+                    startAccepted(socket, isLocal: isLocal, listener: listener)
                 } else {
                     lanes.call(lane) { lane in
-                        (lane as? ReactorLane)?.startAccepted(socket, isLocal: isLocal, adapter: adapter)
+                        (lane as? ReactorLane)?.startAccepted(socket, isLocal: isLocal, listener: listener)
                     }
                 }
             }

@@ -130,9 +130,11 @@ public final class WebhookService: Sendable {
                 registry[definition.name, default: Entry(isConfigured: isConfigured)].changes += 1
                 lanes.call(laneNumber(of: definition.name)) { [self] lane in
                     let webhooks = WebhookLane.of(lane)
+                    let principal = Principal(
+                        identity: identity, clientID: "webhook:\(definition.name)", router: router)
+                    principal.protocolName = "webhook"
                     let result = webhooks.install(
-                        definition, filters,
-                        Principal(identity: identity, clientID: "webhook:\(definition.name)", router: router),
+                        definition, filters, principal,
                         isConfigured: isConfigured, courier: courier, on: lane)
                     settle(definition.name, webhooks.webhook(definition.name))
                     answer(result)

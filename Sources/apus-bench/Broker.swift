@@ -13,8 +13,15 @@ enum BrokerKind: String, CaseIterable {
     case mosquitto5
     /// The node with the same clients over WebSocket, to be compared with `apus` in one run.
     case apusws
+    /// The relay that decrypts and encrypts.
+    case relaytls
+    /// The node with the same clients over TLS 1.3, to be compared with `relaytls` in one run.
+    case apustls
 
-    var isNode: Bool { self == .apus || self == .apus5 || self == .apusws }
+    var isNode: Bool { self == .apus || self == .apus5 || self == .apusws || self == .apustls }
+    var isRelay: Bool { self == .relay || self == .relaytls }
+    /// Whether its clients come over TLS, by way of a process that wraps them.
+    var isTLS: Bool { self == .relaytls || self == .apustls }
     /// Whether its clients speak MQTT in frames of WebSocket.
     var isWebSocket: Bool { self == .apusws }
     /// Whether its clients speak MQTT 5 whatever `--mqtt` says.
@@ -34,6 +41,8 @@ struct BrokerOptions {
     var version = ProtocolVersion.v3
     /// Whether a node listens for AMQP, too.
     var hasAMQP = false
+    /// The key of a node that speaks TLS: `ec` (P-256) or `rsa` (2,048 bits).
+    var certificate = "ec"
 }
 
 /// A broker running as a child process, and what the kernel says about it.
@@ -46,6 +55,10 @@ final class Broker {
     private(set) var plainPort: UInt16 = 0
     /// Where a node takes AMQP, if it was told to.
     private(set) var amqpPort: UInt16 = 0
+    /// The process that wraps the clients' connections in TLS; its time is not the broker's.
+    private var wrapper: Child?
+    /// Where a node takes MQTT over TLS.
+    private(set) var tlsPort: UInt16 = 0
     /// From the start of the process until it accepted connections.
     let readyMilliseconds: Double
     /// Packets as its clients send them.
@@ -71,13 +84,15 @@ final class Broker {
     static func start(_ kind: BrokerKind, _ options: BrokerOptions) throws -> Broker {
         switch kind {
         case .relay: try startRelay(options)
-        case .apus, .apus5, .apusws: try startApus(kind, options)
+        case .relaytls: try startTLSRelay(options)
+        case .apus, .apus5, .apusws, .apustls: try startApus(kind, options)
         case .mosquitto, .mosquitto5: try startMosquitto(kind, options)
         }
     }
 
     func stop() {
         process.kill()
+        wrapper?.kill()
     }
 
     /// For a failure: whether the process has ended, and the end of what it printed.
@@ -93,6 +108,63 @@ final class Broker {
         return Broker(
             kind: .relay, process: child, port: port, readyMilliseconds: Double(now() - begin) / 1e6,
             version: options.version)
+    }
+
+    /// A certificate for the bench, made once: `rsa:2048`, or P-256.
+    static func certificate(_ kind: String = "ec") throws -> (certificate: String, key: String) {
+        let (certificate, key) = (Scratch.path("bench-\(kind).crt"), Scratch.path("bench-\(kind).key"))
+        guard access(key, R_OK) != 0 else { return (certificate, key) }
+        let how = kind == "ec" ? ["ec", "-pkeyopt", "ec_paramgen_curve:P-256"] : ["rsa:2048"]
+        let made = try Child.spawn(
+            ["openssl", "req", "-x509", "-newkey"] + how + [
+                "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost",
+                "-keyout", key, "-out", certificate,
+            ])
+        while made.isRunning { pause(milliseconds: 5) }
+        guard access(key, R_OK) == 0 else { throw Failure("openssl made no certificate:\n\(made.output())") }
+        // A broker started by root may give up its rights before it reads them.
+        chmod(key, 0o644)
+        return (certificate, key)
+    }
+
+    /// Starts the process that carries plain connections on to `port` over TLS.
+    private static func wrap(_ port: UInt16) throws -> (Child, UInt16) {
+        let plain = try Socket.freePort()
+        let child = try Child.spawn([
+            Child.ownPath, "relay", "--listen", "127.0.0.1:\(plain)", "--to-tls", "\(port)",
+        ])
+        let begin = now()
+        while !child.output().contains("listening") {
+            guard child.isRunning, now() - begin < 10_000_000_000 else {
+                throw Failure("the wrapper did not start:\n\(child.output())")
+            }
+            usleep(1000)
+        }
+        return (child, plain)
+    }
+
+    private static func startTLSRelay(_ options: BrokerOptions) throws -> Broker {
+        let begin = now()
+        let (certificate, key) = try certificate()
+        let child = try Child.spawn([
+            Child.ownPath, "relay", "--listen", "127.0.0.1:0", "--certificate", certificate, "--key", key,
+        ])
+        var port: UInt16?
+        while port == nil {
+            guard child.isRunning, now() - begin < 10_000_000_000 else {
+                throw Failure("the relay did not start:\n\(child.output())")
+            }
+            usleep(1000)
+            port = child.output().split(separator: "\n").first.flatMap { line in
+                line.split(separator: ":").last.flatMap { UInt16($0) }
+            }
+        }
+        let (wrapper, plain) = try wrap(port ?? 0)
+        let broker = Broker(
+            kind: .relaytls, process: child, port: plain, readyMilliseconds: Double(now() - begin) / 1e6,
+            version: options.version)
+        broker.wrapper = wrapper
+        return broker
     }
 
     private static func startMosquitto(_ kind: BrokerKind, _ options: BrokerOptions) throws -> Broker {
@@ -123,23 +195,29 @@ final class Broker {
         let name = kind.isWebSocket ? "http" : "mqtt"
         let web = kind.isWebSocket ? #", { protocol: http, listen: "127.0.0.1:0" }"# : ""
         let amqp = options.hasAMQP ? #", { protocol: amqp, listen: "127.0.0.1:0" }"# : ""
+        let secure = try kind.isTLS ? certificate(options.certificate) : nil
         let configuration = """
             node: { name: bench, lanes: \(options.lanes) }
-            listeners: [ { protocol: mqtt, listen: "127.0.0.1:0" }\(web)\(amqp) ]
+            listeners: [ { protocol: mqtt, listen: "127.0.0.1:0"\(secure == nil ? "" : ", tls: bench") }\(web)\(amqp) ]
             admin: { listen: off }
+            \(secure.map { "tls: { bench: { certificate: \($0.certificate), key: \($0.key) } }" } ?? "")
 
             """
-        let file = try Scratch.write(
-            configuration, name: "apus-\(name)\(amqp.isEmpty ? "" : "-amqp")-\(options.lanes).yaml")
+        let variant = (amqp.isEmpty ? "" : "-amqp") + (secure == nil ? "" : "-tls-\(options.certificate)")
+        let file = try Scratch.write(configuration, name: "apus-\(name)\(variant)-\(options.lanes).yaml")
         let begin = now()
         let command = [options.apus, "run", "--config", file, "--log-format", "json"]
         let child = try Child.spawn(options.wrapper + command)
         let patience: UInt64 = options.wrapper.isEmpty ? 10_000_000_000 : 60_000_000_000
         while now() - begin < patience {
-            if let port = readyPort(of: name, in: child.output()) {
+            if let listening = readyPort(of: name, in: child.output()) {
+                var (wrapper, port): (Child?, UInt16) = (nil, listening)
+                if kind.isTLS { (wrapper, port) = try wrap(listening) }
                 let broker = Broker(
                     kind: kind, process: child, port: port, readyMilliseconds: Double(now() - begin) / 1e6,
                     version: options.version)
+                broker.wrapper = wrapper
+                broker.tlsPort = kind.isTLS ? listening : 0
                 broker.plainPort = readyPort(of: "mqtt", in: child.output()) ?? 0
                 broker.amqpPort = readyPort(of: "amqp", in: child.output()) ?? 0
                 return broker

@@ -58,7 +58,7 @@ final class Campaign {
     }
 
     /// Those whose clients write packets straight to their sockets, as most scenarios of ``specialNames`` do.
-    var rawBrokers: [BrokerKind] { options.brokers.filter { !$0.isWebSocket } }
+    var rawBrokers: [BrokerKind] { options.brokers.filter { !$0.isWebSocket && !$0.isTLS } }
 
     private func runSpecial(_ scenario: String) {
         if scenario == "crowd" {
@@ -73,7 +73,7 @@ final class Campaign {
             return progress("\(scenario): skipped, it needs apus")
         }
         if scenario != "lat" && rawBrokers.count < options.brokers.count {
-            progress("\(scenario): not over WebSocket")
+            progress("\(scenario): not over WebSocket or TLS")
         }
         switch scenario {
         case "a64x2", "d64x2": twoLanes(scenario)
@@ -109,7 +109,7 @@ final class Campaign {
     /// Publishers that wait for their subscribers: what a message costs when the broker is the bottleneck.
     private func closedLoop(_ plan: Plan) {
         var entries: [Entry] = []
-        for kind in options.brokers where plan.relayable || kind != .relay {
+        for kind in options.brokers where plan.relayable || !kind.isRelay {
             attempt(plan.name, kind) { entries.append(try begin(plan, kind)) }
         }
         for round in 0..<options.pairs {

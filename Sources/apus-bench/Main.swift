@@ -19,8 +19,11 @@ struct ApusBench: ParsableCommand {
               apus-bench http                             the node's HTTP beside nginx
               apus-bench amqp                             the node's AMQP beside its engine alone
               apus-bench mesh                             two and three nodes beside one
+              apus-bench tls                              TLS beside a bare relay and openssl s_server
             """,
-        subcommands: [Run.self, HTTPBench.self, AMQPBench.self, MeshBench.self, RelayCommand.self, Load.self])
+        subcommands: [
+            Run.self, HTTPBench.self, AMQPBench.self, MeshBench.self, TLSBench.self, RelayCommand.self, Load.self,
+        ])
 }
 
 /// Measures.
@@ -38,7 +41,8 @@ struct Run: ParsableCommand {
     @Option(
         help: """
             Comma-separated brokers: relay, apus, mosquitto; apus5 and mosquitto5 are the same programs with clients \
-            of MQTT 5, apusws is the node with clients over WebSocket; each is shown beside its program with the \
+            of MQTT 5, apusws is the node with clients over WebSocket, relaytls and apustls speak TLS 1.3; each is \
+            shown beside its program with the \
             clients of --mqtt over TCP, with the ratio.
             """)
     var brokers = "relay,apus,mosquitto"
@@ -90,6 +94,7 @@ struct Run: ParsableCommand {
         for line in table.cpu() { say(line) }
         for line in table.versions() { say(line) }
         for line in table.webSockets() { say(line) }
+        for line in table.secure() { say(line) }
         let others = table.figures(campaign.limits)
         if !others.isEmpty { say("") }
         for line in others { say(line) }
@@ -153,6 +158,15 @@ struct RelayCommand: ParsableCommand {
     @Option(help: "Port on 127.0.0.1 that each connection is carried on to, both ways, instead of to other clients.")
     var to: UInt16?
 
+    @Option(help: "Speaks TLS with this certificate (PEM).")
+    var certificate: String?
+
+    @Option(help: "The key of --certificate.")
+    var key: String?
+
+    @Option(help: "Port on 127.0.0.1 that each connection is carried on to over TLS.")
+    var toTls: UInt16?
+
     mutating func run() throws {
         guard let text = listen.split(separator: ":").last, let port = UInt16(text) else {
             throw ValidationError("--listen wants 127.0.0.1:PORT")
@@ -163,6 +177,16 @@ struct RelayCommand: ParsableCommand {
             let pipe = try Pipe(port: port, to: to)
             say("listening on 127.0.0.1:\(pipe.port)")
             try pipe.run()
+        }
+        if let toTls {
+            let wrapper = try TLSWrapper(port: port, to: toTls)
+            say("listening on 127.0.0.1:\(wrapper.port)")
+            try wrapper.run()
+        }
+        if let certificate, let key {
+            let relay = try TLSRelay(port: port, certificate: certificate, key: key)
+            say("listening on 127.0.0.1:\(relay.port)")
+            try relay.run()
         }
         let relay = try Relay(port: port)
         say("listening on 127.0.0.1:\(relay.port)")

@@ -116,7 +116,7 @@ final class Session {
         receivers = .allocate(capacity: receiverCount)
         bySource = .allocate(capacity: senderCount)
         bySource.initialize(repeating: 0, count: senderCount)
-        bytesOnly = broker.kind == .relay && plan.flow == .pooled
+        bytesOnly = broker.kind.isRelay && plan.flow == .pooled
         isWebSocket = broker.frames.isWebSocket
         var blocks: [Block] = []
         for (index, publisher) in plan.publishers.enumerated() {
@@ -160,7 +160,7 @@ final class Session {
     private func openReceiver(_ index: Int, _ block: Block, _ broker: Broker) throws {
         let wanted = plan.subscribers[index]
         let fd: Int32
-        if broker.kind == .relay {
+        if broker.kind.isRelay {
             fd = try Handshake.join(port: broker.port, publisher: false, group: wanted.publisher)
         } else {
             fd = try Handshake.open(broker, client: "\(plan.clientPrefix)sub-\(index)")
@@ -181,7 +181,7 @@ final class Session {
 
     private func openSender(_ index: Int, _ block: Block) throws {
         let fd: Int32
-        if broker.kind == .relay {
+        if broker.kind.isRelay {
             fd = try Handshake.join(port: broker.port, publisher: true, group: plan.flow == .pooled ? 0 : index)
         } else {
             let (descriptor, welcome) = try Handshake.connect(broker, client: "\(plan.clientPrefix)pub-\(index)")

@@ -86,6 +86,17 @@ struct Table {
                 [["scenario", "program", "TCP", "WebSocket", "WebSocket/TCP"]] + rows.map { Array($0[..<5]) })
     }
 
+    /// What the node costs over TLS beside a relay that does nothing but TLS.
+    func secure() -> [String] {
+        let rows = pairs([("relaytls", "apustls"), ("apus", "apustls")], must: nil)
+        guard !rows.isEmpty else { return [] }
+        return [
+            "",
+            "TLS 1.3: CPU us per delivered message, median (min..max); the ratio is that of pairs",
+            "(must, d1k beside the relay: 1.5)",
+        ] + Text.columns([["scenario", "beside", "it", "apus over TLS", "ratio"]] + rows.map { Array($0[..<5]) })
+    }
+
     /// Two kinds of clients of one program, round by round: each ratio is of two windows that followed one another.
     /// - Parameter must: for the node.
     private func pairs(_ programs: [(old: String, new: String)], must: Double?) -> [[String]] {

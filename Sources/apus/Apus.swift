@@ -21,7 +21,8 @@ struct Apus: ParsableCommand {
             """,
         version: "apus \(version)",
         subcommands: [
-            RunCommand.self, CheckCommand.self, UserCommand.self, PubCommand.self, SubCommand.self,
+            RunCommand.self, CheckCommand.self, UserCommand.self, AccessCommand.self, CertsCommand.self,
+            InviteCommand.self, JoinCommand.self, LeaveCommand.self, PubCommand.self, SubCommand.self,
             StatusCommand.self, ClientsCommand.self, RetainedCommand.self, LinkCommand.self, TopologyCommand.self,
             ExplainCommand.self, TraceCommand.self, TopicsCommand.self, VersionCommand.self,
         ])
@@ -61,6 +62,10 @@ enum Entry {
         } catch let error as CommandFailure {
             end(1, "apus: \(error)")
         } catch let error as UserFileError {
+            end(1, "apus: \(error)")
+        } catch let error as CertificateFailure {
+            end(1, "apus: \(error)")
+        } catch let error as MeshMembership.Failure {
             end(1, "apus: \(error)")
         } catch let error as ScryptError {
             end(1, "apus: \(error)")

@@ -97,6 +97,14 @@ final class Field {
         } while all.contains { $0.hasStaged }
     }
 
+    /// Lets the lanes do all they have put off.
+    func work() {
+        repeat {
+            settle()
+            for lane in all { lane.doWork() }
+        } while all.contains { $0.hasWork || $0.hasStaged }
+    }
+
     func dropped(_ reason: DropReason, on lane: Int = 0) -> UInt64 { all[lane].counters.dropped[reason.rawValue] }
 }
 
@@ -128,6 +136,13 @@ final class Recorder: Port {
     var held: [Lane.Receipt] = []
     /// Whether it keeps every event.
     var keeps = false
+
+    /// Subscriptions that the rules have taken away, and how often they were judged.
+    var lost: [String] = []
+    var judged = 0
+
+    override func revoked(_ filter: TopicFilter, on lane: Lane) { lost.append(filter.wholeText) }
+    override func rightsChanged(on lane: Lane) { judged += 1 }
 
     var topics: [String] { deliveries.map(\.topic) }
     var payloads: [String] { deliveries.map(\.payload) }

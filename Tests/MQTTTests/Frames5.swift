@@ -139,6 +139,7 @@ enum Answer5: Equatable {
     case unsuback(UInt16, [UInt8], [Property5] = [])
     case pingresp
     case disconnect(UInt8, [Property5] = [])
+    case auth(UInt8, [Property5] = [])
     /// Anything a node may not send, as it came.
     case other([UInt8])
 
@@ -165,6 +166,7 @@ enum Answer5: Equatable {
         case .suback(let id, let reasons, let properties): .suback(id, reasons, strip(properties))
         case .unsuback(let id, let reasons, let properties): .unsuback(id, reasons, strip(properties))
         case .disconnect(let reason, let properties): .disconnect(reason, strip(properties))
+        case .auth(let reason, let properties): .auth(reason, strip(properties))
         case .publish, .pingresp, .other: self
         }
     }
@@ -200,6 +202,7 @@ enum Answer5: Equatable {
             case 0xB0: readList(&reader, .unsuback, unsubscribeReasons).map { .unsuback($0.0, $0.1, $0.2) }
             case 0xD0: .pingresp
             case 0xE0: readDisconnect(&reader)
+            case 0xF0: readAuth(&reader)
             default: nil
             }
         return reader.isAtEnd ? answer : nil
@@ -263,6 +266,14 @@ enum Answer5: Equatable {
         let list = reader.all()
         guard !list.isEmpty, list.allSatisfy({ reasons.contains($0) }) else { return nil }
         return (id, list, properties)
+    }
+
+    /// A server's AUTH says "success" or "go on" (§3.15.2.1), always with its method ([MQTT-4.12.0-5]).
+    private static func readAuth(_ reader: inout Reader5) -> Answer5? {
+        guard let reason = reader.byte(), [0, 0x18].contains(reason),
+            let properties = Property5.read(&reader, at: .auth), properties.contains(where: { $0.id == 21 })
+        else { return nil }
+        return .auth(reason, properties)
     }
 
     /// A server's DISCONNECT has no Session Expiry Interval ([MQTT-3.14.2-2]).

@@ -21,6 +21,10 @@ final class TestLink: Link {
 
     deinit { window.deallocate() }
 
+    /// Whom the request before this connection has let in.
+    var letIn: Identity?
+    override var admitted: Identity? { letIn }
+
     /// Takes what has been sent since the last call.
     func takeSent() -> [UInt8] {
         collect()
@@ -208,6 +212,51 @@ final class TestAuthenticator: Authenticator {
         let reply = replies.withLock { $0.isEmpty ? nil : $0.removeFirst() }
         reply?(result)
     }
+
+    // MARK: Exchanges
+
+    /// What is answered to the messages of an exchange, the last of which is new; nil means later, by ``step(_:)``.
+    typealias Script = @Sendable (Credentials, [[UInt8]]) -> AuthenticationStep?
+    private let script = Mutex<(mechanisms: [SASLMechanism], script: Script)>(([], { _, _ in nil }))
+    private let steps = Mutex<[@Sendable (AuthenticationStep) -> Void]>([])
+
+    /// Offers mechanisms, whose exchanges go as the script says.
+    func offers(_ mechanisms: [SASLMechanism], _ new: @escaping Script) {
+        script.withLock { $0 = (mechanisms, new) }
+    }
+
+    /// Answers the oldest message that waits.
+    func step(_ step: AuthenticationStep) {
+        let reply = steps.withLock { $0.isEmpty ? nil : $0.removeFirst() }
+        reply?(step)
+    }
+
+    var mechanisms: [SASLMechanism] { script.withLock { $0.mechanisms } }
+
+    func begin(_ mechanism: SASLMechanism, _ credentials: Credentials) -> (any AuthenticationExchange)? {
+        Exchange(self, credentials)
+    }
+
+    private final class Exchange: AuthenticationExchange {
+        private let authenticator: TestAuthenticator
+        private let credentials: Credentials
+        private var messages: [[UInt8]] = []
+
+        init(_ authenticator: TestAuthenticator, _ credentials: Credentials) {
+            (self.authenticator, self.credentials) = (authenticator, credentials)
+        }
+
+        func respond(
+            to message: [UInt8], reply: @escaping @Sendable (AuthenticationStep) -> Void
+        ) -> AuthenticationStep? {
+            messages.append(message)
+            if let step = authenticator.script.withLock({ $0.script })(credentials, messages) { return step }
+            authenticator.steps.withLock { $0.append(reply) }
+            return nil
+        }
+    }
+
+    // MARK: Credentials
 
     func authenticate(
         _ credentials: Credentials, reply: @escaping @Sendable (AuthenticationResult) -> Void

@@ -248,7 +248,7 @@ import Testing
             all(5, properties)
         case .suback(_, let list, let properties), .unsuback(_, let list, let properties):
             all(4 + list.count, properties)
-        case .disconnect(_, let properties): all(3, properties)
+        case .disconnect(_, let properties), .auth(_, let properties): all(3, properties)
         case .pingresp: 2
         case .other(let bytes): bytes.count
         }

@@ -189,7 +189,7 @@ extension Sockets {
 /// Lines of commands for the ends of a connection: `F5` answers with five bytes and finishes, `W5` only answers, `S`
 /// and `N` say whether the connection stays when input ends, `D` that it drains itself, `R` makes a rider, or notes
 /// whether the one there is is congested.
-private final class BlockAdapter: Adapter {
+final class BlockAdapter: Adapter {
     let name = "block"
     /// What the last `R` found.
     static let congestion = Atomic<Int>(-1)

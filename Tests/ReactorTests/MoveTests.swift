@@ -5,7 +5,7 @@ import Testing
 @testable import Reactor
 
 /// Says where it is, moves, and asks for ticks: what the line adapter has no need of.
-private final class Nomad: Conversation {
+final class Nomad: Conversation {
     struct Maker: Adapter {
         let name = "nomad"
         func makeConversation(link: Link, on lane: Lane) -> Conversation { Nomad(link) }

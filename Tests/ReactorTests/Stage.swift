@@ -1,6 +1,7 @@
 import Core
 import Glibc
 import Logging
+import TLS
 import Testing
 
 @testable import Reactor
@@ -13,12 +14,15 @@ final class Stage {
 
     init(
         _ address: String = "127.0.0.1:0", lanes: Int = 1, limits: Limits = Limits(),
+        door: TLSDoor? = nil, audit: (any AuditSink)? = nil,
         adapter: ((Router) -> any Adapter)? = nil
     ) throws {
         router = Router(limits: limits, hashKey: 42)
-        listener = try Listener(SocketAddress(address), adapter: adapter?(router) ?? LineAdapter(router: router))
+        listener = try Listener(
+            SocketAddress(address), adapter: adapter?(router) ?? LineAdapter(router: router), name: "stage", door: door)
         reactor = try Reactor(
             lanes: lanes, limits: limits, logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
+        if let audit { reactor.setAudit(audit) }
         reactor.listen(listener)
     }
 

@@ -10,6 +10,8 @@ final class AMQPConversation: Conversation {
         case awaitingHeader
         /// The header of SASL has been answered; sasl-init is to come.
         case awaitingInit
+        /// A challenge has been sent; the client's next message is to come.
+        case awaitingResponse
         /// Credentials are being checked.
         case authenticating(isSASL: Bool)
         /// SASL is over; the header of AMQP is to come.
@@ -30,6 +32,11 @@ final class AMQPConversation: Conversation {
     /// Made when the header of AMQP has come.
     var engine: Engine?
     var identity: Identity?
+    /// The exchange of SASL under way, and what the client has said in it.
+    var exchange: (any AuthenticationExchange)?
+    var exchangeMessages = 0
+    /// When the proof of who the client is ends; `max` for never.
+    var proofEndsAt = UInt64.max
     /// Set while established.
     var principal: Principal?
     /// What the adapter keeps for the lane; set while established.
@@ -37,7 +44,8 @@ final class AMQPConversation: Conversation {
     /// What the router knows of the connection: the publisher of its events.
     var port: ConnectionPort?
     let connectDeadline: UInt64
-    let sasl: SASLServer
+    /// What it offers is known when the client asks for it: a transport may prove who the client is before.
+    var sasl = SASLServer(mechanisms: [])
     let scanner: FrameScanner
     var guardian: FrameGuard
     /// What was judged of the frame behind those that the engine has been given.
@@ -78,7 +86,6 @@ final class AMQPConversation: Conversation {
         self.context = context
         self.link = link
         connectDeadline = lane.now + UInt64(lane.limits.connectTimeoutSeconds) * 1_000
-        sasl = SASLServer(mechanisms: AMQPConversation.mechanisms(context.settings, link))
         scanner = FrameScanner(maxFrameBytes: lane.limits.maxAMQPFrameBytes)
         guardian = FrameGuard(
             channelMax: lane.limits.maxAMQPSessions - 1, handleMax: lane.limits.maxAMQPLinks - 1)
@@ -97,7 +104,7 @@ final class AMQPConversation: Conversation {
             let step: Step
             switch state {
             case .awaitingHeader, .awaitingSecondHeader: step = takeHeader(rest, on: lane)
-            case .awaitingInit: step = takeSASL(rest, on: lane)
+            case .awaitingInit, .awaitingResponse: step = takeSASL(rest, on: lane)
             case .authenticating, .moving: return Progress(consumed: offset, verdict: .paused)
             case .awaitingOpen, .established: step = takeFrames(rest, turn, lane, mayYield: offset > 0)
             case .ended: return Progress(consumed: bytes.count, verdict: .waiting)
@@ -326,14 +333,24 @@ final class AMQPConversation: Conversation {
 
     /// Both idle time-outs are known: from here on the engine says when it wants to be called.
     func startTicking(_ engine: Engine, on lane: Lane) {
-        if let next = engine.tick(now: lane.now) { link.tick(at: next) }
+        if let next = earlier(engine.tick(now: lane.now)) { link.tick(at: next) }
+    }
+
+    /// The connection has one timer: for the engine, and for the end of the proof.
+    private func earlier(_ next: UInt64?) -> UInt64? {
+        let next = min(next ?? .max, proofEndsAt)
+        return next == .max ? nil : next
     }
 
     override func tick(on lane: Lane) -> Result<UInt64?, CloseReason> {
         guard case .established = state, let engine else {
             return lane.now >= connectDeadline ? .failure(.connectTimeout) : .success(connectDeadline)
         }
-        let next = engine.tick(now: lane.now)
+        guard lane.now < proofEndsAt else {
+            _ = fail(.proofEnded, .proofEnded, on: lane)
+            return .success(nil)
+        }
+        let next = earlier(engine.tick(now: lane.now))
         touch()
         // While events wait for their turn the peer is not silent, and the turn is not ours to fill.
         guard heldEvent == nil else { return .success(next) }
@@ -381,9 +398,15 @@ final class AMQPConversation: Conversation {
         blocked = []
         giving = [:]
         heldEvent = nil
+        exchange = nil
         port?.end(on: lane)
         port = nil
     }
+}
+
+extension AMQPError {
+    /// The token or certificate of the connection has ended.
+    static var proofEnded: AMQPError { AMQPError(.unauthorizedAccess, "the token or certificate has ended") }
 }
 
 extension CloseReason {
@@ -394,6 +417,7 @@ extension CloseReason {
         case .administrative: AMQPError(.connectionForced, "ended by an administrator")
         case .keepAliveTimeout: AMQPError(.resourceLimitExceeded, "nothing was heard for the idle time-out")
         case .connectTimeout: AMQPError(.resourceLimitExceeded, "no open in time")
+        case .proofEnded: .proofEnded
         default: nil
         }
     }

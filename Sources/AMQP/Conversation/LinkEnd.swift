@@ -213,6 +213,14 @@ final class OutgoingLink: LinkEnd {
         subscriber?.left(isClosing: isClosing, on: lane)
     }
 
+    /// The access rules do not allow the subscription any more.
+    func revoke(_ filter: TopicFilter) {
+        subscriber = nil
+        let error = AMQPError(.unauthorizedAccess, "subscribing to '\(filter.wholeText)' is not allowed any more")
+        conversation.engine?.detach(handle, isClosing: true, error)
+        conversation.touch()
+    }
+
     /// Another link takes the subscription over (§2.6.1).
     func steal() {
         subscriber = nil

@@ -295,6 +295,14 @@ final class Subscriber: Inbox {
         giveBack(entry, hasFailed: hasFailed)
     }
 
+    // MARK: Access rules
+
+    /// The subscription of the link is not allowed any more: it ends, and its link with it (§2.6.5).
+    override func revoked(_ filter: TopicFilter, on lane: Lane) {
+        outgoing?.revoke(filter)
+        end(on: lane)
+    }
+
     // MARK: Retained events
 
     /// A new subscription begins with the retained events that it matches.
@@ -306,7 +314,7 @@ final class Subscriber: Inbox {
 
     override func work(_ budget: inout Int, on lane: Lane) -> Bool {
         guard let retained, let outgoing, let engine else { return false }
-        let progress = retained.work(&budget, principal.router, now: lane.now) { event, _ in
+        let progress = retained.work(&budget, as: principal, on: lane) { event, _ in
             guard hasNothingWaiting, hasRoom(outgoing, engine, lane) else { return false }
             send(SentWindow.Entry(event: event, group: 0), isRetained: true, outgoing, engine, lane)
             return true

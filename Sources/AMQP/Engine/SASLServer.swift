@@ -1,7 +1,7 @@
 import Core
 
 /// The server's side of SASL (OASIS AMQP 1.0 part 5.3): what is offered, what the client answers, and the outcome.
-/// Every mechanism here takes one answer. Who the client is, is for others to decide.
+/// Who the client is, is for others to decide; so are the messages of a mechanism that has several.
 struct SASLServer {
     /// A client's answer.
     struct Initial {
@@ -14,17 +14,34 @@ struct SASLServer {
         var authorizationID: String?
         /// The virtual host that the client means.
         var hostname: String?
+        /// What an exchange begins with; nil for nothing.
+        var message: [UInt8]?
     }
 
     /// The mechanisms there are.
     enum Mechanism: String, CaseIterable {
-        /// RFC 4505.
-        case anonymous = "ANONYMOUS"
-        /// RFC 4616.
-        case plain = "PLAIN"
         /// RFC 4422 appendix A: whom the connection itself has authenticated.
         case external = "EXTERNAL"
+        /// RFC 7677.
+        case scramSHA256 = "SCRAM-SHA-256"
+        /// RFC 7628.
+        case oauthBearer = "OAUTHBEARER"
+        /// RFC 4616.
+        case plain = "PLAIN"
+        /// RFC 4505.
+        case anonymous = "ANONYMOUS"
+
+        /// What others know it as, if it is an exchange of messages.
+        var exchange: SASLMechanism? { SASLMechanism(rawValue: rawValue) }
     }
+
+    /// What a client may say in an exchange: the mechanisms there are need two messages.
+    static let maxMessages = 4
+    /// Bytes of a message: the longest token, and what stands around it. A frame of SASL should have no more than 512
+    /// (§2.3.1), but then a token would not fit.
+    static let maxMessageBytes = 20_480
+    /// Bytes of a frame: such a message, the names of mechanism and host.
+    static let maxFrameBytes = maxMessageBytes + 1_024
 
     /// The outcome of authentication (§5.3.3.6).
     enum Code: UInt8 { case ok = 0, auth = 1, sys = 2, sysPermanent = 3, sysTemporary = 4 }
@@ -49,18 +66,37 @@ struct SASLServer {
         Self.append(Self.frame(0x40, [array]), to: output)
     }
 
-    /// Appends the frame `sasl-outcome`.
-    func writeOutcome(_ code: Code, to output: Output) {
-        Self.append(Self.frame(0x44, [[0x50, code.rawValue]]), to: output)
+    /// Appends the frame `sasl-challenge`.
+    func writeChallenge(_ challenge: [UInt8], to output: Output) {
+        Self.append(Self.frame(0x42, [Self.binary(challenge)]), to: output)
     }
 
-    /// A SASL frame with a list of less than 255 bytes.
+    /// Appends the frame `sasl-outcome`.
+    /// - Parameter data: what the mechanism has to say at the end.
+    func writeOutcome(_ code: Code, _ data: [UInt8] = [], to output: Output) {
+        let code = [0x50, code.rawValue]
+        Self.append(Self.frame(0x44, data.isEmpty ? [code] : [code, Self.binary(data)]), to: output)
+    }
+
+    private static func binary(_ bytes: [UInt8]) -> [UInt8] {
+        (bytes.count < 256 ? [0xA0, UInt8(bytes.count)] : [0xB0] + four(bytes.count)) + bytes
+    }
+
+    private static func four(_ count: Int) -> [UInt8] {
+        withUnsafeBytes(of: UInt32(clamping: count).bigEndian) { Array($0) }
+    }
+
+    /// A SASL frame with a list.
     private static func frame(_ descriptor: UInt8, _ fields: [[UInt8]]) -> [UInt8] {
         let count = fields.reduce(0) { $0 + $1.count }
-        var frame: [UInt8] = [0, 0, 0, UInt8(count + 14), 2, 1, 0, 0]
-        frame += [0x00, 0x53, descriptor, 0xC0, UInt8(count + 1), UInt8(fields.count)]
-        for field in fields { frame += field }
-        return frame
+        var body: [UInt8] = [0x00, 0x53, descriptor]
+        if count < 255 {
+            body += [0xC0, UInt8(count + 1), UInt8(fields.count)]
+        } else {
+            body += [0xD0] + four(count + 4) + four(fields.count)
+        }
+        for field in fields { body += field }
+        return four(body.count + 8) + [2, 1, 0, 0] + body
     }
 
     private static func append(_ bytes: [UInt8], to output: Output) {
@@ -75,8 +111,7 @@ struct SASLServer {
     /// - Throws: unauthorized-access when the mechanism is not offered or its answer is none, to be told by an outcome;
     ///   another error when the frame is not a `sasl-init`. No text says anything of what the client sent as a secret.
     func take(_ frame: Frame) throws(AMQPError) -> Initial {
-        guard frame.type == 1 else { throw AMQPError(.notAllowed, "a SASL frame is expected") }
-        var fields = try Self.fields(frame.body)
+        var fields = try Self.fields(frame, 0x41, "amqp:sasl-init:list", "sasl-init")
         guard let name = try fields.symbol() else { throw AMQPError(.decodeError, "sasl-init names no mechanism") }
         let response = try fields.binary()
         let hostname = try fields.string()
@@ -98,8 +133,28 @@ struct SASLServer {
         case .external:
             guard let response, !response.isEmpty else { break }
             initial.authorizationID = try Self.text(response)
+        case .scramSHA256, .oauthBearer:
+            initial.message = try response.map { bytes throws(AMQPError) in try Self.message(bytes) }
         }
         return initial
+    }
+
+    /// Reads `sasl-response`.
+    /// - Throws: as ``take(_:)``.
+    func takeResponse(_ frame: Frame) throws(AMQPError) -> [UInt8] {
+        var fields = try Self.fields(frame, 0x43, "amqp:sasl-response:list", "sasl-response")
+        guard let response = try fields.binary() else {
+            throw AMQPError(.decodeError, "sasl-response has no response")
+        }
+        try fields.end()
+        return try Self.message(response)
+    }
+
+    private static func message(_ bytes: UnsafeRawBufferPointer) throws(AMQPError) -> [UInt8] {
+        guard bytes.count <= maxMessageBytes else {
+            throw AMQPError(.unauthorizedAccess, "a message has at most \(maxMessageBytes) bytes")
+        }
+        return Array(bytes)
     }
 
     /// authzid NUL authcid NUL passwd, the first of which may be empty (RFC 4616 §2).
@@ -131,19 +186,22 @@ struct SASLServer {
 
     // MARK: The frame
 
-    /// The fields of `sasl-init` (§5.3.3.2), which is all that the body may hold.
-    private static func fields(_ body: UnsafeRawBufferPointer) throws(AMQPError) -> Fields {
-        var body = Fields(rest: body[...], count: 0)
+    /// The fields of a frame (§5.3.3), which is all that the body may hold.
+    private static func fields(
+        _ frame: Frame, _ code: UInt8, _ symbol: StaticString, _ name: StaticString
+    ) throws(AMQPError) -> Fields {
+        guard frame.type == 1 else { throw AMQPError(.notAllowed, "a SASL frame is expected") }
+        var body = Fields(rest: frame.body[...], count: 0)
         guard try body.byte() == 0x00 else { throw AMQPError(.decodeError, "a SASL frame without a descriptor") }
-        let isInit =
+        let isMeant =
             switch try body.byte() {
-            case 0x53: try body.byte() == 0x41
-            case 0x80: try body.bytes(8).elementsEqual([0, 0, 0, 0, 0, 0, 0, 0x41])
-            case 0xA3: try body.bytes(Int(body.byte())).elementsEqual("amqp:sasl-init:list".utf8)
-            case 0xB3: try body.bytes(body.length()).elementsEqual("amqp:sasl-init:list".utf8)
+            case 0x53: try body.byte() == code
+            case 0x80: try body.bytes(8).elementsEqual([0, 0, 0, 0, 0, 0, 0, code])
+            case 0xA3: try body.bytes(Int(body.byte())).elementsEqual(symbol.description.utf8)
+            case 0xB3: try body.bytes(body.length()).elementsEqual(symbol.description.utf8)
             default: false
             }
-        guard isInit else { throw AMQPError(.notAllowed, "sasl-init is expected") }
+        guard isMeant else { throw AMQPError(.notAllowed, "\(name) is expected") }
         let size: Int
         switch try body.byte() {
         case 0x45: size = 0
@@ -153,9 +211,9 @@ struct SASLServer {
         case 0xD0:
             size = try body.length() - 4
             body.count = try body.length()
-        default: throw AMQPError(.decodeError, "sasl-init is not a list")
+        default: throw AMQPError(.decodeError, "\(name) is not a list")
         }
-        guard size == body.rest.count else { throw AMQPError(.decodeError, "sasl-init has a wrong size") }
+        guard size == body.rest.count else { throw AMQPError(.decodeError, "\(name) has a wrong size") }
         return body
     }
 
@@ -194,13 +252,13 @@ struct SASLServer {
             case 0x40: return nil
             case short: return try bytes(Int(byte()))
             case long: return try bytes(length())
-            default: throw AMQPError(.decodeError, "a field of sasl-init has a wrong type")
+            default: throw AMQPError(.decodeError, "a field of a SASL frame has a wrong type")
             }
         }
 
         /// Nothing is left.
         func end() throws(AMQPError) {
-            guard count == 0, rest.isEmpty else { throw AMQPError(.decodeError, "sasl-init has too many fields") }
+            guard count == 0, rest.isEmpty else { throw AMQPError(.decodeError, "a SASL frame has too many fields") }
         }
     }
 }

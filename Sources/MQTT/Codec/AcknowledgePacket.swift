@@ -25,6 +25,40 @@ struct AcknowledgePacket {
     }
 }
 
+/// AUTH from a client (MQTT 5 §3.15).
+struct AuthPacket {
+    /// Whether it begins to authenticate anew, and does not answer a challenge.
+    var isRenewal: Bool
+    var method: String
+    /// nil when there is none.
+    var data: [UInt8]?
+
+    /// Reads a packet's body.
+    init(_ body: UnsafeRawBufferPointer) throws(MQTTFailure) {
+        var reader = PacketReader(body)
+        // Without a reason it is 0x00, which is a server's (§3.15.2.1).
+        switch reader.isAtEnd ? .success : ReasonCode(rawValue: try reader.byte()) {
+        case .continueAuthentication: isRenewal = false
+        case .reauthenticate: isRenewal = true
+        default: throw .protocolError
+        }
+        var named: String?
+        if !reader.isAtEnd {
+            var properties = try reader.properties(.auth)
+            while let property = try properties.next() {
+                switch property.identifier {
+                case .authenticationMethod: named = String(decoding: property.bytes, as: UTF8.self)
+                case .authenticationData: data = Array(property.bytes)
+                default: break
+                }
+            }
+        }
+        guard reader.isAtEnd else { throw .malformed }
+        guard let named else { throw .protocolError }
+        method = named
+    }
+}
+
 /// DISCONNECT from a client (MQTT 5 §3.14).
 struct DisconnectPacket {
     /// Whether the will is to be published although the client says goodbye.

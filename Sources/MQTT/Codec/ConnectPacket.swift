@@ -28,6 +28,10 @@ struct ConnectPacket: Equatable {
     var sessionExpirySeconds: UInt32?
     var client = ClientLimits()
     var wantsResponseInformation = false
+    /// The way to prove who it is, other than a password (MQTT 5 §3.1.2.11.9).
+    var authenticationMethod: String?
+    /// What it begins with; nil for nothing.
+    var authenticationData: [UInt8]?
 
     /// The protocol level when the packet begins like a CONNECT of any version; read before all else, so that a client
     /// of another version gets an answer it understands.
@@ -77,8 +81,6 @@ struct ConnectPacket: Equatable {
 
     private mutating func readProperties(_ reader: inout PacketReader) throws(MQTTFailure) {
         var properties = try reader.properties(.connect)
-        var hasMethod = false
-        var hasData = false
         while let property = try properties.next() {
             switch property.identifier {
             case .sessionExpiry: sessionExpirySeconds = property.number
@@ -87,13 +89,12 @@ struct ConnectPacket: Equatable {
             case .topicAliasMaximum: client.topicAliasMaximum = UInt16(truncatingIfNeeded: property.number)
             case .requestResponseInformation: wantsResponseInformation = property.number == 1
             case .requestProblemInformation: client.wantsProblemInformation = property.number == 1
-            case .authenticationMethod: hasMethod = true
-            case .authenticationData: hasData = true
+            case .authenticationMethod: authenticationMethod = String(decoding: property.bytes, as: UTF8.self)
+            case .authenticationData: authenticationData = Array(property.bytes)
             default: break
             }
         }
-        if hasMethod { throw .badAuthenticationMethod }
-        if hasData { throw .protocolError }
+        guard authenticationMethod != nil || authenticationData == nil else { throw .protocolError }
     }
 
     private static func readWill(

@@ -22,6 +22,11 @@ extension PacketWriter {
             bytes += [identifier.rawValue, UInt8(text.count >> 8), UInt8(text.count & 0xFF)] + text
         }
 
+        /// The bytes are those of a field with a length of two bytes, hence at most 65,535.
+        mutating func add(_ identifier: PropertyID, binary: [UInt8]) {
+            bytes += [identifier.rawValue, UInt8(binary.count >> 8 & 0xFF), UInt8(binary.count & 0xFF)] + binary
+        }
+
         /// With the length in front.
         var encoded: [UInt8] { variableInteger(bytes.count) + bytes }
     }
@@ -73,24 +78,41 @@ extension PacketWriter {
         _ = packet(firstByte, start + reason + codes.map(\.rawValue), client, to: output)
     }
 
+    /// AUTH (MQTT 5 §3.15).
+    /// - Parameter data: nil for none.
+    /// - Returns: false when the client does not take packets of this size; nothing is written then.
+    static func auth5(
+        _ code: ReasonCode, _ method: String, _ data: [UInt8]?, _ client: ClientLimits, to output: Output
+    ) -> Bool {
+        var properties = Properties()
+        properties.add(.authenticationMethod, text: method)
+        if let data {
+            guard data.count <= UInt16.max else { return false }
+            properties.add(.authenticationData, binary: data)
+        }
+        return packet(0xF0, [code.rawValue] + properties.encoded, client, to: output)
+    }
+
     /// DISCONNECT (MQTT 5 §3.14).
-    static func disconnect5(_ code: ReasonCode, _ client: ClientLimits, to output: Output) {
+    /// - Parameter text: the reason string, where it is not the code's.
+    static func disconnect5(_ code: ReasonCode, text: String? = nil, _ client: ClientLimits, to output: Output) {
         var known = client
         // The switch does not apply to DISCONNECT (§3.1.2.11.7).
         known.wantsProblemInformation = true
-        _ = packet(0xE0, [code.rawValue] + explanation(code, after: 1, known, isOptional: true), client, to: output)
+        let reason = explanation(code, text: text, after: 1, known, isOptional: true)
+        _ = packet(0xE0, [code.rawValue] + reason, client, to: output)
     }
 
     /// The properties that explain a failure: none where the client does not want them, or where they would make the
     /// packet larger than it takes (§3.4.2.2.2).
     /// - Parameter isOptional: whether the packet may end before its properties when there are none.
     private static func explanation(
-        _ code: ReasonCode, after start: Int, _ client: ClientLimits, isOptional: Bool
+        _ code: ReasonCode, text: String? = nil, after start: Int, _ client: ClientLimits, isOptional: Bool
     ) -> [UInt8] {
         let nothing: [UInt8] = isOptional ? [] : [0]
         guard code.rawValue >= 0x80, client.wantsProblemInformation else { return nothing }
         var properties = Properties()
-        properties.add(.reasonString, text: code.text)
+        properties.add(.reasonString, text: text ?? code.text)
         let encoded = properties.encoded
         return start + encoded.count + 5 <= Int(client.maxPacketBytes) ? encoded : nothing
     }

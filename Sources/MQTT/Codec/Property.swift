@@ -54,6 +54,7 @@ struct PropertySet {
     static let subscribe = PropertySet([.subscriptionIdentifier, .userProperty])
     static let unsubscribe = PropertySet([.userProperty])
     static let disconnect = PropertySet([.sessionExpiry, .reasonString, .userProperty])
+    static let auth = PropertySet([.authenticationMethod, .authenticationData, .reasonString, .userProperty])
 }
 
 /// One property: its number, or its bytes, or the two texts of a user property.

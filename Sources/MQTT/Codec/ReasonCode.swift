@@ -9,6 +9,8 @@ enum ReasonCode: UInt8 {
     case disconnectWithWill = 0x04
     case noMatchingSubscribers = 0x10
     case noSubscriptionExisted = 0x11
+    case continueAuthentication = 0x18
+    case reauthenticate = 0x19
     case unspecifiedError = 0x80
     case malformedPacket = 0x81
     case protocolError = 0x82
@@ -39,7 +41,7 @@ enum ReasonCode: UInt8 {
     /// The reason string that goes with a failure (§3.2.2.3.9 and others): what is wrong, for people.
     var text: String {
         switch self {
-        case .success, .grantedQoS1, .grantedQoS2, .disconnectWithWill: ""
+        case .success, .grantedQoS1, .grantedQoS2, .disconnectWithWill, .continueAuthentication, .reauthenticate: ""
         case .noMatchingSubscribers: "nobody has subscribed to this topic"
         case .noSubscriptionExisted: "there was no such subscription"
         case .unspecifiedError: "the node failed"
@@ -48,7 +50,7 @@ enum ReasonCode: UInt8 {
         case .implementationSpecificError: "the node does not accept this"
         case .unsupportedProtocolVersion: "only MQTT 3.1, 3.1.1 and 5 are spoken here"
         case .clientIdentifierNotValid: "the client identifier cannot be used"
-        case .badUserNameOrPassword: "user name or password is wrong"
+        case .badUserNameOrPassword: "user name, password or token is wrong"
         case .notAuthorized: "the access rules do not allow it"
         case .serverUnavailable: "the node is not available"
         case .serverBusy: "too many connections at once; try again"

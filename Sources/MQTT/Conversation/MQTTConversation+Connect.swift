@@ -19,6 +19,11 @@ extension MQTTConversation {
             connect.isClientIDAssigned = true
         }
         state = .connecting(connect)
+        if connect.authenticationMethod != nil { return beginExchange(connect, on: lane) }
+        // Who says nothing of itself is whom the request has let in that led here.
+        if connect.user == nil, connect.password == nil, let identity = link.admitted {
+            return decide(.accepted(identity), on: lane)
+        }
         let credentials = Credentials(
             link, "mqtt", clientID: connect.clientID, user: connect.user, password: connect.password)
         let reply = link.callback { (conversation: Conversation, result: AuthenticationResult, lane: Lane) in
@@ -45,7 +50,7 @@ extension MQTTConversation {
         return .close(reason)
     }
 
-    private func refuse5(_ code: ReasonCode) {
+    func refuse5(_ code: ReasonCode) {
         var properties = PacketWriter.Properties()
         properties.add(.reasonString, text: code.text)
         if !PacketWriter.connack5(code, sessionPresent: false, properties, client, to: link) {
@@ -58,7 +63,7 @@ extension MQTTConversation {
         resume(after: decide(result, on: lane))
     }
 
-    private func resume(after verdict: Verdict) {
+    func resume(after verdict: Verdict) {
         switch verdict {
         case .close(let reason): link.close(reason)
         case .paused: break
@@ -66,17 +71,23 @@ extension MQTTConversation {
         }
     }
 
-    private func decide(_ result: AuthenticationResult, on lane: Lane) -> Verdict {
+    func decide(_ result: AuthenticationResult, on lane: Lane) -> Verdict {
         guard case .connecting(let connect) = state else { return .close(.protocolError) }
         switch result {
         case .accepted(let identity):
             guard let router = context.routers[identity.namespace] else {
                 return refuse(.serverUnavailable, .serverUnavailable, .notAuthenticated)
             }
+            proofEndsAt = identity.end(from: lane.now)
             var named = connect
             if connect.isClientIDAssigned { named.clientID = context.makeClientID(in: router) }
             state = .connecting(named)
-            principal = Principal(identity: identity, clientID: named.clientID, router: router)
+            let principal = Principal(identity: identity, clientID: named.clientID, router: router)
+            (principal.peer, principal.protocolName) = (link.peer, "mqtt")
+            self.principal = principal
+            guard mayPublishWill(named, as: principal, on: lane) else {
+                return refuse(.notAuthorized, .notAuthorized, .notAuthenticated)
+            }
             return claim(named, on: lane)
         case .refused(.badCredentials):
             return refuse(.badUserNameOrPassword, .badUserNameOrPassword, .notAuthenticated)
@@ -84,6 +95,14 @@ extension MQTTConversation {
         case .refused(.busy): return refuse(.serverUnavailable, .serverBusy, .overLimit)
         case .refused(.tooManyFailures):
             return refuse(.serverUnavailable, .connectionRateExceeded, .notAuthenticated)
+        }
+    }
+
+    /// A will that could not be published is refused at once (MQTT 5 §3.1.2.5); it is judged again when its time comes.
+    private func mayPublishWill(_ connect: ConnectPacket, as principal: Principal, on lane: Lane) -> Bool {
+        guard let will = connect.will else { return true }
+        return will.topic.withUnsafeBytes {
+            principal.router.mayPublish($0, isRetained: will.isRetained, as: principal, on: lane)
         }
     }
 
@@ -114,7 +133,7 @@ extension MQTTConversation {
         }
     }
 
-    private func refuse(_ code: ConnectReturnCode, _ code5: ReasonCode, _ reason: CloseReason) -> Verdict {
+    func refuse(_ code: ConnectReturnCode, _ code5: ReasonCode, _ reason: CloseReason) -> Verdict {
         if version == .v5 {
             refuse5(code5)
         } else {
@@ -177,8 +196,7 @@ extension MQTTConversation {
         session.expirySeconds = min(connect.sessionExpirySeconds ?? longest, longest)
         let keepAlive = keepAlive(connect, lane.limits)
         silenceMilliseconds = UInt32(keepAlive) * 1_500
-        // Without a keep-alive the tick that was asked for at accept finds nothing to do.
-        if silenceMilliseconds > 0 { link.tick(at: lane.now + UInt64(silenceMilliseconds)) }
+        startTicking(on: lane)
         if version == .v5 {
             let properties = properties(connect, keepAlive: keepAlive, session, lane.limits)
             guard PacketWriter.connack5(.success, sessionPresent: isPresent, properties, client, to: link) else {
@@ -217,6 +235,10 @@ extension MQTTConversation {
         // A part of the topic tree for this client's answers; whether it may use it is for the access rules to say.
         if connect.wantsResponseInformation, !connect.clientID.utf8.contains(where: { "/+#*>$".utf8.contains($0) }) {
             properties.add(.responseInformation, text: "replies/\(connect.clientID)")
+        }
+        if let authentication {
+            properties.add(.authenticationMethod, text: authentication.method.rawValue)
+            if let data = authentication.takeFinalData() { properties.add(.authenticationData, binary: data) }
         }
         return properties
     }

@@ -32,7 +32,8 @@ extension MQTTConversation {
         case .disconnect:
             try disconnect(try DisconnectPacket(body, version: version), session, on: lane)
             return .success(.close(.clientDisconnected))
-        case .connect, .connack, .publish, .suback, .unsuback, .pingresp, .auth: return .failure(.protocolError)
+        case .auth where version == .v5: return .success(try takeAuth(body, on: lane))
+        case .auth, .connect, .connack, .publish, .suback, .unsuback, .pingresp: return .failure(.protocolError)
         }
         return .success(.waiting)
     }

@@ -8,7 +8,8 @@ final class MQTTConversation: Conversation {
     enum State {
         /// Nothing but CONNECT is allowed.
         case awaitingConnect
-        /// CONNECT has been taken; its credentials are being checked, or its session's lane is being reached.
+        /// CONNECT has been taken; its credentials are being checked, or it is asked for more of them by AUTH, or its
+        /// session's lane is being reached.
         indirect case connecting(ConnectPacket)
         case established
         case ended
@@ -31,6 +32,10 @@ final class MQTTConversation: Conversation {
     /// Made when the client first uses one.
     var aliases: IncomingAliases?
     var pendingAcknowledgements = PendingAcknowledgements()
+    /// Set when the client named a method in CONNECT.
+    var authentication: EnhancedAuthentication?
+    /// When the proof of who the client is ends; `max` for never.
+    var proofEndsAt = UInt64.max
     private var lastReceived: UInt64
     let connectDeadline: UInt64
 
@@ -62,7 +67,7 @@ final class MQTTConversation: Conversation {
         lastReceived = lane.now
         unsettledInTurn = 0
         var offset = 0
-        if case .connecting = state { return Progress(consumed: 0, verdict: .paused) }
+        if case .connecting = state, !isAwaitingAuth { return Progress(consumed: 0, verdict: .paused) }
         if case .established = state {
             turn.principal = principal
             if let stop = receivePublishes(bytes, &offset, turn, lane) {
@@ -90,12 +95,12 @@ final class MQTTConversation: Conversation {
             }
             // Checked before anything is kept: a claim of size costs the node nothing.
             guard header + remaining <= maxPacketBytes(rest[0], lane) else {
-                return Progress(consumed: offset, verdict: .close(.packetTooLarge))
+                return refuse(.packetTooLarge, at: offset)
             }
             guard rest.count >= header + remaining else { return Progress(consumed: offset, verdict: .waiting) }
             let body = UnsafeRawBufferPointer(rebasing: rest[header..<header + remaining])
             if type == .publish {
-                guard session != nil else { return Progress(consumed: offset, verdict: .close(.protocolError)) }
+                guard session != nil else { return refuse(.protocolError, at: offset) }
                 // Not yet set when CONNECT came in the same read.
                 turn.principal = principal
                 if let stop = receivePublishes(bytes, &offset, turn, lane) {
@@ -115,7 +120,9 @@ final class MQTTConversation: Conversation {
 
     /// The connection ends because of the bytes at `offset`.
     private func refuse(_ reason: CloseReason, at offset: Int) -> Progress {
-        Progress(consumed: offset, verdict: .close(reason))
+        // In the midst of an exchange the client still waits for its CONNACK.
+        if case .connecting = state, let code = ReasonCode(reason) { refuse5(code) }
+        return Progress(consumed: offset, verdict: .close(reason))
     }
 
     /// Only events may be large: before CONNECT nobody needs more than this, and a SUBSCRIBE of 16 MiB would hold its
@@ -135,6 +142,10 @@ final class MQTTConversation: Conversation {
             case (.awaitingConnect, .connect): return .success(try takeConnect(body, on: lane))
             case (.established, .connect): return .failure(.protocolError)
             case (.established, _): return try takeControl(type, body, on: lane)
+            case (.connecting, .auth): return .success(try takeAuth(body, on: lane))
+            case (.connecting, .disconnect):
+                _ = try DisconnectPacket(body, version: version)
+                return .success(.close(.clientDisconnected))
             case (.awaitingConnect, _), (.connecting, _), (.ended, _): return .failure(.protocolError)
             }
         } catch {
@@ -233,10 +244,18 @@ final class MQTTConversation: Conversation {
         guard case .established = state else {
             return lane.now >= connectDeadline ? .failure(.connectTimeout) : .success(connectDeadline)
         }
-        guard silenceMilliseconds > 0 else { return .success(nil) }
+        guard lane.now < proofEndsAt else { return .failure(.proofEnded) }
+        guard silenceMilliseconds > 0 else { return .success(proofEndsAt == .max ? nil : proofEndsAt) }
         // While the node itself does not read it cannot know whether the client is silent.
         let deadline = (isHeld ? lane.now : lastReceived) + UInt64(silenceMilliseconds)
-        return lane.now >= deadline ? .failure(.keepAliveTimeout) : .success(deadline)
+        return lane.now >= deadline ? .failure(.keepAliveTimeout) : .success(min(deadline, proofEndsAt))
+    }
+
+    /// Asks for the first tick of an established connection, or an earlier one than was asked for.
+    func startTicking(on lane: Lane) {
+        let silence = silenceMilliseconds > 0 ? lane.now + UInt64(silenceMilliseconds) : .max
+        // Without either the tick that was asked for at accept finds nothing to do.
+        if min(silence, proofEndsAt) != .max { link.tick(at: min(silence, proofEndsAt)) }
     }
 
     override func outputDrained(on lane: Lane) { session?.pump(on: lane) }
@@ -244,12 +263,17 @@ final class MQTTConversation: Conversation {
     override func close(_ reason: CloseReason, on lane: Lane) { abandon(reason, on: lane) }
 
     /// Leaves the session; the connection is about to end. A client of MQTT 5 is told why (§4.13).
-    func abandon(_ reason: CloseReason, on lane: Lane) {
+    /// - Parameters:
+    ///   - code: what it is told, where that is not what `reason` says.
+    ///   - text: the same in words.
+    func abandon(_ reason: CloseReason, _ code: ReasonCode? = nil, text: String? = nil, on lane: Lane) {
         if case .ended = state { return }
-        if case .established = state, version == .v5, let code = ReasonCode(reason) {
-            PacketWriter.disconnect5(code, client, to: link)
+        if case .established = state, version == .v5, let code = code ?? ReasonCode(reason) {
+            let ended = reason == .proofEnded ? "the token or certificate has ended" : nil
+            PacketWriter.disconnect5(code, text: text ?? ended, client, to: link)
         }
         state = .ended
+        authentication?.exchange = nil
         if let session { context.leave(session, on: lane) }
         session = nil
     }

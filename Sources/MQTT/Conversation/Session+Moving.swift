@@ -195,6 +195,8 @@ extension Session {
         while let entry = later.popFirst() {
             if !brought.contains(entry.event.identity) { _ = wait(entry, on: lane) }
         }
+        // Its own node may have had other rules.
+        judgeWaiting()
         move.endsAt = lane.now + SessionMove.recentMilliseconds
         context.state(of: lane).moved.append(self)
         context.wait(self, on: lane)

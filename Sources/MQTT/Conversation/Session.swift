@@ -268,10 +268,12 @@ final class Session: Inbox {
     /// A subscription is gone.
     func stopRetained(_ filter: TopicFilter) { retained?.remove(filter) }
 
+    override func revoked(_ filter: TopicFilter, on lane: Lane) { stopRetained(filter) }
+
     override func work(_ budget: inout Int, on lane: Lane) -> Bool {
         // Whoever comes back, or has room again, goes on in `pump`.
         guard let retained, let link else { return false }
-        let progress = retained.work(&budget, principal.router, now: lane.now) { event, start in
+        let progress = retained.work(&budget, as: principal, on: lane) { event, start in
             guard waiting.isEmpty, hasRoom(link, lane) else { return false }
             let entry = EventQueue.Entry(
                 event: event, qos: min(event.qos, start.qos), isRetained: true,

@@ -13,6 +13,7 @@ extension Configuration {
 
     /// Makes a configuration. A flag wins over the environment, that over the file, that over the defaults. A node of
     /// which nobody says anything, without a file and with no listener named, can be dialled by others on this machine.
+    /// What `apus join` has written into the data directory stands between file and defaults.
     /// - Parameters:
     ///   - file: path of a YAML file; nil takes the one that `APUS_CONFIG` names, or none.
     ///   - environment: `APUS_…` variables set keys, and texts of the file refer to any by `${NAME}`.
@@ -23,7 +24,8 @@ extension Configuration {
         guard let path = file ?? environment[fileVariable] else {
             let names =
                 environment.keys.contains { $0.hasPrefix("APUS_LISTENERS_") } || flags.contains(where: \.namesListener)
-            let yaml = names ? "" : "mesh: { listen: '\(ListenAddress.standardMesh)' }"
+            let isJoined = JoinedFile(nil, environment: environment, flags: flags).isThere
+            let yaml = names || isJoined ? "" : "mesh: { listen: '\(ListenAddress.standardMesh)' }"
             return try load(yaml: yaml, file: "configuration", environment: environment, flags: flags)
         }
         let yaml = try ConfigurationFile.read(path)
@@ -40,6 +42,7 @@ extension Configuration {
             .substituted(from: environment, used: &referred, problems: &problems)
         if case .nothing(let place) = tree { tree = .map([], place: place) }
         tree.addStandardListeners()
+        if let joined = try JoinedFile(tree, environment: environment, flags: flags).read() { tree.fill(from: joined) }
         tree.override(by: environment, referred: referred, problems: &problems)
         for flag in flags { tree.override(by: flag, problems: &problems) }
         var reader = ConfigurationReader(problems: problems)
@@ -56,6 +59,7 @@ extension Configuration {
         if data != running.data { keys.append("node.data") }
         if lanes != running.lanes { keys.append("node.lanes") }
         if listeners.map(\.fixed) != running.listeners.map(\.fixed) { keys.append("listeners") }
+        if tls != running.tls { keys.append("tls") }
         keys += meshKeysNeedingRestart(since: running)
         if admin.address != running.admin.address { keys.append("admin.listen") }
         if admin.tls != running.admin.tls { keys.append("admin.tls") }

@@ -89,9 +89,20 @@ public struct SecuritySettings: Sendable, Equatable {
     public var anonymous = AnonymousPolicy.loopback
     /// `access`: in the order of the file; empty means everything is allowed.
     public var access: [AccessRule] = []
+    /// Where each of them stands, for messages: file and line, or the variable.
+    public var accessPlaces: [String] = []
+    /// `broad_subscriptions`: what becomes of subscriptions that are broader than the rules.
+    public var broadSubscriptions = BroadSubscriptions.refuse
 
     /// The defaults.
     public init() {}
+}
+
+extension SecuritySettings {
+    /// The access rules, ready for use.
+    public func accessRules() throws(AccessRules.Failure) -> AccessRules {
+        try AccessRules(access, broadSubscriptions: broadSubscriptions)
+    }
 }
 
 /// One entry of `http.webhooks`.

@@ -42,7 +42,8 @@ enum ValueType: Sendable, Equatable {
 
 /// One key of the configuration.
 public struct ConfigurationKey: Sendable {
-    /// The path: names and `[]` for the entries of a list, `<component>` and `<name>` for a free name; `listeners[].listen`.
+    /// The path: names and `[]` for the entries of a list, `<component>` and `<name>` for a free name;
+    /// `listeners[].listen`.
     public let path: String
     let type: ValueType
     /// The default as text; `required` where there is none.
@@ -240,27 +241,7 @@ public enum ConfigurationKeys {
         ]
         + TLSKeys.all
         + MeshKeys.all
-        + [
-            ConfigurationKey(
-                "security.users", .path, "none", "The user file, made by `apus user add`.", isLive: true),
-            ConfigurationKey(
-                "security.anonymous", .choice(AnonymousPolicy.allCases.map(\.rawValue)), "loopback",
-                "Who may come without a user name.", isLive: true),
-            ConfigurationKey(
-                "security.access[].allow", .choice(AccessRule.Action.allCases.map(\.rawValue)), "allow or deny",
-                "What the rule allows.", isLive: true),
-            ConfigurationKey(
-                "security.access[].deny", .choice(AccessRule.Action.allCases.map(\.rawValue)), "allow or deny",
-                "What the rule denies.", isLive: true),
-            ConfigurationKey(
-                "security.access[].topics", .texts, "required",
-                "Topic filters, which may hold `${username}` and `${clientid}`.", isLive: true),
-            ConfigurationKey(
-                "security.access[].users", .texts, "everyone",
-                "Users the rule is for; `anonymous` means clients without a name.", isLive: true),
-            ConfigurationKey(
-                "security.access[].groups", .texts, "everyone", "Groups the rule is for.", isLive: true),
-        ]
+        + SecurityKeys.all
         + [
             ConfigurationKey(
                 "admin.listen", .addressOrOff, ListenAddress.standardAdmin.description,

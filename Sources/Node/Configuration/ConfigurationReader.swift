@@ -76,44 +76,6 @@ struct ConfigurationReader {
         return listeners
     }
 
-    private mutating func security(_ setting: Setting?) -> SecuritySettings {
-        var security = SecuritySettings()
-        let fields = group(setting, at: ["security"], called: "security")
-        security.users = text(fields["users"], "security.users")
-        if let policy = choice(fields["anonymous"], "security.anonymous", of: AnonymousPolicy.self) {
-            security.anonymous = policy
-        }
-        for (index, item) in items(fields["access"], "security.access").enumerated() {
-            if let rule = rule(item, "security.access[\(index)]") { security.access.append(rule) }
-        }
-        return security
-    }
-
-    private mutating func rule(_ item: Setting, _ called: String) -> AccessRule? {
-        let fields = group(item, at: ["security", "access", "[]"], called: called)
-        let topics = required(fields, "topics", in: item, called) { reader, setting, key in
-            reader.texts(setting, key)
-        }
-        let users = texts(fields["users"], "\(called).users") ?? []
-        let groups = texts(fields["groups"], "\(called).groups") ?? []
-        for topic in topics ?? [] { check(topic, fields["topics"], "\(called).topics") }
-        let effect: AccessRule.Effect
-        switch (fields["allow"], fields["deny"]) {
-        case (_?, nil): effect = .allow
-        case (nil, _?): effect = .deny
-        case (nil, nil):
-            if case .map = item { report(item, called, "a rule needs 'allow' or 'deny': publish | subscribe | all") }
-            return nil
-        case (_?, let deny?):
-            report(deny, "\(called).deny", "a rule has either 'allow' or 'deny', not both")
-            return nil
-        }
-        let word = effect.rawValue
-        let action = choice(fields[word], "\(called).\(word)", of: AccessRule.Action.self)
-        guard let action, let topics else { return nil }
-        return AccessRule(effect: effect, action: action, topics: topics, users: users, groups: groups)
-    }
-
     private mutating func admin(
         _ setting: Setting?, _ security: SecuritySettings, _ sections: [TLSSettings]
     ) -> AdminSettings {
@@ -136,29 +98,6 @@ struct ConfigurationReader {
             report(fields["users"], "admin.users", "needs security.users, the file with their passwords")
         }
         return admin
-    }
-
-    /// Whether `topic` can be a rule's filter: a variable that nobody knows would never match, and a `deny` that never
-    /// matches is a hole.
-    private mutating func check(_ topic: String, _ setting: Setting?, _ key: String) {
-        if topic.utf8.count > 65_535 { report(setting, key, "a topic filter has at most 65535 bytes") }
-        if topic.utf8.contains(0) { report(setting, key, "a topic filter must not contain a NUL character") }
-        var rest = topic[...]
-        while let start = rest.firstRange(of: "${") {
-            guard let end = rest[start.upperBound...].firstIndex(of: "}") else {
-                report(setting, key, "'\(topic)' has a '${' without '}'")
-                return
-            }
-            let name = String(rest[start.upperBound..<end])
-            if !["username", "clientid"].contains(name) {
-                report(setting, key, "unknown variable '${\(name)}'; allowed: ${username}, ${clientid}")
-            }
-            rest = rest[rest.index(after: end)...]
-        }
-        let levels = topic.split(separator: "/", omittingEmptySubsequences: false)
-        if levels.dropLast().contains("#") {
-            report(setting, key, "'\(topic)': '#' stands for all further levels and so must be the last one")
-        }
     }
 
     private mutating func mqtt(_ setting: Setting?) -> MQTTSettings {

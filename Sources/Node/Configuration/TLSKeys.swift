@@ -23,7 +23,7 @@ enum TLSKeys {
         key("cipher_suites", .text, "all", "Suites of TLS 1.3."),
         key(
             "user", .text, "none",
-            "The user that a client certificate stands for, as `${cert.cn}`; without it a certificate only opens the door."
+            "The user of a client certificate, as `${cert.cn}`; without it a certificate only opens the door."
         ),
         key("groups", .texts, "none", "Groups of that user, as `${cert.ou}`."),
         key("handshake_timeout", .seconds(1...60), "5", "Seconds for a handshake."),
@@ -32,7 +32,7 @@ enum TLSKeys {
     private static func key(
         _ name: String, _ type: ValueType, _ standard: String, _ meaning: String
     ) -> ConfigurationKey {
-        ConfigurationKey("tls.<name>.\(name)", type, standard, meaning, isLive: true)
+        ConfigurationKey("tls.<name>.\(name)", type, standard, meaning)
     }
 
     /// The variables of certificates that templates may hold.

@@ -138,7 +138,9 @@ final class JSONConversation: Conversation {
             guard let router = context.routers[identity.namespace] else {
                 return fail(id, 403, "This user belongs to a namespace that the node does not have.")
             }
-            principal = Principal(identity: identity, clientID: "", router: router)
+            let principal = Principal(identity: identity, clientID: "", router: router)
+            (principal.peer, principal.protocolName) = (link.peer, "http")
+            self.principal = principal
             answer(id) { _ in }
         case .refused(.busy): fail(id, 503, "Too many passwords are being checked.")
         case .refused(.tooManyFailures): fail(id, 429, "Too many wrong attempts.")
@@ -260,7 +262,7 @@ final class JSONConversation: Conversation {
         send(writer.bytes, [])
     }
 
-    private func fail(_ id: [UInt8]?, _ status: Int, _ detail: String) {
+    func fail(_ id: [UInt8]?, _ status: Int, _ detail: String) {
         var writer = JSONWriter()
         writer.beginObject()
         writer.key("op")

@@ -55,9 +55,14 @@ final class JSONInbox: Inbox {
         return principal.router.unsubscribe(self, filter)
     }
 
+    override func revoked(_ filter: TopicFilter, on lane: Lane) {
+        retained?.remove(filter)
+        conversation.fail(nil, 403, "The access rules have changed: the subscription to \(filter.wholeText) has ended.")
+    }
+
     override func work(_ budget: inout Int, on lane: Lane) -> Bool {
         guard let retained, let link else { return false }
-        let progress = retained.work(&budget, principal.router, now: lane.now) { event, start in
+        let progress = retained.work(&budget, as: principal, on: lane) { event, start in
             guard !link.isCongested, waiting.isEmpty, hasRoom(link, lane) else { return false }
             put(
                 EventQueue.Entry(

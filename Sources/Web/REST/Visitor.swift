@@ -29,14 +29,16 @@ final class Visitor {
     }
 
     /// The answer has come.
-    func settle(_ result: AuthenticationResult, _ context: WebContext) {
+    func settle(_ result: AuthenticationResult, from peer: String, _ context: WebContext) {
         switch result {
         case .accepted(let identity):
             guard let router = context.routers[identity.namespace] else {
                 refusal = Problem(403, "This user belongs to a namespace that the node does not have.")
                 return
             }
-            principal = Principal(identity: identity, clientID: "", router: router)
+            let principal = Principal(identity: identity, clientID: "", router: router)
+            (principal.peer, principal.protocolName) = (peer, "http")
+            self.principal = principal
         case .refused(.busy):
             var headers = Headers()
             headers.add("Retry-After", "5")
@@ -105,11 +107,11 @@ extension WebSite {
             guard let connection = conversation as? HTTPConversation, let visitor = Visitor.of(connection),
                 visitor.isPending, visitor.authorization == asked
             else { return }
-            visitor.settle(result, context)
+            visitor.settle(result, from: connection.link.peer, context)
             connection.link.resume()
         }
         guard let result = context.authenticator.authenticate(credentials, reply: reply) else { return .pending }
-        visitor.settle(result, context)
+        visitor.settle(result, from: connection.link.peer, context)
         return admit(head, of: connection, on: lane)
     }
 

@@ -11,7 +11,8 @@ import Core
 /// the reader goes is given to other members that are there; without any it waits for the reader, and goes to whoever
 /// is there when the channel ends.
 ///
-/// Subscriptions that were granted stay when access rules are reloaded, as everywhere; each new reader is judged anew.
+/// When access rules are reloaded and do not allow its subscriptions any more, its readers are cut. Each new reader is
+/// judged anew.
 final class EventChannel: Port {
     let key: ChannelKey
     let filters: [TopicFilter]
@@ -280,10 +281,7 @@ final class EventChannel: Port {
         while number < last, page.count < limit {
             number += 1
             guard let event = window.event(number) else { continue }
-            guard !event.isExpired(at: lane.now) else {
-                lane.counters.drop(.expired)
-                continue
-            }
+            guard isWanted(event, on: lane) else { continue }
             if page.count > 0 { StreamText.append(",", to: &page.body) }
             lanes.writeJSON(EventParts(event), on: lane, to: &page.body)
             page.count += 1
@@ -297,6 +295,25 @@ final class EventChannel: Port {
 
     /// Whether there is something in the window after a number.
     func hasEvents(after position: UInt64) -> Bool { position < last }
+
+    /// Whether an event out of the window may be sent: what is kept there came under the rules of that time.
+    func isWanted(_ event: Event, on lane: Lane) -> Bool {
+        if event.isExpired(at: lane.now) {
+            lane.counters.drop(.expired)
+        } else if principal.router.mayRead(event.topic, as: principal) {
+            return true
+        } else {
+            lane.counters.drop(.notReadable)
+        }
+        return false
+    }
+
+    /// Its readers asked for all of its filters, so what is left of them is nobody's.
+    override func revoked(_ filter: TopicFilter, on lane: Lane) {
+        for stream in behind { cut(stream, .administrative, position: stream.position) }
+        for stream in live.joined() { cut(stream, .administrative, position: last) }
+        if !polls.isEmpty { answerPolls(on: lane) }
+    }
 
     /// Counts what was sent other than as it came.
     func sent(_ count: Int, bytes: Int, on lane: Lane) {

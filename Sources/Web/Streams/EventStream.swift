@@ -103,7 +103,7 @@ final class EventStream: HTTPStream {
 
     /// - Returns: why it does not go on.
     private func sendRetained(_ retained: RetainedDelivery, _ budget: inout Int, on lane: Lane) -> Progress? {
-        let progress = retained.work(&budget, channel.principal.router, now: lane.now) { event, start in
+        let progress = retained.work(&budget, as: channel.principal, on: lane) { event, start in
             if link.isCongested { return false }
             // An earlier filter has found it already.
             if channel.filters[..<Int(start.identifier)].contains(where: { $0.matches(event.topic) }) { return true }
@@ -142,10 +142,7 @@ final class EventStream: HTTPStream {
             while count < Self.eventsPerUnit, position < channel.last, bytes.count < Self.blockBytes {
                 position += 1
                 guard let event = channel.window.event(position) else { continue }
-                guard !event.isExpired(at: lane.now) else {
-                    lane.counters.drop(.expired)
-                    continue
-                }
+                guard channel.isWanted(event, on: lane) else { continue }
                 channel.writeID(position, to: &bytes)
                 StreamText.append("\n", to: &bytes)
                 channel.write(event, isRetained: false, as: format, on: lane, to: &bytes)

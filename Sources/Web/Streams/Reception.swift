@@ -29,7 +29,9 @@ final class Reception: HTTPTraveller {
 
     func arrived(_ connection: HTTPConversation, on lane: Lane) -> RequestVerdict {
         // What a principal remembers of its decisions is true for the former lane only.
-        principal = Principal(identity: principal.identity, clientID: principal.clientID, router: principal.router)
+        let former = principal
+        principal = Principal(identity: former.identity, clientID: former.clientID, router: former.router)
+        (principal.peer, principal.protocolName) = (former.peer, former.protocolName)
         do throws(Problem) {
             return try receive(connection, on: lane)
         } catch {

@@ -5,6 +5,7 @@ struct ChannelKey: Hashable {
     let namespace: String
     let user: String?
     let groups: [String]
+    let attributes: [String: [String]]
     let filters: [[UInt8]]
     let group: String?
 
@@ -12,6 +13,7 @@ struct ChannelKey: Hashable {
         namespace = principal.identity.namespace
         user = principal.identity.user
         groups = principal.identity.groups
+        attributes = principal.identity.attributes
         filters = wanted.filters.map { Array($0.wholeText.utf8) }
         group = wanted.group
     }
