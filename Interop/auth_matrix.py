@@ -42,7 +42,7 @@ security:
   anonymous: loopback
   BROAD
   tokens:
-    - { issuer: "https://issuer.example", audience: apus, keys: PKI/jwks.json, groups: roles }
+    - { issuer: "https://issuer.example", audience: apus, keys: PKI/jwks.json, groups: roles, leeway: 0 }
     - { issuer: "https://web.example", audience: apus, keys: "https://localhost:JWKS/keys", ca: PKI/ca.pem }
   access:
     - { allow: all, topics: ["ways/${username}/#"] }
@@ -102,7 +102,7 @@ class World:
 
     def node(self):
         config = CONFIG.replace("PKI", str(self.pki)).replace("BROAD", self.broad)
-        return SecureNode(LISTENERS, config.replace("JWKS", str(self.server.port)))
+        return SecureNode(LISTENERS, config.replace("JWKS", str(self.server.port)), scattered=True)
 
     def context(self, leaf=None):
         return context(str(self.authority.path), leaf)
@@ -155,12 +155,14 @@ class Way:
     def websocket(self, node, path, protocol, with_fields=True):
         return websocket(
             f"wss://localhost:{node.ports['https']}{path}", subprotocols=[protocol], compression=None,
-            ssl=self.world.context(self.leaf), additional_headers=self.fields if with_fields else None)
+            sock=node.dial("https"), ssl=self.world.context(self.leaf),
+            additional_headers=self.fields if with_fields else None)
 
     def request(self, node, method_, path, body=None, **more):
         """Status and body."""
         connection = http.client.HTTPSConnection(
-            "localhost", node.ports["https"], timeout=10, context=self.world.context(self.leaf))
+            "127.0.0.1", node.ports["https"], timeout=10, context=self.world.context(self.leaf),
+            source_address=node.source)
         connection.request(method_, path, body, {**self.fields, **more})
         answer = connection.getresponse()
         found = answer.status, answer.read()

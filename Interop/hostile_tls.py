@@ -112,7 +112,7 @@ class World:
         config = CONFIG.replace("PKI", str(self.pki))
         for place, server in enumerate(self.servers):
             config = config.replace(f"JWKS{place}", str(server.port))
-        return SecureNode(LISTENERS, config)
+        return SecureNode(LISTENERS, config, scattered=True)
 
     def context(self, leaf=None, **more):
         return context(str(self.authority.path), leaf, **more)

@@ -4,6 +4,7 @@ whatever socket there is, and a pair of clients that behave."""
 import base64
 import hashlib
 import hmac
+import itertools
 import json
 import os
 import signal
@@ -28,17 +29,20 @@ from authority import new_key, put
 from node import APUS, Failure, Node, check, packet, text
 
 PATIENCE = 20
+NUMBERS = itertools.count()
 # A build with all its checks is slower, and several of them may share the machine.
 IS_DEBUG = "debug" in APUS
 
 
 class SecureNode(Node):
     """A node with the listeners of a dictionary: name to protocol and further keys, as `{"mqtts": "mqtt, tls: main"}`.
-    `node.ports[name]` is where each listens. With `admin_context` its management is asked over TLS."""
+    `node.ports[name]` is where each listens. With `admin_context` its management is asked over TLS. What is `scattered`
+    is dialled from ever new addresses of the loopback network: who is often wrong from one is kept out for a while."""
 
-    def __init__(self, listeners, extra="", lanes=2, admin_context=None):
+    def __init__(self, listeners, extra="", lanes=2, admin_context=None, scattered=False):
         super().__init__(lanes=lanes, extra=extra)
         self.listeners = listeners
+        self.scattered = scattered
         self.ports = dict.fromkeys(listeners, 0)
         self.admin_context = admin_context
 
@@ -55,9 +59,15 @@ class SecureNode(Node):
         for listener in listeners[len(self.listeners):]:
             self.ports[listener["protocol"]] = int(listener["address"].rsplit(":", 1)[1])
 
+    @property
+    def source(self):
+        """Where the next connection comes from; None for wherever."""
+        number = next(NUMBERS)
+        return (f"127.{10 + (number >> 16) % 100}.{number >> 8 & 255}.{1 + number % 254}", 0) if self.scattered else None
+
     def dial(self, name, context=None, server="localhost", timeout=10):
         """A connection to a listener, over TLS with a context."""
-        made = socket.create_connection(("127.0.0.1", self.ports[name]), timeout)
+        made = socket.create_connection(("127.0.0.1", self.ports[name]), timeout, self.source)
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return context.wrap_socket(made, server_hostname=server) if context else made
 
