@@ -63,7 +63,8 @@ class SecureNode(Node):
     def source(self):
         """Where the next connection comes from; None for wherever."""
         number = next(NUMBERS)
-        return (f"127.{10 + (number >> 16) % 100}.{number >> 8 & 255}.{1 + number % 254}", 0) if self.scattered else None
+        address = f"127.{10 + (number >> 16) % 100}.{number >> 8 & 255}.{1 + number % 254}"
+        return (address, 0) if self.scattered else None
 
     def dial(self, name, context=None, server="localhost", timeout=10):
         """A connection to a listener, over TLS with a context."""
