@@ -64,7 +64,7 @@ let package = Package(
             name: "Webhooks",
             dependencies: ["Core", "CCurl", "CLinux", "COpenSSL", .product(name: "Logging", package: "swift-log")],
             swiftSettings: strict),
-        .target(name: "Security", dependencies: ["Core", "COpenSSL"], swiftSettings: strict),
+        .target(name: "Security", dependencies: ["Core", "COpenSSL", "CCurl", "CLinux"], swiftSettings: strict),
         .target(
             name: "Node",
             dependencies: [
@@ -120,7 +120,7 @@ let package = Package(
             name: "WebhooksTests",
             dependencies: ["Webhooks", "Core", "Reactor", .product(name: "Logging", package: "swift-log")],
             swiftSettings: strict),
-        .testTarget(name: "SecurityTests", dependencies: ["Security", "Core"], swiftSettings: strict),
+        .testTarget(name: "SecurityTests", dependencies: ["Security", "Core", "COpenSSL"], swiftSettings: strict),
         .testTarget(
             name: "NodeTests",
             dependencies: [

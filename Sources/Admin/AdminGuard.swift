@@ -1,6 +1,5 @@
 /// Who may use the management interface: `docs/security.md`.
 import Core
-import Foundation
 import Web
 
 /// Lets a request pass, or answers it.
@@ -33,15 +32,24 @@ struct AdminGuard: Sendable {
             }
             return pass()
         }
-        guard let (user, password) = Self.credentials(request) else { return Self.challenge(responder) }
-        authenticate(user, password, request, responder, pass)
+        var credentials = request.sender
+        credentials.protocolName = "admin"
+        switch Authorization(request.headers["Authorization"]) {
+        case .basic(let user, let password): (credentials.user, credentials.password) = (user, password)
+        case .bearer(let token) where takesTokens: credentials.token = token
+        // A certificate says who it is as well.
+        case .nothing where credentials.certificateUser != nil: break
+        case .nothing, .bearer, .unknown: return challenge(responder)
+        }
+        authenticate(credentials, responder, pass)
     }
 
+    private var takesTokens: Bool { authenticator.mechanisms.contains(.oauthBearer) }
+
     private func authenticate(
-        _ user: String, _ password: [UInt8], _ request: HTTPRequest, _ responder: HTTPResponder,
-        _ pass: @escaping @Sendable () -> Void
+        _ credentials: Credentials, _ responder: HTTPResponder, _ pass: @escaping @Sendable () -> Void
     ) {
-        let users = users
+        let (users, hadToken) = (users, credentials.token != nil)
         let decide = { @Sendable (result: AuthenticationResult) in
             switch result {
             case .accepted(let identity):
@@ -58,30 +66,18 @@ struct AdminGuard: Sendable {
                 var headers = Headers()
                 headers.add("Retry-After", "60")
                 responder.send(Problem(429, "Too many wrong attempts.", headers: headers))
-            case .refused(.badCredentials), .refused(.anonymousNotAllowed): Self.challenge(responder)
+            case .refused(.badCredentials), .refused(.anonymousNotAllowed):
+                challenge(responder, hadToken: hadToken)
             }
         }
-        let credentials = Credentials(
-            clientID: "", user: user, password: password, isLocal: request.isLocal, peer: request.peer)
         // A password that must be hashed is answered from another thread.
         let reply = { @Sendable (result: AuthenticationResult) in responder.run { decide(result) } }
         if let result = authenticator.authenticate(credentials, reply: reply) { decide(result) }
     }
 
-    private static func challenge(_ responder: HTTPResponder) {
-        var headers = Headers()
-        headers.add("WWW-Authenticate", #"Basic realm="apus", charset="UTF-8""#)
-        responder.send(Problem(401, "A user among admin.users and the right password are needed.", headers: headers))
-    }
-
-    /// User and password of the Basic scheme (RFC 7617).
-    private static func credentials(_ request: HTTPRequest) -> (user: String, password: [UInt8])? {
-        guard let words = request.headers["Authorization"]?.split(separator: " ", maxSplits: 1), words.count == 2,
-            words[0].lowercased() == "basic", let bytes = Data(base64Encoded: String(words[1])),
-            let colon = bytes.firstIndex(of: UInt8(ascii: ":")),
-            let user = String(validating: bytes[..<colon], as: UTF8.self), !user.isEmpty
-        else { return nil }
-        return (user, Array(bytes[(colon + 1)...]))
+    private func challenge(_ responder: HTTPResponder, hadToken: Bool = false) {
+        let detail = "A user among admin.users and the right password are needed."
+        responder.send(.unauthorized(detail, offersTokens: takesTokens, hadToken: hadToken))
     }
 
     /// Whether a page of `origin` came from this very host, over a proxy with TLS perhaps.

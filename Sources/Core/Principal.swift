@@ -20,9 +20,13 @@ public final class Principal {
     private var accessVersion: UInt64
     /// What has been refused and recorded lately; made when the first is.
     private var refusals: RecentRefusals?
-    /// Decisions by the match cache's serial numbers; made when the first rule is asked.
+    /// Decisions by the match cache's serial numbers; made when the first rule is asked, nil while there are none.
     private var decisions: UnsafeMutablePointer<UInt64>?
-    private static let decisionCount = 64
+    /// Decisions there is room for, less one; grows for those who publish to many topics.
+    private var decisionMask = 63
+    private static let maxDecisions = 4_096
+    /// Decisions that gave way to others since the room was last made.
+    private var collisions = 0
     /// Thousandths of publish tokens left, refilled by the millisecond; only with a rate.
     private var tokens = 0
     private var tokensAt: UInt64 = 0
@@ -41,6 +45,7 @@ public final class Principal {
     public func renewed(_ identity: Identity) -> Principal {
         let renewed = Principal(identity: identity, clientID: clientID, router: router)
         (renewed.tokens, renewed.tokensAt) = (tokens, tokensAt)
+        (renewed.peer, renewed.protocolName) = (peer, protocolName)
         return renewed
     }
 
@@ -64,13 +69,15 @@ public final class Principal {
     @inline(__always)
     func mayPublish(_ topic: UnsafeRawBufferPointer, isRetained: Bool, serial: UInt64) -> Bool {
         if accessVersion != router.accessVersion { resolveAgain() }
-        // Topics under `$` belong to the node (MQTT 3.1.1 §4.7.2).
-        guard access != nil else { return topic[0] != UInt8(ascii: "$") || isNode }
-        if let decisions {
-            let known = decisions[Int(truncatingIfNeeded: serial) & (Self.decisionCount - 1)]
-            if known >> 2 == serial { return known & (isRetained ? 2 : 1) != 0 }
+        guard let decisions else {
+            // Topics under `$` belong to the node (MQTT 3.1.1 §4.7.2).
+            if access == nil { return topic[0] != UInt8(ascii: "$") || isNode }
+            return decide(topic, isRetained: isRetained, serial: serial)
         }
-        return decide(topic, serial: serial) & (isRetained ? 2 : 1) != 0
+        // What is known of this topic: 0 for nothing, 1 for publishing, 3 for retaining as well; more: it is another's.
+        let known = decisions[Int(truncatingIfNeeded: serial) & decisionMask] ^ serial << 2
+        if known | 2 == 3, !isRetained { return true }
+        return known < 4 ? known & (isRetained ? 2 : 1) != 0 : decide(topic, isRetained: isRetained, serial: serial)
     }
 
     /// The same, not remembered.
@@ -87,22 +94,35 @@ public final class Principal {
         let (rules, version) = router.accessRules
         access = isNode ? nil : rules.resolve(for: identity, clientID: clientID)
         accessVersion = version
-        decisions?.update(repeating: 0, count: Self.decisionCount)
+        guard access == nil else {
+            decisions?.update(repeating: 0, count: decisionMask + 1)
+            return
+        }
+        decisions?.deallocate()
+        (decisions, decisionMask) = (nil, 63)
     }
 
-    /// Asks the rules about a topic, and remembers the answer: 1 for publishing, 2 for retaining as well.
+    /// Asks the rules about a topic, and remembers the answer.
     @inline(never)
-    private func decide(_ topic: UnsafeRawBufferPointer, serial: UInt64) -> UInt64 {
-        let decisions = self.decisions ?? makeDecisions()
+    private func decide(_ topic: UnsafeRawBufferPointer, isRetained: Bool, serial: UInt64) -> Bool {
+        let decisions = roomForDecision(serial)
         let mayPublish = mayPublish(topic, isRetained: false)
         let answer: UInt64 = !mayPublish ? 0 : self.mayPublish(topic, isRetained: true) ? 3 : 1
-        decisions[Int(truncatingIfNeeded: serial) & (Self.decisionCount - 1)] = serial << 2 | answer
-        return answer
+        decisions[Int(truncatingIfNeeded: serial) & decisionMask] = serial << 2 | answer
+        return answer & (isRetained ? 2 : 1) != 0
     }
 
-    private func makeDecisions() -> UnsafeMutablePointer<UInt64> {
-        let made = UnsafeMutablePointer<UInt64>.allocate(capacity: Self.decisionCount)
-        made.initialize(repeating: 0, count: Self.decisionCount)
+    private func roomForDecision(_ serial: UInt64) -> UnsafeMutablePointer<UInt64> {
+        if let decisions {
+            if decisions[Int(truncatingIfNeeded: serial) & decisionMask] == 0 { return decisions }
+            collisions += 1
+            if collisions <= decisionMask || decisionMask + 1 == Self.maxDecisions { return decisions }
+            decisions.deallocate()
+            decisionMask = decisionMask * 4 + 3
+        }
+        collisions = 0
+        let made = UnsafeMutablePointer<UInt64>.allocate(capacity: decisionMask + 1)
+        made.initialize(repeating: 0, count: decisionMask + 1)
         decisions = made
         return made
     }

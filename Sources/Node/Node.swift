@@ -23,7 +23,7 @@ public struct Node {
     private let log: Log
     private let logger: Logger
     private let router: Router
-    private let authenticator: PasswordAuthenticator
+    private let authenticator: NodeAuthenticator
     private let reactor: Reactor
     private let statistics: StatisticsSource
     private let admin: Admin?
@@ -63,10 +63,10 @@ public struct Node {
         let users = try Self.users(configuration)
         let rules = try Self.rules(configuration)
         do {
-            authenticator = try PasswordAuthenticator(users: users, anonymous: configuration.security.anonymous)
-        } catch {
-            throw StartFailure(description: "cannot start the password checker: \(error)", isConfiguration: false)
-        }
+            authenticator = try NodeAuthenticator(
+                IdentitySettings(configuration, users: users), audit: audit,
+                keyNotice: { [logger = Logger(label: "security")] in $0.log(logger) })
+        } catch { throw StartFailure(description: error.description, isConfiguration: false) }
         doors = try Doors(configuration, audit: audit)
         router = Router(
             limits: configuration.limits, accessRules: rules, hashKey: UInt64.random(in: .min ... .max))
@@ -81,6 +81,7 @@ public struct Node {
             let interval = configuration.mqtt.sysIntervalSeconds
             if interval > 0 { SystemTopics(statistics, intervalSeconds: interval).start() }
         } catch { throw StartFailure(description: error.description, isConfiguration: false) }
+        router.audit = audit
         reactor.setAudit(audit)
         Self.publish(audit, reactor, router)
         let settings = WebhookSettings(
@@ -123,7 +124,7 @@ public struct Node {
 
     /// Starts the management interface, before any client can come: whoever watches the node sees it start.
     private static func manage(
-        _ configuration: Configuration, _ reactor: Reactor, _ router: Router, _ authenticator: PasswordAuthenticator,
+        _ configuration: Configuration, _ reactor: Reactor, _ router: Router, _ authenticator: NodeAuthenticator,
         _ statistics: StatisticsSource, _ mesh: MeshShell?, _ doors: Doors
     ) throws(StartFailure) -> Admin? {
         guard let address = configuration.admin.address else { return nil }
@@ -159,7 +160,7 @@ public struct Node {
     }
 
     private static func listen(
-        _ configuration: Configuration, _ reactor: Reactor, _ router: Router, _ authenticator: PasswordAuthenticator,
+        _ configuration: Configuration, _ reactor: Reactor, _ router: Router, _ authenticator: NodeAuthenticator,
         _ webhooks: WebhookManager, _ mesh: MeshShell?, _ admin: Admin?, _ doors: Doors, _ log: Log
     ) throws(SocketAddress.Failure) {
         let adapters = Adapters.all(
@@ -217,7 +218,7 @@ public struct Node {
             let new = try source.load()
             let users = try Self.users(new)
             let rules = try Self.rules(new)
-            authenticator.reload(users: users, anonymous: new.security.anonymous)
+            try authenticator.reload(IdentitySettings(new, users: users))
             router.reload(rules)
             log.levels.update(new.log)
             for key in new.keysNeedingRestart(since: configuration) {

@@ -44,13 +44,8 @@ final class ReactorLane: Lane {
     private static let judgedAtOnce = 32
 
     let receiveBuffer: UnsafeMutableRawPointer
-    /// For connections with TLS: what was received, and what is to be sent.
-    private(set) lazy var sealedInput = UnsafeMutableRawPointer.allocate(
-        byteCount: Self.sealedSize, alignment: 4_096)
-    private lazy var sealedOutput = UnsafeMutableRawPointer.allocate(
-        byteCount: Self.sealedOutputSize, alignment: 4_096)
-    private static let sealedOutputSize = TLSSession.sealedBytes(bufferSize) + 4_096
-    private var hasSealedBuffers = false
+    /// For connections with TLS; made for the first one.
+    private lazy var sealed = SealedBuffers()
     /// Steps of handshakes in this pass.
     var handshakeSteps = 0
     /// Is told of connections that were refused.
@@ -103,10 +98,6 @@ final class ReactorLane: Lane {
     deinit {
         for buffer in buffers + smallBuffers { buffer.deallocate() }
         receiveBuffer.deallocate()
-        if hasSealedBuffers {
-            sealedInput.deallocate()
-            sealedOutput.deallocate()
-        }
         Glibc.close(epoll)
         Glibc.close(reserve)
     }
@@ -262,7 +253,6 @@ final class ReactorLane: Lane {
     ) throws(TLSFailure) {
         var secured: SecuredTransport?
         if let door {
-            hasSealedBuffers = true
             secured = SecuredTransport(try TLSSession(door, serverName: serverName))
             secured?.handshakeDeadline = now + UInt64(max(door.settings.handshakeMilliseconds, 1))
         }
@@ -289,8 +279,11 @@ final class ReactorLane: Lane {
         }
     }
 
-    /// Where connections with TLS seal into, for the length of a call.
-    func takeOutput() -> TLSOutput { TLSOutput(base: sealedOutput, capacity: Self.sealedOutputSize) }
+    /// What connections with TLS receive into, ``sealedSize`` bytes, for the length of a call.
+    var sealedInput: UnsafeMutableRawPointer { sealed.input }
+
+    /// What connections with TLS seal into, for the length of a call.
+    func takeOutput() -> TLSOutput { TLSOutput(base: sealed.output, capacity: SealedBuffers.outputSize) }
 
     /// Looks at the certificates of all peers anew, a few in each pass.
     func judgeCertificates() { judgedEntries = 0 }

@@ -21,3 +21,17 @@ final class SecuredTransport {
         countedBytes = 0
     }
 }
+
+/// Memory that all connections with TLS of a lane share: nothing stays in it from one call to the next.
+final class SealedBuffers {
+    let input = UnsafeMutableRawPointer.allocate(byteCount: ReactorLane.sealedSize, alignment: 4_096)
+    let output = UnsafeMutableRawPointer.allocate(byteCount: outputSize, alignment: 4_096)
+
+    /// A whole window, sealed, and what the session has to say besides.
+    static let outputSize = TLSSession.sealedBytes(ReactorLane.bufferSize) + 4_096
+
+    deinit {
+        input.deallocate()
+        output.deallocate()
+    }
+}

@@ -1,5 +1,5 @@
-/// The user file: `name:hash` or `name:hash:group,group` a line, blank lines and lines that begin with `#` kept as they
-/// are. Made by `apus user add`; a person may edit it.
+/// The user file: `name:hash`, `name:hash:group,group` or `name:hash:group,group:verifier` a line, blank lines and lines
+/// that begin with `#` kept as they are. Made by `apus user add`; a person may edit it.
 
 /// A user who may log in.
 public struct User: Sendable, Equatable {
@@ -9,9 +9,13 @@ public struct User: Sendable, Equatable {
     public let hash: ScryptHash
     /// Groups that access rules may name.
     public let groups: [String]
+    /// For logins by SCRAM-SHA-256; nil when the user has none and so cannot.
+    public let scram: SCRAMVerifier?
 
     /// Makes a user; throws what is wrong with the name or a group.
-    public init(name: String, hash: ScryptHash, groups: [String] = []) throws(UserFileError) {
+    public init(
+        name: String, hash: ScryptHash, groups: [String] = [], scram: SCRAMVerifier? = nil
+    ) throws(UserFileError) {
         if let reason = Self.reasonAgainst(name: name) { throw UserFileError(reason) }
         for group in groups {
             if let reason = Self.reasonAgainst(group: group) { throw UserFileError(reason) }
@@ -19,6 +23,7 @@ public struct User: Sendable, Equatable {
         self.name = name
         self.hash = hash
         self.groups = groups
+        self.scram = scram
     }
 
     /// The longest name, in bytes.
@@ -29,6 +34,16 @@ public struct User: Sendable, Equatable {
         if let reason = reasonAgainst(word: name, called: "a user name") { return reason }
         if name.hasPrefix("#") { return "a user name must not begin with '#', which begins a comment" }
         if name == "anonymous" { return "the user name 'anonymous' stands for clients without a name in access rules" }
+        return nil
+    }
+
+    /// What is wrong with the name of one who is proven by a certificate or a token, or nil. It is in no file, so it may
+    /// contain what separates fields there: `spiffe://plant/pump`, `auth0|17`.
+    static func reasonAgainst(provenName name: String) -> String? {
+        if name.isEmpty { return "the user name is empty" }
+        if name.utf8.count > maxNameBytes { return "the user name is longer than \(maxNameBytes) bytes" }
+        if name.utf8.contains(where: { $0 < 0x20 || $0 == 0x7F }) { return "the user name contains control characters" }
+        if name == "anonymous" { return "the user name 'anonymous' stands for clients without a name" }
         return nil
     }
 
@@ -106,20 +121,24 @@ public struct UserFile: Sendable, Equatable {
 
     private static func user(parsing text: String) throws(UserFileError) -> User {
         let fields = text.split(separator: ":", omittingEmptySubsequences: false)
-        guard fields.count == 2 || fields.count == 3 else {
-            throw UserFileError("expected name:hash or name:hash:group,group, found \(fields.count) field(s)")
+        guard (2...4).contains(fields.count) else {
+            throw UserFileError(
+                "expected name:hash, name:hash:group,group or name:hash:group,group:verifier, found "
+                    + "\(fields.count) field(s)")
         }
         var groups: [Substring] = []
-        if fields.count == 3, !fields[2].isEmpty {
+        if fields.count > 2, !fields[2].isEmpty {
             groups = fields[2].split(separator: ",", omittingEmptySubsequences: false)
         }
         let hash: ScryptHash
+        var scram: SCRAMVerifier?
         do throws(ScryptError) {
             hash = try ScryptHash(parsing: fields[1])
+            if fields.count == 4 { scram = try SCRAMVerifier(parsing: fields[3]) }
         } catch {
             throw UserFileError(error.description)
         }
-        return try User(name: String(fields[0]), hash: hash, groups: groups.map(String.init))
+        return try User(name: String(fields[0]), hash: hash, groups: groups.map(String.init), scram: scram)
     }
 
     /// The users, in the order of the file.
@@ -162,7 +181,8 @@ public struct UserFile: Sendable, Equatable {
             case .text(let comment): text += comment
             case .user(let user):
                 text += "\(user.name):\(user.hash.encoded)"
-                if !user.groups.isEmpty { text += ":" + user.groups.joined(separator: ",") }
+                if !user.groups.isEmpty || user.scram != nil { text += ":" + user.groups.joined(separator: ",") }
+                if let scram = user.scram { text += ":" + scram.encoded }
             }
             text += "\n"
         }

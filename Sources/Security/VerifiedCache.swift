@@ -1,4 +1,4 @@
-/// Credentials that were found good, so that a fleet which reconnects is not hashed again.
+/// Credentials that were found good, so that a fleet which reconnects is not checked again.
 import COpenSSL
 
 /// A name and a password, as a keyed digest. Without the key, which dies with the process, a memory dump does not give
@@ -6,7 +6,7 @@ import COpenSSL
 struct CredentialDigest: Hashable, Sendable {
     private let words: (UInt64, UInt64, UInt64, UInt64)
 
-    /// HMAC-SHA256 over the name's length, the name and the password.
+    /// HMAC-SHA256 over the name's length, the name and the password. Tokens have no name: no user has an empty one.
     init(user: String, password: [UInt8], key: [UInt8]) throws(ScryptError) {
         var input: [UInt8] = []
         let name = user.utf8
@@ -16,15 +16,8 @@ struct CredentialDigest: Hashable, Sendable {
         input.append(UInt8(truncatingIfNeeded: name.count))
         input.append(contentsOf: name)
         input.append(contentsOf: password)
-        var output = [UInt8](repeating: 0, count: 32)
-        var length = 0
-        let done = EVP_Q_mac(
-            nil, "HMAC", nil, "SHA256", nil, key, key.count, input, input.count, &output, output.count, &length)
-        input.withUnsafeMutableBytes { OPENSSL_cleanse($0.baseAddress, $0.count) }
-        guard done != nil, length == 32 else {
-            ERR_clear_error()
-            throw .unavailable
-        }
+        defer { input.withUnsafeMutableBytes { OPENSSL_cleanse($0.baseAddress, $0.count) } }
+        let output = try Digest.sha256.hmac(key: key, input)
         words = output.withUnsafeBytes { bytes in
             (
                 bytes.loadUnaligned(as: UInt64.self), bytes.loadUnaligned(fromByteOffset: 8, as: UInt64.self),
@@ -40,31 +33,42 @@ struct CredentialDigest: Hashable, Sendable {
     func hash(into hasher: inout Hasher) { hasher.combine(words.0) }
 }
 
-/// A bounded map from digests to user names; the oldest entry makes room.
-struct VerifiedCache: Sendable {
+/// A bounded map; the oldest entry makes room.
+struct BoundedCache<Key: Hashable & Sendable, Value: Sendable>: Sendable {
     private let capacity: Int
-    private var names: [CredentialDigest: String] = [:]
-    /// The digests in the order they came; a ring once full.
-    private var order: [CredentialDigest] = []
+    private var values: [Key: Value] = [:]
+    /// The keys in the order they came; a ring once full. Each key of `values` is here once.
+    private var order: [Key] = []
     private var oldest = 0
 
     init(capacity: Int) { self.capacity = capacity }
 
-    var count: Int { names.count }
+    var count: Int { values.count }
 
-    func user(for digest: CredentialDigest) -> String? { names[digest] }
+    subscript(key: Key) -> Value? { values[key] }
 
-    mutating func insert(_ digest: CredentialDigest, user: String) {
-        guard capacity > 0, names[digest] == nil else { return }
+    /// Adds an entry, or puts another value in the place of the one that is there.
+    mutating func insert(_ key: Key, _ value: Value) {
+        guard capacity > 0 else { return }
+        if values.updateValue(value, forKey: key) != nil { return }
         if order.count < capacity {
-            order.append(digest)
+            order.append(key)
         } else {
-            names[order[oldest]] = nil
-            order[oldest] = digest
+            values[order[oldest]] = nil
+            order[oldest] = key
             oldest = (oldest + 1) % capacity
         }
-        names[digest] = user
     }
 
-    mutating func removeAll() { self = VerifiedCache(capacity: capacity) }
+    /// Keeps only the entries that `isKept` says yes to. Takes time for all of them.
+    mutating func keep(_ isKept: (Value) -> Bool) {
+        var kept = BoundedCache(capacity: capacity)
+        for index in order.indices {
+            let key = order[(oldest + index) % order.count]
+            if let value = values[key], isKept(value) { kept.insert(key, value) }
+        }
+        self = kept
+    }
+
+    mutating func removeAll() { self = BoundedCache(capacity: capacity) }
 }

@@ -47,8 +47,8 @@ struct PasswordOption: ParsableArguments {
             password = firstLine(of: try readAll(STDIN_FILENO, limit: 64 << 10, name: "standard input"))
         }
         if password.isEmpty { throw CommandFailure("the password is empty") }
-        if password.count > PasswordAuthenticator.maxPasswordBytes {
-            throw CommandFailure("the password is longer than \(PasswordAuthenticator.maxPasswordBytes) bytes")
+        if password.count > NodeAuthenticator.maxPasswordBytes {
+            throw CommandFailure("the password is longer than \(NodeAuthenticator.maxPasswordBytes) bytes")
         }
         return password
     }
@@ -67,8 +67,13 @@ struct UserAdd: ParsableCommand {
         discussion: """
             Makes the file when there is none. Without --group an existing user keeps the groups.
 
-            Example:
+            --scram stores what SCRAM-SHA-256 logins need as well (MQTT 5 AUTH, AMQP). It is easier to guess a password \
+            from than the scrypt hash if the file is ever stolen: give such users passwords that are long and random. \
+            A new password without --scram takes it away.
+
+            Examples:
               apus user add --file users --group operators olivia
+              apus user add --file users --scram pump-17
             """)
 
     @OptionGroup var file: UserFileOption
@@ -77,19 +82,42 @@ struct UserAdd: ParsableCommand {
     @Option(help: "A group of the user; repeatable.")
     var group: [String] = []
 
+    @Flag(help: "Let the user log in by SCRAM-SHA-256, too.")
+    var scram = false
+
+    @Option(help: ArgumentHelp("Rounds that a client computes for SCRAM.", valueName: "count"))
+    var scramIterations: Int?
+
     @Argument(help: "The user's name.")
     var name: String
 
+    func validate() throws {
+        guard let scramIterations else { return }
+        let range = SCRAMVerifier.iterationRange
+        guard scram else { throw ValidationError("--scram-iterations goes with --scram") }
+        guard range.contains(scramIterations) else {
+            throw ValidationError("--scram-iterations must be from \(range.lowerBound) to \(range.upperBound)")
+        }
+    }
+
     func run() throws {
         if let reason = User.reasonAgainst(name: name) { throw CommandFailure(reason) }
-        let hash = try ScryptHash(password: password.read(twice: true))
+        let password = try password.read(twice: true)
+        let hash = try ScryptHash(password: password)
+        let verifier =
+            scram
+            ? try SCRAMVerifier(password: password, iterations: scramIterations ?? SCRAMVerifier.standardIterations)
+            : nil
         var isNew = true
+        var losesSCRAM = false
         try UserFile.update(file.file, creating: true) { file throws(UserFileError) in
             let old = file.user(named: name)
             isNew = old == nil
-            file.set(try User(name: name, hash: hash, groups: group.isEmpty ? old?.groups ?? [] : group))
+            losesSCRAM = old?.scram != nil && verifier == nil
+            let groups = group.isEmpty ? old?.groups ?? [] : group
+            file.set(try User(name: name, hash: hash, groups: groups, scram: verifier))
         }
-        print("\(isNew ? "added" : "changed") \(name)")
+        print("\(isNew ? "added" : "changed") \(name)\(losesSCRAM ? ", who cannot use SCRAM any more" : "")")
     }
 }
 
@@ -121,7 +149,8 @@ struct UserList: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "list", abstract: "List the users and their groups.",
         discussion: """
-            One user a line, the groups after a tab.
+            One user a line: the name, the groups after a tab, and `scram` after another tab for one who can log in by \
+            SCRAM-SHA-256.
 
             Example:
               apus user list --file users
@@ -131,7 +160,10 @@ struct UserList: ParsableCommand {
 
     func run() throws {
         for user in try UserFile.load(file.file).users {
-            print(user.groups.isEmpty ? user.name : "\(user.name)\t\(user.groups.joined(separator: ","))")
+            var columns = [user.name]
+            if !user.groups.isEmpty || user.scram != nil { columns.append(user.groups.joined(separator: ",")) }
+            if user.scram != nil { columns.append("scram") }
+            print(columns.joined(separator: "\t"))
         }
     }
 }

@@ -19,6 +19,12 @@ final class FieldLink: Link {
     /// Whom the transport has proven the peer to be.
     var proven: String?
     override var provenUser: String? { proven }
+    /// Whom the request before this connection has let in.
+    var letIn: Identity?
+    override var admitted: Identity? { letIn }
+    /// Whether nobody can read along.
+    var isSafe = false
+    override var isEncrypted: Bool { isSafe }
     /// Whether the peer reads nothing: what is sent waits, as in a socket that is full.
     var isStalled = false { didSet { updateCongestion() } }
 
@@ -308,6 +314,8 @@ final class FieldAuthenticator: Authenticator {
 final class FieldNode {
     /// Whom the transport of further connections proves their clients to be.
     var proves: String?
+    /// What else further connections are like.
+    var prepare: (FieldLink) -> Void = { _ in }
     private final class Bell: Sendable { let isRung = Atomic<Bool>(false) }
 
     let router: Router
@@ -323,7 +331,7 @@ final class FieldNode {
     /// - Parameter rules: access rules; with none everything is allowed.
     init(
         lanes count: Int = 1, limits: Limits = Limits(), rules: [AccessRule] = [],
-        settings: AMQPSettings = AMQPSettings()
+        settings: AMQPSettings = AMQPSettings(), authenticator: any Authenticator = FieldAuthenticator()
     ) throws {
         let bells = (0..<count).map { _ in Bell() }
         self.bells = bells
@@ -331,12 +339,12 @@ final class FieldNode {
         let random = FieldNumbers()
         let routers = ["default": router]
         adapter = AMQPAdapter(
-            routers: routers, authenticator: FieldAuthenticator(), settings: settings, nodeName: "node",
+            routers: routers, authenticator: authenticator, settings: settings, nodeName: "node",
             version: "1", random: { random.next() }, wallClock: { 1_700_000_000_000 })
         mqtt = MQTTAdapter(
-            routers: routers, authenticator: FieldAuthenticator(), random: { random.next() }, trace: nil)
+            routers: routers, authenticator: authenticator, random: { random.next() }, trace: nil)
         context = AMQPContext(
-            routers: routers, authenticator: FieldAuthenticator(), settings: settings, nodeName: "node", version: "1",
+            routers: routers, authenticator: authenticator, settings: settings, nodeName: "node", version: "1",
             random: { 0 }, wallClock: { 1_700_000_000_000 })
         let shared = Lanes(
             wakes: bells.map { bell in { bell.isRung.store(true, ordering: .relaxed) } }, limits: limits)
@@ -370,6 +378,7 @@ final class FieldNode {
         connectionsMade += 1
         connections[connection.number] = connection
         connection.link.proven = proves
+        prepare(connection.link)
         connection.conversation =
             isMQTT
             ? mqtt.makeConversation(link: connection.link, on: lanes[lane])

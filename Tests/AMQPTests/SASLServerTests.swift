@@ -152,6 +152,51 @@ import Testing
                 == .decodeError)
     }
 
+    // MARK: Exchanges
+
+    private static let exchanging = SASLServer(mechanisms: SASLServer.Mechanism.allCases)
+
+    private func response(_ body: [UInt8], type: UInt8 = 1) throws -> [UInt8] {
+        try body.withUnsafeBytes {
+            try server.takeResponse(Frame(length: body.count + 8, type: type, channel: 0, performative: nil, body: $0))
+        }
+    }
+
+    @Test func readsTheFirstMessage() throws {
+        for (name, mechanism) in [("SCRAM-SHA-256", SASLMechanism.scramSHA256), ("OAUTHBEARER", .oauthBearer)] {
+            for message in [nil, [], [0, 1, 0xFF]] as [[UInt8]?] {
+                let body = initial(name, message)
+                let initial = try body.withUnsafeBytes {
+                    try Self.exchanging.take(
+                        Frame(length: body.count + 8, type: 1, channel: 0, performative: nil, body: $0))
+                }
+                #expect(initial.mechanism.exchange == mechanism)
+                #expect(initial.message == message)
+                #expect(initial.user == nil && initial.password == nil)
+            }
+        }
+    }
+
+    @Test func readsResponses() throws {
+        let symbol = Array("amqp:sasl-response:list".utf8)
+        for descriptor in [
+            [0x53, 0x43], [0x80, 0, 0, 0, 0, 0, 0, 0, 0x43], [0xA3, 23] + symbol, [0xB3, 0, 0, 0, 23] + symbol,
+        ] as [[UInt8]] {
+            #expect(try response([0x00] + descriptor + [0xC0, 6, 1, 0xA0, 3, 0, 1, 0xFF]) == [0, 1, 0xFF])
+            #expect(try response([0x00] + descriptor + [0xD0, 0, 0, 0, 9, 0, 0, 0, 1, 0xB0, 0, 0, 0, 0]) == [])
+        }
+        let good: [UInt8] = [0x00, 0x53, 0x43, 0xC0, 6, 1, 0xA0, 3, 0, 1, 0xFF]
+        for length in 0..<good.count { #expect(throws: AMQPError.self) { try response(Array(good.prefix(length))) } }
+        #expect(throws: AMQPError.self) { try response(good, type: 0) }
+        for body in [
+            good + [0x40], [0x00, 0x53, 0x43, 0x45], [0x00, 0x53, 0x43, 0xC0, 2, 1, 0x40],
+            [0x00, 0x53, 0x41, 0xC0, 6, 1, 0xA0, 3, 0, 1, 0xFF], [0x00, 0x53, 0x43, 0xC0, 3, 1, 0xA1, 0],
+            [0x00, 0x53, 0x43, 0xC0, 6, 1, 0xB0, 0xFF, 0xFF, 0xFF, 0xFF],
+        ] as [[UInt8]] {
+            #expect(throws: AMQPError.self, "\(body)") { try response(body) }
+        }
+    }
+
     @Test func tellsNoSecret() throws {
         for response in ["\0ada\0hunter2\0", "ada\0hunter2", "\0hunter2\0"] {
             do {

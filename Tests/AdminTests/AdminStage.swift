@@ -16,7 +16,7 @@ final class AdminStage {
     let address: String
     private let mqtt: String
     private let server: HTTPServer
-    private let authenticator: PasswordAuthenticator
+    private let authenticator: NodeAuthenticator
 
     init(
         users: [User] = [], mayManage: [String] = [], lanes: Int = 2, handlerSeconds: Int = 5,
@@ -25,7 +25,7 @@ final class AdminStage {
         let limits = Limits()
         let logger = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
         router = Router(limits: limits, hashKey: 7)
-        authenticator = try PasswordAuthenticator(users: users, anonymous: .loopback)
+        authenticator = try NodeAuthenticator(IdentitySettings(users: users))
         reactor = try Reactor(lanes: lanes, limits: limits, logger: logger)
         let adapter = MQTTAdapter(
             routers: [router.name: router], authenticator: authenticator, random: { 1 })

@@ -31,7 +31,7 @@ struct HashFloodTests {
             // All of them have 12 equal bits under a key that is not the node's.
             var found: [[UInt8]] = []
             var number = 0
-            while found.count < count / 10 {
+            while found.count < count / 50 {
                 let name = Array("dev-\(number)".utf8)
                 if hash(name, key: 1) & 0xFF == 0x77 { found.append(name) }
                 number += 1

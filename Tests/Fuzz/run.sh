@@ -1,8 +1,8 @@
 #!/bin/bash
 # Fuzzes the MQTT codec, whole conversations, what clients of each version do once they are let in, whole HTTP
 # conversations, WebSocket, what HTTP clients send (JSON, CloudEvents, header fields, paths), frames, messages and whole
-# conversations of AMQP, what a neighbour in the mesh says and the mesh's codecs, with libFuzzer and the address sanitizer; and a canary that must fail, so that the machinery
-# itself is tested.
+# conversations of AMQP, what a neighbour in the mesh says and the mesh's codecs, tokens and their keys, with libFuzzer
+# and the address sanitizer; and a canary that must fail, so that the machinery itself is tested.
 #
 #   Tests/Fuzz/run.sh [seconds per target, default 20]
 #
@@ -16,8 +16,8 @@ root=$PWD
 work=$root/Tests/Fuzz/.work
 mkdir -p "$work"
 
-flags=(-g -O -parse-as-library -swift-version 6 -enable-testing -sanitize=fuzzer,address -I "$work"
-    -I "$root/Sources/C/COpenSSL" -I "$root/Sources/C/CProton"
+flags=(-g -O -parse-as-library -swift-version 6 -package-name apus -enable-testing -sanitize=fuzzer,address -I "$work"
+    -I "$root/Sources/C/COpenSSL" -I "$root/Sources/C/CProton" -I "$root/Sources/C/CCurl" -I "$root/Sources/C/CLinux"
     -enable-upcoming-feature ExistentialAny -enable-upcoming-feature InternalImportsByDefault
     -enable-upcoming-feature MemberImportVisibility)
 
@@ -123,6 +123,10 @@ seeds() {
     seed conversation whole5 00 "$connect5" "$subscribe5" "$publish5" "$rest5"
     seed conversation bytes5 02 "$connect5" "$subscribe5" "$publish5" "$rest5"
     # Two clients with persistent sessions subscribe, publish to each other, are cut and come back.
+    # A method, an exchange, the same again.
+    seed conversation auth5 00 10 2a 0004 4d515454 05 02 0000 1c 15 000d 534352414d2d5348412d323536 16 0009 \
+        616e6e613a39303030 0001 63 f0 1a 18 18 15 000d 534352414d2d5348412d323536 16 0005 7269676874 \
+        f0 1a 19 18 15 000d 534352414d2d5348412d323536 16 0005 7269676874
     seed conversation script 01 00 01 01 41 2c 20 01 01 2d 20 02 01 2c 17 01 03 616263 00 2d 27 02 02 6162 00 \
         0c 2c 02 01 04 00 01 2c 04 02 14 30 0c
     seed conversation deferred 01 1c 00 01 28 04 c000 c000 25 0c 2c 17 01 02 6161 00 24 0c
@@ -190,6 +194,11 @@ seeds() {
     seed amqp whole 00 0000001102000000005310c00401a10163 0000001402000001005311c00704404352095209 \
         0000001302000001005312c00603a101614342 0000001402000001005312c00703a10162520141 \
         0000001b02000001005314c009064343a00100434242005375a000 0000000c0200000100531745 0000000c0200000000531845
+    # An exchange of SASL, then the header of AMQP, of which the rest is a frame of its own.
+    seed amqp sasl 08 00000027 02010000 005341 c0 1a 02 a3 0d 534352414d2d5348412d323536 a0 08 616e6e613a393030 \
+        00000015 02010000 005343 c0 08 01 a0 05 7269676874 414d515000010000 0000001102000000005310c00401a10163
+    seed amqp sasl-records 09 001f01 005341 c0 1a 02 a3 0d 534352414d2d5348412d323536 a0 08 616e6e613a393030 ff0000 \
+        000d01 005343 c0 08 01 a0 05 7269676874 ff0205 000901 005343 c0 04 01 a0 01 78
     seed amqp links 03 001101005311c0070440435209520900 \
         001a00005314c008054343a0010043 42005375a0057878787878 ff0000 ff0605 ff0606 ff0000 \
         001000005315c009054143520341005324c001 00 ff0000 001100005313c00c0743 7000000400435264 520143520a \
@@ -222,6 +231,19 @@ seeds() {
     seed mesh frames 00 07 00 01 28 03 01 08 01 02 00 05 01 0b 05 05 04 01 00 10 0b 3f 06 03 02 01 00 00 00 0c 00 01 01
     seed mesh sessions 01 0e 01 01 01 02 03 04 00 08 00 00 00 0b 20 0e 02 02 00 08 0b 20 0e 09 01 01 01 01 01 00 10
     seed mesh inquiries 00 04 00 0b 05 00 00 00 01 0b 10 04 00 0c 03 00 01 00 0b 20
+    # JSON; a token; claims; a key set; SCRAM's first and last message; OAUTHBEARER's; base64, a user file and the like.
+    seed_text token json 0 '{"a":[1,-2.5e3,"x\\u00e4\\ud83e\\udeb6",{"b":null}],"c":true}'
+    seed_text token token 1 'eyJhbGciOiJFZERTQSJ9.eyJpc3MiOiJpIiwiYXVkIjoiYSIsInN1YiI6InUiLCJleHAiOjl9.aGdoZw'
+    seed_text token claims 2 '{"iss":"i","aud":["a","b"],"sub":"u","exp":2000000000.5,"nbf":1,"groups":["g"],"n":5,"t":true}'
+    seed_text token keys 3 '{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"},
+        {"kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}'
+    seed_text token first 4 'n,a=user,n=us=2Cer,r=fyko+d2lbbFgONRv9qkxdawL'
+    seed_text token final 5 'c=biws,r=xn,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ='
+    seed_text token bearer 6 'n,a=u,\x01host=h\x01auth=Bearer eyJ.e.x\x01\x01'
+    seed_text token base64 7 'Zm9vYg=='
+    seed_text token url 7 'http://127.0.0.1:80/x'
+    seed_text token address 7 '[2001:db8::1%e]:5'
+    seed_text token users 7 'a:$scrypt$ln=10,r=8,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAA:g,h'
     seed canary start 54
 }
 
@@ -255,18 +277,20 @@ target json "$root"/Tests/Fuzz/json/*.swift "$work/Core.o" "$work/Web.o" -lcrypt
 module AMQP
 target amqpscan "$root"/Tests/Fuzz/amqpscan/*.swift "$work/Core.o" "$work/AMQP.o" -lqpid-proton
 target amqpmessage "$root"/Tests/Fuzz/amqpmessage/*.swift "$work/Core.o" "$work/AMQP.o" -lqpid-proton
-target amqp "$root"/Tests/Fuzz/amqp/*.swift "$root"/Tests/AMQPTests/FieldNode.swift \
+target amqp "$root"/Tests/Fuzz/amqp/*.swift "$root"/Tests/AMQPTests/{FieldNode,ScriptedAuthenticator}.swift \
     "${objects[@]}" "$work/AMQP.o" -lqpid-proton
 module Mesh
 target meshcontent "$root"/Tests/Fuzz/meshcontent/*.swift "$work/Core.o" "$work/Mesh.o" -lcrypto
 target mesh "$root"/Tests/Fuzz/mesh/*.swift "$root"/Tests/MeshTests/MeshField.swift \
     "$work/Core.o" "$work/Mesh.o" -lcrypto
+module Security
+target token "$root"/Tests/Fuzz/token/*.swift "$work/Core.o" "$work/Security.o" -lcrypto
 target canary "$root"/Tests/Fuzz/canary/*.swift
 seeds
 
 failed=()
 summary=
-for name in codec conversation established http websocket json amqpscan amqpmessage amqp meshcontent mesh; do
+for name in codec conversation established http websocket json amqpscan amqpmessage amqp meshcontent mesh token; do
     say "$name for $seconds s"
     if run "$name"; then
         count=$(sed -n 's/^stat::number_of_executed_units: *//p' "$work/run-$name.log")

@@ -21,6 +21,7 @@ enum V5Malformed {
     /// Where a client sends properties.
     static let places: [Place5] = [
         .connect, .will, .publish, .puback, .pubrec, .pubrel, .pubcomp, .subscribe, .unsubscribe, .disconnect,
+        .auth,
     ]
 
     /// A good packet around a property block, which may be anything.

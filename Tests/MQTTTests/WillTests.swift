@@ -130,13 +130,18 @@ import Testing
             AccessRule(effect: .allow, action: .publish, topics: ["will/mine"]),
         ])
         let witness = witness(node)
-        TestClient(node, "c", will: Frame.Will(topic: "will/other", qos: 1, isRetained: true)).cut()
+        let refused = TestClient(node)
+        #expect(
+            refused.ask(Frame.connect("c", will: Frame.Will(topic: "will/other", qos: 1, isRetained: true)))
+                == [.connack(present: false, code: 5)])
         #expect(witness.answers().isEmpty)
         #expect(node.dropped(.notAuthorized) == 1)
         #expect(node.router.retainedCount == 0)
         TestClient(node, "c", will: Frame.Will(topic: "will/mine")).cut()
         #expect(witness.events().count == 1)
-        TestClient(node, "c", will: Frame.Will(topic: "$SYS/x")).cut()
+        let again = TestClient(node)
+        #expect(
+            again.ask(Frame.connect("c", will: Frame.Will(topic: "$SYS/x"))) == [.connack(present: false, code: 5)])
         #expect(node.dropped(.notAuthorized) == 2)
     }
 }

@@ -9,7 +9,7 @@ private let text = "$scrypt$ln=10,r=8,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAA
 private func parse(_ text: String) throws -> UserFile { try UserFile(parsing: Array(text.utf8), file: "users") }
 
 /// A directory that goes with the test.
-private final class Scratch {
+final class Scratch {
     let path: String
 
     init() throws {
@@ -24,6 +24,16 @@ private final class Scratch {
     deinit {
         for name in names { unlink("\(path)/\(name)") }
         rmdir(path)
+    }
+
+    /// Writes a file.
+    /// - Returns: its path.
+    func write(_ text: String, _ name: String = "file") throws -> String {
+        let path = "\(self.path)/\(name)"
+        let file = try #require(fopen(path, "w"))
+        fputs(text, file)
+        fclose(file)
+        return path
     }
 
     var names: [String] {
@@ -49,6 +59,10 @@ struct UserFileTests {
         #expect(file.users.map(\.name) == ["anna", "b@x.org"])
         #expect(file.user(named: "anna")?.groups == ["admins", "ops"])
         #expect(file.encoded == source)
+        let scram = try SCRAMVerifier(password: Array("pw".utf8), iterations: 4_096)
+        let withVerifier = "anna:\(text):admins:\(scram.encoded)\nbob:\(text)::\(scram.encoded)\n"
+        #expect(try parse(withVerifier).users.map(\.scram) == [scram, scram])
+        #expect(try parse(withVerifier).encoded == withVerifier)
         #expect(try parse("anna:\(text):").users.first?.groups == [])
         #expect(try parse("anna:\(text)\r\n").users.count == 1)
         #expect(try parse("").users.isEmpty)
@@ -69,14 +83,16 @@ struct UserFileTests {
     @Test(
         "Malformed lines are named with file, line and reason",
         arguments: [
-            ("anna", "users:1: expected name:hash or name:hash:group,group, found 1 field(s)"),
+            ("anna", "users:1: expected name:hash, name:hash:group,group or name:hash:group,group:verifier, found 1"),
             ("# x\nanna:secret", "users:2: the hash must look like"),
             (":\(text)", "users:1: a user name must not be empty"),
             (" anna:\(text)", "users:1: a user name must not begin or end with a space"),
             ("an\u{7}na:\(text)", "users:1: a user name must not contain control characters"),
             ("anonymous:\(text)", "users:1: the user name 'anonymous' stands for"),
             ("anna:\(text):a,,b", "users:1: a group name must not be empty"),
-            ("anna:\(text):a:b", "users:1: expected name:hash or name:hash:group,group, found 4 field(s)"),
+            ("anna:\(text):a:b", "users:1: the verifier must look like"),
+            ("anna:\(text):a:", "users:1: the verifier must look like"),
+            ("anna:\(text):a:b:c", "users:1: expected name:hash, name:hash:group,group or"),
             ("anna:\(text)\n\nanna:\(text)", "users:3: user 'anna' is already on line 1"),
             (String(repeating: "n", count: 257) + ":\(text)", "users:1: a user name must not be longer than 256 bytes"),
         ])

@@ -78,6 +78,9 @@ final class FakeLink: Link {
     deinit { window.deallocate() }
 
     override var peer: String { "fake" }
+    /// Whom a certificate proves the client to be.
+    var proven: String?
+    override var provenUser: String? { proven }
 
     /// Bytes sent since the last call.
     fileprivate func takeSent() -> [UInt8] {
@@ -204,7 +207,10 @@ final class FakeConnection {
         return output
     }
 
-    private func collect() { output += link.takeSent() }
+    private func collect() {
+        conversation?.produce(on: stage.lane)
+        output += link.takeSent()
+    }
 
     /// As in the reactor: receive, route, tell. From a copy of exactly this size that is spoilt afterwards: nobody may
     /// read beyond it, or later.

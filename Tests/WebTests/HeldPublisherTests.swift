@@ -78,7 +78,7 @@ import Testing
         let stand = try Stand(lane: lane)
         let connection = stand.stage.open(.text) { link in
             JSONConversation(
-                stand.context, link: link, principal: stand.principal, on: stand.stage.lanes[0])
+                stand.context, link: link, principal: stand.principal, until: .max, on: stand.stage.lanes[0])
         }
         func ask(_ text: String) -> [String]? {
             connection.ask(ClientFrame.text(text))?.map { String(decoding: $0.payload, as: UTF8.self) }

@@ -84,7 +84,7 @@ private final class RequestSite: HTTPSite {
         let outcome = principal.router.publish(event, as: principal, publisher: port.address, on: lane)
         guard outcome.verdict == .routed else {
             ticket?.abandon()
-            throw .forbidden("No.", principal)
+            throw .forbidden("No.", principal, context)
         }
         return StoredAnswer.answer(outcome, id: Array("id".utf8), port, connection, ticket: ticket, on: lane)
     }

@@ -307,7 +307,7 @@ import Testing
             .clientDisconnected: 1_000, .shutdown: 1_001, .connectionLost: 1_001, .malformedPacket: 1_002,
             .protocolError: 1_002, .unsupportedVersion: 1_002, .receiveMaximumExceeded: 1_002,
             .topicAliasInvalid: 1_002, .topicNameInvalid: 1_002, .badAuthenticationMethod: 1_002,
-            .payloadFormatInvalid: 1_007, .packetTooLarge: 1_009, .overLimit: 1_013,
+            .payloadFormatInvalid: 1_007, .packetTooLarge: 1_009, .overLimit: 1_013, .overQuota: 1_013,
         ]
         for reason in CloseReason.allCases {
             #expect(WebSocketCode(reason).rawValue == UInt16(expected[reason] ?? 1_008), "\(reason)")

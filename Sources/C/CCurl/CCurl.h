@@ -49,6 +49,12 @@ static inline CURLcode apus_curl_set_write(
     return code == CURLE_OK ? curl->setopt(handle, CURLOPT_WRITEFUNCTION, callback) : code;
 }
 
+static inline CURLcode apus_curl_set_headers(
+    const apus_curl *curl, CURL *handle, curl_write_callback callback, void *context) {
+    CURLcode code = curl->setopt(handle, CURLOPT_HEADERDATA, context);
+    return code == CURLE_OK ? curl->setopt(handle, CURLOPT_HEADERFUNCTION, callback) : code;
+}
+
 static inline CURLcode apus_curl_status(const apus_curl *curl, CURL *handle, long *status) {
     return curl->getinfo(handle, CURLINFO_RESPONSE_CODE, status);
 }

@@ -87,6 +87,8 @@ public struct SecuritySettings: Sendable, Equatable {
     public var users: String?
     /// `anonymous`: who may come without a user name.
     public var anonymous = AnonymousPolicy.loopback
+    /// `tokens`: whose tokens are taken.
+    public var tokens: [TokenIssuer] = []
     /// `access`: in the order of the file; empty means everything is allowed.
     public var access: [AccessRule] = []
     /// Where each of them stands, for messages: file and line, or the variable.

@@ -241,7 +241,7 @@ public enum ConfigurationKeys {
         ]
         + TLSKeys.all
         + MeshKeys.all
-        + SecurityKeys.all
+        + SecurityKeys.all + TokenKeys.all
         + [
             ConfigurationKey(
                 "admin.listen", .addressOrOff, ListenAddress.standardAdmin.description,

@@ -49,6 +49,7 @@ extension ConfigurationReader {
         {
             security.broadSubscriptions = answer
         }
+        security.tokens = tokens(fields["tokens"])
         for (index, item) in items(fields["access"], "security.access").enumerated() {
             if let rule = rule(item, "security.access[\(index)]") {
                 security.access.append(rule)

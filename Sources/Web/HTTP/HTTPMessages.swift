@@ -1,4 +1,5 @@
 /// Requests and responses as values: what a handler is given and what it answers. Nothing here knows of sockets.
+public import Core
 
 /// A request's method.
 public enum Method: String, Sendable, CaseIterable {
@@ -76,6 +77,8 @@ public struct HTTPRequest: Sendable {
     public var peer: String
     /// Whether the peer is on this machine: a loopback address or a Unix socket.
     public var isLocal: Bool
+    /// Who sent it, as far as the connection knows: nothing that the request says, and no secret.
+    public var sender: Credentials
     /// What the route's pattern took out of the path.
     public var parameters: [String: String] = [:]
 
@@ -108,6 +111,7 @@ public struct HTTPRequest: Sendable {
         self.host = host
         self.peer = peer
         self.isLocal = isLocal
+        sender = Credentials(clientID: "", user: nil, password: nil, isLocal: isLocal, peer: peer)
     }
 
     /// The first value of a query parameter; nil when it is not there.

@@ -49,5 +49,6 @@ extension HTTPRequest {
         try self.init(
             method: method, target: head.target.text, headers: headers, body: Array(body),
             host: head.host?.text ?? "", peer: link.peer, isLocal: link.isLocal)
+        sender = Credentials(link, "http", user: nil, password: nil)
     }
 }

@@ -26,16 +26,23 @@ final class JSONConversation: Conversation {
     private var published: [(id: [UInt8]?, event: [UInt8])] = []
     private var unsettled: [UInt32: Unsettled] = [:]
     private var isAuthenticating = false
+    /// When the proof of who the client is ends; `max` for never.
+    private var endsAt: UInt64
     private var isHeld = false
     /// The id of the `authenticate` that has no answer yet.
     private var authenticationID: [UInt8]?
 
-    /// - Parameter principal: who the handshake proved the client to be; nil when it must say so here.
-    init(_ context: WebContext, link: WebSocketLink, principal: Principal?, on lane: Lane) {
+    /// - Parameters:
+    ///   - principal: who the handshake proved the client to be; nil when it must say so here.
+    ///   - endsAt: when that proof ends.
+    init(_ context: WebContext, link: WebSocketLink, principal: Principal?, until endsAt: UInt64, on lane: Lane) {
+        self.endsAt = endsAt
         self.context = context
         self.link = link
         self.principal = principal
         state = context.state(of: lane)
+        super.init()
+        if endsAt != .max { link.tick(at: endsAt) }
     }
 
     override var label: String { principal?.identity.user ?? "" }
@@ -114,22 +121,31 @@ final class JSONConversation: Conversation {
     // MARK: Who
 
     private func authenticate(_ message: JSONMessage, on lane: Lane) throws(Problem) {
-        guard inbox == nil else { throw Problem(409, "Who you are can be said before anything else only.") }
-        guard let user = message.text("user"), let password = message.bytes("password") else {
-            throw Problem(400, "user and password are texts.")
+        // Later the same user may prove anew who it is.
+        guard inbox == nil || principal?.identity.user != nil else {
+            throw Problem(409, "Who you are can be said before anything else only.")
+        }
+        var credentials = Credentials(link, "http", user: nil, password: nil)
+        switch (message.text("user"), message.bytes("password"), message.bytes("token")) {
+        case (let user?, let password?, nil): (credentials.user, credentials.password) = (user, password)
+        case (nil, nil, let token?) where context.takesTokens: credentials.token = token
+        default:
+            throw Problem(400, "user and password are texts\(context.takesTokens ? ", or token is one" : "").")
         }
         isAuthenticating = true
         authenticationID = message.id
-        let credentials = Credentials(link, "http", user: user, password: password)
+        let hadToken = credentials.token != nil
         let reply = link.callback { (conversation: Conversation, result: AuthenticationResult, lane: Lane) in
             guard let conversation = conversation as? JSONConversation else { return }
-            conversation.authenticated(result)
+            conversation.authenticated(result, hadToken: hadToken, on: lane)
             conversation.link.resume()
         }
-        if let result = context.authenticator.authenticate(credentials, reply: reply) { authenticated(result) }
+        if let result = context.authenticator.authenticate(credentials, reply: reply) {
+            authenticated(result, hadToken: hadToken, on: lane)
+        }
     }
 
-    private func authenticated(_ result: AuthenticationResult) {
+    private func authenticated(_ result: AuthenticationResult, hadToken: Bool, on lane: Lane) {
         isAuthenticating = false
         let id = authenticationID
         authenticationID = nil
@@ -138,14 +154,25 @@ final class JSONConversation: Conversation {
             guard let router = context.routers[identity.namespace] else {
                 return fail(id, 403, "This user belongs to a namespace that the node does not have.")
             }
-            let principal = Principal(identity: identity, clientID: "", router: router)
-            (principal.peer, principal.protocolName) = (link.peer, "http")
-            self.principal = principal
+            if let inbox, let known = principal {
+                guard identity.user == known.identity.user, router === known.router else {
+                    return fail(id, 403, "Only the same user can prove anew who it is.")
+                }
+                let renewed = known.renewed(identity)
+                principal = renewed
+                inbox.attach(link, principal: renewed)
+            } else {
+                let principal = Principal(identity: identity, clientID: "", router: router)
+                (principal.peer, principal.protocolName) = (link.peer, "http")
+                self.principal = principal
+            }
+            endsAt = identity.end(from: lane.now)
+            link.tick(at: endsAt)
             answer(id) { _ in }
         case .refused(.busy): fail(id, 503, "Too many passwords are being checked.")
         case .refused(.tooManyFailures): fail(id, 429, "Too many wrong attempts.")
         case .refused(.badCredentials), .refused(.anonymousNotAllowed):
-            fail(id, 401, "User unknown, or the password is wrong.")
+            fail(id, 401, hadToken ? "The token is not valid." : "User unknown, or the password is wrong.")
         }
     }
 
@@ -288,6 +315,12 @@ final class JSONConversation: Conversation {
     }
 
     // MARK: The end
+
+    override func tick(on lane: Lane) -> Result<UInt64?, CloseReason> {
+        guard lane.now >= endsAt else { return .success(endsAt == .max ? nil : endsAt) }
+        fail(nil, 401, "The token or certificate has ended.")
+        return .failure(.proofEnded)
+    }
 
     override func outputDrained(on lane: Lane) { inbox?.pump(on: lane) }
 

@@ -81,7 +81,7 @@ final class BatchJob: HTTPWaiter, ReceiptWaiter {
         }
         let outcome = principal.router.publish(made, as: principal, publisher: port?.address ?? .none, on: lane)
         state.traffic.received(1, bytes: made.cost, qos: made.qos)
-        if let problem = WebSite.problem(outcome, principal) { throw problem }
+        if let problem = WebSite.problem(outcome, principal, state.context) { throw problem }
         if let port {
             if port.expect(outcome, tag: outcomes.count, for: self) {
                 pending += 1

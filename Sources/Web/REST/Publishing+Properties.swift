@@ -116,7 +116,7 @@ extension WebSite {
         let outcome = principal.router.publish(
             made, as: principal, publisher: port?.address ?? .none, on: lane)
         state.traffic.received(1, bytes: made.cost, qos: made.qos)
-        if let problem = Self.problem(outcome, principal) { throw problem }
+        if let problem = Self.problem(outcome, principal, context) { throw problem }
         if let port {
             return StoredAnswer.answer(outcome, id: id, port, connection, ticket: ticket, on: lane)
         }
@@ -127,10 +127,10 @@ extension WebSite {
     }
 
     /// What a publisher is told whose event was not routed.
-    static func problem(_ outcome: PublishOutcome, _ principal: Principal) -> Problem? {
+    static func problem(_ outcome: PublishOutcome, _ principal: Principal, _ context: WebContext) -> Problem? {
         switch outcome.verdict {
         case .routed: nil
-        case .notAuthorized: .forbidden("Publishing to this topic is not allowed.", principal)
+        case .notAuthorized: .forbidden("Publishing to this topic is not allowed.", principal, context)
         case .quotaExceeded: .later(429, "More events a second than this node takes.", seconds: 1)
         case .malformedTopic: noTopic
         }

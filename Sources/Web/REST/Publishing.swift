@@ -153,7 +153,8 @@ extension WebLane {
         guard let principal, number < published.count else { return connection.respond(Problem(500, "Lost.")) }
         switch outcome.verdict {
         case .routed: answer(published[number], matched: Int(outcome.matched), connection)
-        case .notAuthorized: connection.respond(.forbidden("Publishing to this topic is not allowed.", principal))
+        case .notAuthorized:
+            connection.respond(.forbidden("Publishing to this topic is not allowed.", principal, context))
         case .quotaExceeded: connection.respond(.later(429, "More events a second than this node takes.", seconds: 1))
         case .malformedTopic: connection.respond(Problem(400, "The path is no topic."))
         }

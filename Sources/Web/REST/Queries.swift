@@ -17,7 +17,7 @@ enum Queries {
     ) throws(Problem) -> RequestVerdict {
         switch principal.router.retained(topic, as: principal, now: lane.now) {
         case .malformedTopic: throw noTopic
-        case .notAuthorized: throw .forbidden("Subscribing to this topic is not allowed.", principal)
+        case .notAuthorized: throw .forbidden("Subscribing to this topic is not allowed.", principal, state.context)
         case .nothing: throw Problem(404, "This topic has no retained event.")
         case .found(let event):
             connection.respond(try response(event, ifNoneMatch: request.headers.all("If-None-Match"), now: lane.now))
@@ -38,7 +38,7 @@ enum Queries {
         state.traffic.received(1, bytes: 0, qos: 0)
         switch principal.router.publish(event, as: principal, on: lane).verdict {
         case .routed: connection.respond(.noContent)
-        case .notAuthorized: throw .forbidden("Publishing to this topic is not allowed.", principal)
+        case .notAuthorized: throw .forbidden("Publishing to this topic is not allowed.", principal, state.context)
         case .quotaExceeded: throw .later(429, "More events a second than this node takes.", seconds: 1)
         case .malformedTopic: throw noTopic
         }

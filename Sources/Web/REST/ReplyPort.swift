@@ -74,7 +74,7 @@ final class ReplyPort: Port {
         _ outcome: PublishOutcome, _ topic: UnsafeRawBufferPointer, _ principal: Principal
     ) throws(Problem) {
         switch outcome.verdict {
-        case .notAuthorized: throw .forbidden("Publishing to this topic is not allowed.", principal)
+        case .notAuthorized: throw .forbidden("Publishing to this topic is not allowed.", principal, state.context)
         case .quotaExceeded: throw .later(429, "More events a second than this node takes.", seconds: 1)
         case .malformedTopic: throw Problem(400, "The path is no topic.")
         case .routed: break

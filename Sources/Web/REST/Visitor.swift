@@ -1,5 +1,4 @@
 import Core
-import FoundationEssentials
 
 /// Who is at the other end of a connection, as its last request said. Asked once for each connection and password, not
 /// for each request. Confined to the connection's lane.
@@ -8,6 +7,8 @@ final class Visitor {
     let authorization: [UInt8]?
     private(set) var principal: Principal?
     private(set) var refusal: Problem?
+    /// When the proof of who it is ends, in the lane's milliseconds; `max` for never.
+    private(set) var endsAt = UInt64.max
     /// Whether nobody could look at the password: that says nothing about the next request.
     private(set) var isBusy = false
     /// Whether the answer is still to come.
@@ -28,10 +29,19 @@ final class Visitor {
         return authorization.withUnsafeBytes { $0.elementsEqual(other) }
     }
 
+    /// Until when the requests of a connection are those of whoever made the last one; `max` for as long as it lasts.
+    static func end(of connection: HTTPConversation) -> UInt64 { of(connection)?.endsAt ?? .max }
+
     /// The answer has come.
-    func settle(_ result: AuthenticationResult, from peer: String, _ context: WebContext) {
+    func settle(
+        _ result: AuthenticationResult, from peer: String, hadToken: Bool, _ context: WebContext, now: UInt64
+    ) {
+        func unauthorized(_ detail: String) -> Problem {
+            .unauthorized(detail, offersTokens: context.takesTokens, hadToken: hadToken)
+        }
         switch result {
         case .accepted(let identity):
+            endsAt = identity.end(from: now)
             guard let router = context.routers[identity.namespace] else {
                 refusal = Problem(403, "This user belongs to a namespace that the node does not have.")
                 return
@@ -47,8 +57,9 @@ final class Visitor {
         case .refused(.tooManyFailures):
             isBusy = true
             refusal = .later(429, "Too many wrong attempts.", seconds: 60)
-        case .refused(.badCredentials): refusal = .unauthorized("User unknown, or the password is wrong.")
-        case .refused(.anonymousNotAllowed): refusal = .unauthorized("A user and a password are needed.")
+        case .refused(.badCredentials):
+            refusal = unauthorized(hadToken ? "The token is not valid." : "User unknown, or the password is wrong.")
+        case .refused(.anonymousNotAllowed): refusal = unauthorized("A user and a password are needed.")
         }
     }
 
@@ -91,52 +102,38 @@ extension WebSite {
     ) -> Admission {
         let visitor = Visitor(authorization)
         connection.belonging = visitor
-        var user: String?
-        var password: [UInt8]?
-        if let authorization {
-            guard let known = Self.basic(authorization) else {
-                visitor.refuse(.unauthorized("Authorization is not of the Basic scheme."))
-                return admit(head, of: connection, on: lane)
-            }
-            (user, password) = known
+        var credentials = Credentials(connection.link, "http", user: nil, password: nil)
+        switch Authorization(authorization) {
+        case .nothing: break
+        case .basic(let user, let password): (credentials.user, credentials.password) = (user, password)
+        case .bearer(let token) where context.takesTokens: credentials.token = token
+        case .bearer, .unknown:
+            let detail = "Authorization is not of the Basic scheme\(context.takesTokens ? ", nor a bearer token" : "")."
+            visitor.refuse(.unauthorized(detail, offersTokens: context.takesTokens))
+            return admit(head, of: connection, on: lane)
         }
-        let credentials = Credentials(connection.link, "http", user: user, password: password)
+        let hadToken = credentials.token != nil
         let context = context
         let asked = visitor.authorization
-        let reply = connection.link.callback { (conversation: Conversation, result: AuthenticationResult, _: Lane) in
+        let reply = connection.link.callback { (conversation: Conversation, result: AuthenticationResult, lane: Lane) in
             guard let connection = conversation as? HTTPConversation, let visitor = Visitor.of(connection),
                 visitor.isPending, visitor.authorization == asked
             else { return }
-            visitor.settle(result, from: connection.link.peer, context)
+            visitor.settle(result, from: connection.link.peer, hadToken: hadToken, context, now: lane.now)
             connection.link.resume()
         }
         guard let result = context.authenticator.authenticate(credentials, reply: reply) else { return .pending }
-        visitor.settle(result, from: connection.link.peer, context)
+        visitor.settle(result, from: connection.link.peer, hadToken: hadToken, context, now: lane.now)
         return admit(head, of: connection, on: lane)
-    }
-
-    /// User and password of the Basic scheme (RFC 7617).
-    private static func basic(_ value: UnsafeRawBufferPointer) -> (String?, [UInt8]?)? {
-        guard value.begins(with: "basic ") else { return nil }
-        let text = UnsafeRawBufferPointer(rebasing: value[6...]).trimmed.text
-        guard let bytes = Data(base64Encoded: text), let colon = bytes.firstIndex(of: UInt8(ascii: ":")),
-            let user = String(validating: bytes[..<colon], as: UTF8.self), !user.isEmpty
-        else { return nil }
-        return (user, Array(bytes[(colon + 1)...]))
     }
 }
 
 extension Problem {
-    /// 401 with the challenge that lets a browser ask its user.
-    static func unauthorized(_ detail: String) -> Problem {
-        var headers = Headers()
-        headers.add("WWW-Authenticate", #"Basic realm="apus", charset="UTF-8""#)
-        return Problem(401, detail, headers: headers)
-    }
-
     /// What somebody is told who may not do something: those without a name may come back with one.
-    static func forbidden(_ detail: String, _ principal: Principal) -> Problem {
-        principal.identity.user == nil ? unauthorized("\(detail) A user may be allowed to.") : Problem(403, detail)
+    static func forbidden(_ detail: String, _ principal: Principal, _ context: WebContext) -> Problem {
+        principal.identity.user == nil
+            ? unauthorized("\(detail) A user may be allowed to.", offersTokens: context.takesTokens)
+            : Problem(403, detail)
     }
 
     /// A problem that may be over in a while.

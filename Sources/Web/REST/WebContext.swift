@@ -55,6 +55,9 @@ final class WebContext: Sendable {
         idempotency = IdempotencyWindow(limits: routers.values.first?.limits ?? Limits(), random: random)
     }
 
+    /// Whether bearer tokens are taken.
+    var takesTokens: Bool { authenticator.mechanisms.contains(.oauthBearer) }
+
     /// Whether a name in `Host` is one that this node is known by: its own, or that of an origin in the configuration.
     func isKnown(host: String) -> Bool {
         let name = host.prefix { $0 != ":" }.lowercased()

@@ -32,6 +32,7 @@ extension WebSite {
         var kind = WebSocketLink.Kind.binary
         var limits = WebSocketLimits.withoutPings
         let context = context
+        let end = Visitor.end(of: connection)
         let make: (WebSocketLink) -> Conversation
         let handshake: WebSocketHandshake
         switch socket {
@@ -42,11 +43,14 @@ extension WebSite {
             guard let adapter = handshake.subprotocol.flatMap({ context.adapters[$0] }) else {
                 throw Problem(400, "Sec-WebSocket-Protocol must name one of: \(names.joined(separator: ", ")).")
             }
-            make = { adapter.makeConversation(link: $0, on: lane) }
+            make = { link in
+                link.letIn(principal?.identity, until: end)
+                return adapter.makeConversation(link: link, on: lane)
+            }
         case .ws:
             handshake = try WebSocketHandshake(head, offered: ["apus.v1.json"])
             (kind, limits) = (.text, WebSocketLimits(messageBytes: self.limits.bodyBytes))
-            make = { JSONConversation(context, link: $0, principal: principal, on: lane) }
+            make = { JSONConversation(context, link: $0, principal: principal, until: end, on: lane) }
         case .echo:
             guard context.settings.isEchoOn else { throw Problem(404, "http.debug_echo is not on.") }
             handshake = try WebSocketHandshake(head, offered: ["echo"], isSubprotocolOptional: true)

@@ -80,7 +80,7 @@ extension WebSite {
             throw .forbidden(
                 users.isEmpty
                     ? "Without http.webhook_users only this machine may manage webhooks."
-                    : "Only http.webhook_users may manage webhooks.", principal)
+                    : "Only http.webhook_users may manage webhooks.", principal, context)
         }
         switch (request.method, name) {
         case (.put, let name?):

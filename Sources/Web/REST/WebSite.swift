@@ -42,7 +42,7 @@ public final class WebSite: HTTPSite {
         }
         let visitor = Visitor.of(connection)
         let authorization = head.value("authorization")
-        if let visitor, visitor.isSame(authorization) {
+        if let visitor, visitor.isSame(authorization), lane.now < visitor.endsAt {
             // The same request again, because what came before it has been answered meanwhile.
             if visitor.isPending { return .pending }
             if visitor.isBusy { connection.belonging = nil }

@@ -8,7 +8,8 @@ enum EventStreams {
     ) throws(Problem) -> RequestVerdict {
         guard request.method == .get else { throw .onlyGet }
         let wanted = try StreamRequest.stream(request, lane.limits)
-        return try Reception(wanted, principal, web.context).begin(connection, on: lane)
+        return try Reception(wanted, principal, until: Visitor.end(of: connection), web.context).begin(
+            connection, on: lane)
     }
 }
 
@@ -26,6 +27,8 @@ final class EventStream: HTTPStream {
     var position: UInt64
     /// When something other than a live event was last sent, in the lane's milliseconds.
     private var lastSent: UInt64
+    /// When the proof of who reads it ends; `max` for never.
+    private let endsAt: UInt64
     /// Retained events that come first. What comes meanwhile waits in the window, so that no id is sent before all of
     /// them have been: whoever is cut off among them gets them again.
     private var retained: RetainedDelivery?
@@ -52,8 +55,9 @@ final class EventStream: HTTPStream {
     /// - Parameter hasRetained: whether retained events come first.
     init(
         _ channel: EventChannel, _ link: Link, _ format: StreamFormat, after position: UInt64, hasRetained: Bool,
-        on lane: Lane
+        until endsAt: UInt64, on lane: Lane
     ) {
+        self.endsAt = endsAt
         self.channel = channel
         self.link = link
         self.format = format
@@ -158,14 +162,19 @@ final class EventStream: HTTPStream {
 
     func tick(on lane: Lane) -> Result<UInt64?, CloseReason> {
         guard place >= 0 else { return .success(nil) }
+        guard lane.now < endsAt else {
+            let line: StaticString = ": the token or certificate has ended\n\n"
+            link.append(line.utf8Start, line.utf8CodeUnitCount)
+            return .failure(.proofEnded)
+        }
         let last = isLive ? max(lastSent, channel.lastSent) : lastSent
-        guard lane.now >= last + Self.heartbeat else { return .success(last + Self.heartbeat) }
+        guard lane.now >= last + Self.heartbeat else { return .success(min(last + Self.heartbeat, endsAt)) }
         // A reader that takes nothing for so long will not come to take it.
         guard !link.isCongested else { return .failure(.slowReader) }
         let line: StaticString = ":\n\n"
         link.append(line.utf8Start, line.utf8CodeUnitCount)
         lastSent = lane.now
-        return .success(lane.now + Self.heartbeat)
+        return .success(min(lane.now + Self.heartbeat, endsAt))
     }
 
     func outputDrained(on lane: Lane) {

@@ -28,7 +28,8 @@ final class LongPoll: HTTPWaiter {
     ) throws(Problem) -> RequestVerdict {
         guard request.method == .get else { throw .onlyGet }
         let wanted = try StreamRequest.poll(request, lane.limits)
-        return try Reception(wanted, principal, web.context).begin(connection, on: lane)
+        return try Reception(wanted, principal, until: Visitor.end(of: connection), web.context).begin(
+            connection, on: lane)
     }
 
     init(_ channel: EventChannel, _ connection: HTTPConversation, after position: UInt64, limit: Int) {

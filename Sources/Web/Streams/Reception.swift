@@ -6,6 +6,8 @@ final class Reception: HTTPTraveller {
     private let wanted: StreamRequest
     private let context: WebContext
     private var principal: Principal
+    /// Until when the principal is proven to be who it is; `max` for as long as the connection.
+    private let endsAt: UInt64
 
     /// What a reader that comes back finds.
     private struct Place {
@@ -15,7 +17,8 @@ final class Reception: HTTPTraveller {
         var gap: Gap?
     }
 
-    init(_ wanted: StreamRequest, _ principal: Principal, _ context: WebContext) {
+    init(_ wanted: StreamRequest, _ principal: Principal, until endsAt: UInt64, _ context: WebContext) {
+        self.endsAt = endsAt
         self.wanted = wanted
         self.principal = principal
         self.context = context
@@ -53,14 +56,15 @@ final class Reception: HTTPTraveller {
             // A shared subscription begins with what comes next, as in MQTT 5 §3.8.4.
             let hasRetained = wantsRetained && isNew && wanted.group == nil
             let stream = EventStream(
-                place.channel, connection.link, format, after: place.position, hasRetained: hasRetained, on: lane)
+                place.channel, connection.link, format, after: place.position, hasRetained: hasRetained,
+                until: endsAt, on: lane)
             connection.beginStream(
                 lines: "Content-Type: text/event-stream\r\nCache-Control: no-store\r\nX-Accel-Buffering: no\r\n")
             stream.begin(place.gap.map { ($0, wanted.after ?? "") })
             place.channel.attach(stream, on: lane)
             var budget = Self.firstBudget
             if place.channel.catchUp(stream, &budget, on: lane) { lane.workLater(place.channel) }
-            connection.link.tick(at: lane.now + EventStream.heartbeat)
+            connection.link.tick(at: min(lane.now + EventStream.heartbeat, endsAt))
             return .streaming(stream)
         case .poll(let wait, let limit):
             let poll = LongPoll(place.channel, connection, after: place.position, limit: limit)
@@ -74,7 +78,8 @@ final class Reception: HTTPTraveller {
             }
             place.channel.wait(poll)
             connection.waiter = poll
-            connection.setAnswerTime(milliseconds: wait, on: lane)
+            let left = endsAt - min(lane.now, endsAt)
+            connection.setAnswerTime(milliseconds: min(wait, Int(clamping: left)), on: lane)
             return .later
         }
     }
@@ -132,7 +137,7 @@ final class Reception: HTTPTraveller {
     }
 
     private func forbidden(_ filter: TopicFilter) -> Problem {
-        .forbidden("filter: the access rules do not allow all of \(filter.wholeText).", principal)
+        .forbidden("filter: the access rules do not allow all of \(filter.wholeText).", principal, context)
     }
 }
 

@@ -5,6 +5,7 @@ struct ChannelKey: Hashable {
     let namespace: String
     let user: String?
     let groups: [String]
+    /// What else access rules may ask for.
     let attributes: [String: [String]]
     let filters: [[UInt8]]
     let group: String?
@@ -13,10 +14,13 @@ struct ChannelKey: Hashable {
         namespace = principal.identity.namespace
         user = principal.identity.user
         groups = principal.identity.groups
-        attributes = principal.identity.attributes
+        attributes = principal.identity.attributes.filter { !Self.passing.contains($0.key) }
         filters = wanted.filters.map { Array($0.wholeText.utf8) }
         group = wanted.group
     }
+
+    /// What is another in every token of the same user: who has renewed his finds his channel again.
+    private static let passing: Set<String> = ["claim.exp", "claim.iat", "claim.nbf", "claim.jti"]
 
     /// Whether both are of the same user.
     func hasSameOwner(as other: ChannelKey) -> Bool { namespace == other.namespace && user == other.user }

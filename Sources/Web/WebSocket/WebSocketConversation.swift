@@ -161,7 +161,7 @@ final class WebSocketConversation: Conversation, Carrying {
             switch theInside.tick(on: lane) {
             case .success(let next): if let next { link.insideDeadline = next }
             case .failure(let reason):
-                end(reason, WebSocketCode(reason), "", on: lane)
+                end(reason, WebSocketCode(reason), Self.text(of: reason), on: lane)
                 return .success(nil)
             }
         }
@@ -264,7 +264,7 @@ final class WebSocketConversation: Conversation, Carrying {
     /// The inside has asked its link for the end.
     func endAsAsked(on lane: Lane) {
         guard let reason = link.closing else { return }
-        end(reason, WebSocketCode(reason), "", on: lane)
+        end(reason, WebSocketCode(reason), Self.text(of: reason), on: lane)
     }
 
     override func drain(on lane: Lane) -> Bool {
@@ -279,6 +279,11 @@ final class WebSocketConversation: Conversation, Carrying {
     }
 
     override func close(_ reason: CloseReason, on lane: Lane) {
-        _ = stop(reason, reason == .connectionLost ? nil : WebSocketCode(reason), "", on: lane)
+        _ = stop(reason, reason == .connectionLost ? nil : WebSocketCode(reason), Self.text(of: reason), on: lane)
+    }
+
+    /// What the code alone does not say.
+    private static func text(of reason: CloseReason) -> StaticString {
+        reason == .proofEnded ? "the token or certificate has ended" : ""
     }
 }

@@ -42,6 +42,8 @@ final class WebSocketLink: Link {
     private var frame: UnsafeMutableRawPointer?
     /// Whether a part of the message has been sent already.
     private var isContinuing = false
+    private var letIn: Identity?
+    private var letInUntil = UInt64.max
     /// The tick that the inside waits for, and that of the WebSocket conversation; `max` for none.
     var insideDeadline = UInt64.max
     var ownDeadline = UInt64.max
@@ -64,6 +66,19 @@ final class WebSocketLink: Link {
     }
 
     override var peer: String { carrier.peer }
+    override var admitted: Identity? {
+        guard var identity = letIn else { return nil }
+        identity.lifetimeMilliseconds = letInUntil == .max ? nil : letInUntil - min(lane.now, letInUntil)
+        return identity
+    }
+
+    /// The upgrade request has proven who the client is.
+    /// - Parameter end: when that ends, in the lane's milliseconds; `max` for never.
+    func letIn(_ identity: Identity?, until end: UInt64) {
+        guard identity?.user != nil else { return }
+        (letIn, letInUntil) = (identity, end)
+    }
+
     override var provenUser: String? { carrier.provenUser }
     override var provenGroups: [String] { carrier.provenGroups }
     override var certificate: PeerCertificate? { carrier.certificate }

@@ -7,12 +7,16 @@ import Core
 /// everybody leaves, and nothing may be left.
 
 /// The first byte: bit 0 whether the rest is records (see ``Play``) or bytes as they are, bit 1 whether the client has
-/// links already, bit 2 whether there are two lanes.
+/// links already, bit 2 whether there are two lanes, bit 3 whether it comes by SASL, whose frames the records are then
+/// (on odd channels).
 @_cdecl("LLVMFuzzerTestOneInput")
 public func fuzzOne(_ start: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
     guard let start, count > 1 else { return 0 }
     let rest = Array(UnsafeBufferPointer(start: start + 1, count: count - 1))
-    guard var play = try? Play(lanes: start[0] & 4 == 0 ? 1 : 2, isEstablished: start[0] & 2 != 0) else { return 0 }
+    let lanes = start[0] & 4 == 0 ? 1 : 2
+    guard var play = try? Play(lanes: lanes, isEstablished: start[0] & 2 != 0, hasSASL: start[0] & 8 != 0) else {
+        return 0
+    }
     if start[0] & 1 == 0 { play.bytes(rest) } else { play.records(rest) }
     play.finish()
     return 0
@@ -21,12 +25,13 @@ public func fuzzOne(_ start: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
 private struct Play {
     private let node: FieldNode
     private let isEstablished: Bool
+    private let hasSASL: Bool
     private let container: String
     private var client: FieldConnection
     private var other: FieldConnection
     private var published: UInt8 = 0
 
-    init(lanes: Int, isEstablished: Bool) throws {
+    init(lanes: Int, isEstablished: Bool, hasSASL: Bool) throws {
         var limits = Limits()
         limits.maxPacketBytes = 2_000
         limits.maxAMQPFrameBytes = 1_024
@@ -38,8 +43,12 @@ private struct Play {
         limits.maxQueuedBytes = 4_000
         limits.maxOutputBytes = 4_000
         limits.sessionExpirySeconds = 3
-        node = try FieldNode(lanes: lanes, limits: limits)
-        self.isEstablished = isEstablished
+        node = try FieldNode(
+            lanes: lanes, limits: limits, authenticator: hasSASL ? ScriptedAuthenticator() : FieldAuthenticator())
+        // Who skips SASL is somebody as well.
+        node.prepare = { $0.letIn = Identity(user: "somebody") }
+        self.isEstablished = isEstablished && !hasSASL
+        self.hasSASL = hasSASL
         container = node.container(on: 0)
         client = node.accept()
         other = node.accept()
@@ -51,6 +60,7 @@ private struct Play {
     }
 
     private func begin() {
+        guard !hasSASL else { return node.receive(client, Canned.saslHeader) }
         guard isEstablished else { return node.receive(client, Canned.header) }
         node.receive(client, Canned.start(container: container) + Canned.links)
         node.settle()
@@ -69,7 +79,8 @@ private struct Play {
             guard high == 0xFF else {
                 let body = rest.prefix(Int(high) << 8 | Int(low))
                 rest = rest.dropFirst(body.count)
-                node.receive(client, Canned.frame(Array(body), channel: channel))
+                let isSASL = hasSASL && channel % 2 == 1
+                node.receive(client, Canned.frame(Array(body), channel: isSASL ? 0 : channel, type: isSASL ? 1 : 0))
                 continue
             }
             happen(low, channel)
@@ -130,10 +141,11 @@ private struct Play {
 /// What well-behaved clients send.
 private enum Canned {
     static let header: [UInt8] = Array("AMQP".utf8) + [0, 1, 0, 0]
+    static let saslHeader: [UInt8] = Array("AMQP".utf8) + [3, 1, 0, 0]
 
-    static func frame(_ body: [UInt8], channel: UInt8) -> [UInt8] {
+    static func frame(_ body: [UInt8], channel: UInt8, type: UInt8 = 0) -> [UInt8] {
         let size = body.count + 8
-        return [0, 0, UInt8(truncatingIfNeeded: size >> 8), UInt8(truncatingIfNeeded: size), 2, 0, 0, channel] + body
+        return [0, 0, UInt8(truncatingIfNeeded: size >> 8), UInt8(truncatingIfNeeded: size), 2, type, 0, channel] + body
     }
 
     /// A described list with up to 255 bytes.

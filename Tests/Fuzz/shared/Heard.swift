@@ -51,6 +51,7 @@ struct Heard {
             case 0xB0: list(&reader, [0, 0x11, 0x80, 0x83, 0x87, 0x8F, 0x91])
             case 0xD0: body.isEmpty
             case 0xE0: disconnect(&reader)
+            case 0xF0: auth(&reader)
             default: false
             }
         precondition(isRight, "not MQTT 5: \(packet)")
@@ -86,6 +87,11 @@ struct Heard {
     private func list(_ reader: inout Reader, _ codes: Set<UInt8>) -> Bool {
         guard let id = reader.two(), id != 0, reader.properties([0x1F, 0x26]) != nil else { return false }
         return !reader.rest.isEmpty && reader.rest.allSatisfy { codes.contains($0) }
+    }
+
+    private func auth(_ reader: inout Reader) -> Bool {
+        guard let code = reader.byte(), [0, 0x18].contains(code) else { return false }
+        return reader.properties([0x15, 0x16]) != nil && reader.rest.isEmpty
     }
 
     private func disconnect(_ reader: inout Reader) -> Bool {

@@ -25,6 +25,13 @@ struct Play {
         limits.maxTopicAliasBytes = 256
         limits.maxKeepAliveSeconds = 30
         guard let node = try? TestNode(lanes: 2, limits: limits) else { fatalError("no node") }
+        node.authenticator.offers([.scramSHA256]) { _, messages in
+            if messages.count == 1 { return messages[0].count == 1 ? nil : .challenge(messages[0]) }
+            guard messages[1].first != 0 else { return .finished(.refused(.badCredentials), messages[1]) }
+            var identity = Identity(user: messages[0].first == 97 ? "u" : nil)
+            identity.lifetimeMilliseconds = messages[0].last.map { UInt64($0) * 100 }
+            return .finished(.accepted(identity), messages[1])
+        }
         self.node = node
         self.input = input
     }
@@ -108,7 +115,9 @@ struct Play {
             case 6: if let connection = connections[who] { node.drain(connection) }
             case 7: node.authenticator.answers { _ in nil }
             case 8: node.authenticator.answers { .accepted(Identity(user: $0.user)) }
-            case 9: node.authenticator.answer(who == 0 ? .refused(.badCredentials) : .accepted(Identity()))
+            case 9:
+                node.authenticator.answer(who == 0 ? .refused(.badCredentials) : .accepted(Identity()))
+                node.authenticator.step(who == 0 ? .challenge([1]) : .finished(.accepted(Identity()), []))
             case 10: send(who, bytes(Int(byte())))
             default: send(who, isVersion5[who] ? frame5() : frame())
             }

@@ -1,9 +1,9 @@
-/// A thread that hashes passwords.
+/// A thread that does what must not happen on a lane: hash passwords, verify tokens, fetch keys.
 import Glibc
 import Synchronization
 
 /// A POSIX thread that runs one function and is joined once.
-final class HashingThread: Sendable {
+final class WorkerThread: Sendable {
     private final class Body: Sendable {
         let run: @Sendable () -> Void
         init(_ run: @escaping @Sendable () -> Void) { self.run = run }

@@ -1,73 +1,10 @@
 import Core
-import Dispatch
 import Security
 import Synchronization
 import Testing
 
-private typealias Result = AuthenticationResult
-
-/// Collects answers from any thread.
-private final class Answers: Sendable {
-    private let answers = Mutex<[AuthenticationResult]>([])
-    private let arrived = DispatchSemaphore(value: 0)
-
-    func reply(_ answer: AuthenticationResult) {
-        answers.withLock { $0.append(answer) }
-        arrived.signal()
-    }
-
-    /// The answers once there are `count`, or what there is after ten seconds.
-    func wait(for count: Int) -> [AuthenticationResult] {
-        for _ in 0..<count where arrived.wait(timeout: .now() + 10) != .success { break }
-        return answers.withLock { $0 }
-    }
-}
-
-/// A check that waits until it is let through, one permit each.
-private final class Gate: Sendable {
-    private let permits = DispatchSemaphore(value: 0)
-    private let entered = DispatchSemaphore(value: 0)
-
-    func open(_ count: Int = 1) { for _ in 0..<count { permits.signal() } }
-    func waitUntilEntered() -> Bool { entered.wait(timeout: .now() + 10) == .success }
-
-    func check(_ hash: ScryptHash, _ password: [UInt8]) throws(ScryptError) -> Bool {
-        entered.signal()
-        permits.wait()
-        return try hash.matches(password)
-    }
-}
-
-private func user(_ name: String, _ password: String, groups: [String] = []) throws -> User {
-    try User(name: name, hash: ScryptHash(password: Array(password.utf8), cost: .least), groups: groups)
-}
-
-private func credentials(_ user: String?, _ password: String?, isLocal: Bool = false) -> Credentials {
-    Credentials(
-        clientID: "c", user: user, password: password.map { Array($0.utf8) }, isLocal: isLocal, peer: "192.0.2.1:5")
-}
-
-private func make(
-    _ users: [User], anonymous: AnonymousPolicy = .loopback,
-    bounds: PasswordAuthenticator.Bounds = .init(), gate: Gate? = nil
-) throws -> PasswordAuthenticator {
-    try PasswordAuthenticator(users: users, anonymous: anonymous, bounds: bounds, cost: .least) {
-        hash, password throws(ScryptError) in
-        if let gate { try gate.check(hash, password) } else { try hash.matches(password) }
-    }
-}
-
-extension PasswordAuthenticator {
-    /// The answer, waiting for it where it comes later.
-    fileprivate func answer(_ credentials: Credentials) -> AuthenticationResult? {
-        let answers = Answers()
-        if let answer = authenticate(credentials, reply: { answers.reply($0) }) { return answer }
-        return answers.wait(for: 1).first
-    }
-}
-
-@Suite("Password authenticator", .timeLimit(.minutes(1)))
-struct PasswordAuthenticatorTests {
+@Suite("Passwords", .timeLimit(.minutes(1)))
+struct PasswordTests {
     @Test("Right, wrong, unknown: the answers, and one hash for each")
     func answers() throws {
         let authenticator = try make([user("anna", "one", groups: ["ops"])])
@@ -127,7 +64,7 @@ struct PasswordAuthenticatorTests {
 
     @Test("The cache is bounded; the oldest entry goes")
     func cacheBound() throws {
-        var bounds = PasswordAuthenticator.Bounds()
+        var bounds = IdentityBounds()
         bounds.cachedCredentials = 2
         let authenticator = try make((0..<3).map { try user("u\($0)", "p") }, bounds: bounds)
         for index in 0..<3 { _ = authenticator.answer(credentials("u\(index)", "p")) }
@@ -154,7 +91,7 @@ struct PasswordAuthenticatorTests {
 
     @Test("A full queue refuses as busy, and takes again when it has room")
     func boundedQueue() throws {
-        var bounds = PasswordAuthenticator.Bounds()
+        var bounds = IdentityBounds()
         bounds.waitingClients = 3
         let gate = Gate()
         let authenticator = try make([user("anna", "one")], bounds: bounds, gate: gate)
@@ -176,7 +113,8 @@ struct PasswordAuthenticatorTests {
         let authenticator = try make([user("anna", "one"), user("bob", "b")])
         _ = authenticator.answer(credentials("anna", "one"))
         _ = authenticator.answer(credentials("bob", "b"))
-        authenticator.reload(users: [try user("anna", "two", groups: ["g"])], anonymous: .never)
+        try authenticator.reload(
+            IdentitySettings(users: [try user("anna", "two", groups: ["g"])], anonymous: .never))
         #expect(authenticator.counters.cached == 0)
         #expect(authenticator.answer(credentials("anna", "one")) == .refused(.badCredentials))
         #expect(authenticator.answer(credentials("bob", "b")) == .refused(.badCredentials))
@@ -191,7 +129,7 @@ struct PasswordAuthenticatorTests {
         let answers = Answers()
         #expect(authenticator.authenticate(credentials("anna", "one"), reply: { answers.reply($0) }) == nil)
         #expect(gate.waitUntilEntered())
-        authenticator.reload(users: [try user("anna", "two")], anonymous: .never)
+        try authenticator.reload(IdentitySettings(users: [try user("anna", "two")], anonymous: .never))
         gate.open(2)
         #expect(answers.wait(for: 1) == [.refused(.badCredentials)])
         #expect(authenticator.counters.cached == 0)
@@ -237,9 +175,9 @@ struct PasswordAuthenticatorTests {
 
 /// Holds the last reference to an authenticator, for a reply to drop.
 private final class Holder: Sendable {
-    private let held: Mutex<PasswordAuthenticator?>
+    private let held: Mutex<NodeAuthenticator?>
 
-    init(_ authenticator: PasswordAuthenticator) { held = Mutex(authenticator) }
+    init(_ authenticator: NodeAuthenticator) { held = Mutex(authenticator) }
 
     func drop() {
         // Outside of the lock: the last release joins or detaches the hashing thread.
