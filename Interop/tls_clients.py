@@ -420,7 +420,7 @@ class Everybody:
         self.old = world.mqtt(node, leaf, f"{name}-old", version=4, tls="1.2")
         self.raw = AMQP(node.dial("amqps", world.context(leaf)))
         is_("EXTERNAL", 0, self.raw.sasl("EXTERNAL", b""))
-        self.raw.open()
+        self.raw.open(f"{name}-raw")
         is_("attach", None, self.raw.receiver(f"devices/{name}/revoke"))
         self.proton = world.proton(node, leaf, f"{name}-proton")
         self.receiver = self.proton.receiver(f"devices/{name}/revoke")
