@@ -775,9 +775,9 @@ def test(*only):
                 slowest = max(slowest, lap)
                 print(f"       the pair that behaves waited {lap * 1_000:.0f} ms at most", flush=True)
             report.run("the pair that behaves", calm.finish, limit, slowest)
-            metrics = node.metrics()
-            check(any(name.startswith("apus_connections_closed_total") and "handshake_failed" in name and value > 0
-                      for name, value in metrics.items()), "the metrics do not count handshakes that failed")
+            if not only or "versions" in only:
+                counted = sum(value for name, value in node.metrics().items() if "handshake_failed" in name)
+                check(counted > 0, "the metrics do not count handshakes that failed")
         report.finish()
     return f"hostile TLS, tokens, names: {report.count} parts passed; {calm.count} events of a pair that behaves, " \
            f"slowest {slowest * 1_000:.0f} ms"

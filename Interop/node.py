@@ -95,6 +95,8 @@ class Node:
         except subprocess.TimeoutExpired:
             self.process.kill()
             status = "a kill: it did not end"
+        if kind is None and status != 0:
+            sys.stderr.write("".join(self.log.read_text(errors="replace").splitlines(True)[-120:]))
         self.directory.cleanup()
         if kind is None:
             check(status == 0, f"the node ended with {status}")
