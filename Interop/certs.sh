@@ -72,6 +72,7 @@ for file in "$root"/mesh-configs/secure/*.yaml; do
 done
 echo "right" >wrong
 refused 'the password is wrong' "$apus" user check --file certs/users --password-file wrong olivia
-has "the example's user" 'is right' "$("$apus" user check --file certs/users --password-file certs/olivia.password olivia)"
+has "the example's user" 'is right' \
+    "$("$apus" user check --file certs/users --password-file certs/olivia.password olivia)"
 
 echo "certs: $checks checks passed"

@@ -1,26 +1,34 @@
 /// Who may use the management interface: `docs/security.md`.
 import Core
+import Synchronization
 import Web
 
 /// Lets a request pass, or answers it.
 struct AdminGuard: Sendable {
-    /// Users who may; empty means: whoever is on this machine, and nobody else.
+    /// Users who may; without any, and without rules about it: whoever is on this machine, and nobody else.
     let users: Set<String>
     let authenticator: any Authenticator
+    /// Its access rules may say who may, too.
+    let router: Router
+    /// Is told of refusals, and of what is changed.
+    let audit: (any AuditSink)?
 
     /// Paths that tell nothing but whether the node lives: for probes, which have no password.
     private static let open: Set<String> = ["/healthz", "/readyz"]
 
-    /// Calls `pass` if the request may be served, at once or when the password has been checked.
+    /// Calls `pass` if the request may be served, at once or when the password has been checked; with a responder that
+    /// keeps a record of the answer where that is due.
     func check(
-        _ request: HTTPRequest, _ responder: HTTPResponder, pass: @escaping @Sendable () -> Void
+        _ request: HTTPRequest, _ responder: HTTPResponder, pass: @escaping @Sendable (HTTPResponder) -> Void
     ) {
+        let sender = Sender()
+        let responder = recorded(request, sender, responder)
         if !request.method.isSafe, let origin = request.headers["Origin"], !Self.isSame(origin, request.host) {
             responder.send(Problem(403, "Pages of other origins cannot change anything here."))
             return
         }
-        if Self.open.contains(request.path) { return pass() }
-        guard !users.isEmpty else {
+        if Self.open.contains(request.path) { return pass(responder) }
+        guard !users.isEmpty || router.hasAdministrationRules else {
             // A page whose name was made to mean this machine says that name as the host (DNS rebinding).
             guard Self.isNumberOrLocalhost(request.host) else {
                 responder.send(Problem(421, "Without admin.users the host must be an address or localhost."))
@@ -30,7 +38,7 @@ struct AdminGuard: Sendable {
                 responder.send(Problem(403, "Without admin.users only this machine is served."))
                 return
             }
-            return pass()
+            return pass(responder)
         }
         var credentials = request.sender
         credentials.protocolName = "admin"
@@ -41,23 +49,55 @@ struct AdminGuard: Sendable {
         case .nothing where credentials.certificateUser != nil: break
         case .nothing, .bearer, .unknown: return challenge(responder)
         }
-        authenticate(credentials, responder, pass)
+        authenticate(credentials, responder) { identity in
+            sender.user.withLock { $0 = identity.user }
+            pass(responder)
+        }
+    }
+
+    /// Who has made a request, once that is known.
+    private final class Sender: Sendable { let user = Mutex<String?>(nil) }
+
+    /// A request that changes something, and one that is refused, is kept in mind with its answer.
+    private func recorded(_ request: HTTPRequest, _ sender: Sender, _ responder: HTTPResponder) -> HTTPResponder {
+        guard let audit else { return responder }
+        let (isSafe, method, path, peer) = (request.method.isSafe, request.method.rawValue, request.path, request.peer)
+        return HTTPResponder(
+            execute: { responder.run($0) },
+            answer: { response in
+                let isRefusal = [401, 403, 421, 429].contains(response.status)
+                if isRefusal || !isSafe {
+                    var record = AuditRecord(.administration, "\(method) \(path)", isRefusal: response.status >= 400)
+                    record.user = sender.user.withLock { $0 }
+                    record.peer = peer
+                    record.protocolName = "admin"
+                    record.reason = "status \(response.status)"
+                    audit.record(record)
+                }
+                responder.send(response)
+            })
+    }
+
+    /// A rule that is for somebody decides; without one it is the list of users.
+    private func isAllowed(_ identity: Identity) -> Bool {
+        guard let name = identity.user else { return false }
+        return router.mayAdminister(identity) ?? users.contains(name)
     }
 
     private var takesTokens: Bool { authenticator.mechanisms.contains(.oauthBearer) }
 
     private func authenticate(
-        _ credentials: Credentials, _ responder: HTTPResponder, _ pass: @escaping @Sendable () -> Void
+        _ credentials: Credentials, _ responder: HTTPResponder, _ pass: @escaping @Sendable (Identity) -> Void
     ) {
-        let (users, hadToken) = (users, credentials.token != nil)
+        let hadToken = credentials.token != nil
         let decide = { @Sendable (result: AuthenticationResult) in
             switch result {
             case .accepted(let identity):
-                guard let name = identity.user, users.contains(name) else {
-                    responder.send(Problem(403, "This user is not among admin.users."))
+                guard isAllowed(identity) else {
+                    responder.send(Problem(403, "This user is not among admin.users, nor allowed by a rule."))
                     return
                 }
-                pass()
+                pass(identity)
             case .refused(.busy):
                 var headers = Headers()
                 headers.add("Retry-After", "5")

@@ -29,6 +29,8 @@ public final class AdminService: Sendable {
         public var version: String
         /// Who may use the interface; empty means whoever is on this machine.
         public var users: [String] = []
+        /// Is told of refusals, and of what is changed.
+        public var audit: (any AuditSink)?
 
         /// Makes settings for a node.
         public init(name: String, version: String) {
@@ -61,7 +63,8 @@ public final class AdminService: Sendable {
         self.lanes = lanes
         self.router = router
         self.metrics = metrics
-        guarding = AdminGuard(users: Set(settings.users), authenticator: authenticator)
+        guarding = AdminGuard(
+            users: Set(settings.users), authenticator: authenticator, router: router, audit: settings.audit)
         table.withLock { addRoutes(to: &$0) }
     }
 
@@ -93,7 +96,7 @@ public final class AdminService: Sendable {
     /// Serves a request.
     public func handle(_ request: HTTPRequest, _ responder: HTTPResponder) {
         let table = table.withLock { $0 }
-        guarding.check(request, responder) { table.handle(request, responder) }
+        guarding.check(request, responder) { responder in table.handle(request, responder) }
     }
 
     // MARK: Routes

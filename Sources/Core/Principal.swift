@@ -11,9 +11,10 @@ public final class Principal {
     let isNode: Bool
     /// What of it other lanes may see.
     let reader: Reader
-    /// The peer's address and the protocol, for the records of what is refused; empty when nobody has said.
-    public final var peer = ""
-    public final var protocolName = ""
+    /// The peer's address, for the records of what is refused; empty when nobody has said.
+    public var peer = ""
+    /// The protocol, for the same.
+    public var protocolName = ""
     /// The rules that can apply to it; nil means everything is allowed.
     private var access: ResolvedAccess?
     /// The version of the rules that ``access`` was resolved from.

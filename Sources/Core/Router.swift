@@ -72,6 +72,16 @@ public final class Router: @unchecked Sendable {
     var accessRules: (rules: AccessRules, version: UInt64) { access.withLock { $0 } }
     /// Whether there are any rules; without them everything is allowed.
     public var hasAccessRules: Bool { access.withLock { !$0.rules.rules.isEmpty } }
+    /// What the rules say of somebody who wants to use the management interface; nil when none of them is for him.
+    public func mayAdminister(_ identity: Identity) -> Bool? {
+        let rules = accessRules.rules
+        guard let rule = rules.administrationRule(for: identity) else { return nil }
+        return rules.rules[rule].effect == .allow
+    }
+    /// Whether any rule says who may use the management interface.
+    public var hasAdministrationRules: Bool {
+        access.withLock { $0.rules.rules.contains { $0.action == .admin } }
+    }
     /// The version of the rules in force.
     var accessVersion: UInt64 { accessCounter.load(ordering: .acquiring) }
 

@@ -163,8 +163,8 @@ final class MeshIdentityFile: Sendable {
     private static func notCertified(_ path: String, _ id: NodeID, _ certified: NodeID) -> Failure {
         Failure(
             description: """
-                the node's certificate is that of the node \(certified), and \(path) says that it is \(id): give the node \
-                its own certificate, or remove that file to become the one of the certificate
+                the node's certificate is that of the node \(certified), and \(path) says that it is \(id): give the \
+                node its own certificate, or remove that file to become the one of the certificate
                 """)
     }
 

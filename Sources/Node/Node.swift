@@ -90,7 +90,7 @@ public struct Node {
         webhooks = WebhookManager(
             service: WebhookService(settings, lanes: reactor.lanes, router: router))
         mesh = try Self.mesh(configuration, reactor)
-        admin = try Self.manage(configuration, reactor, router, authenticator, statistics, mesh, doors)
+        admin = try Self.manage(configuration, reactor, router, authenticator, statistics, mesh, doors, audit)
         do throws(SocketAddress.Failure) {
             try Self.listen(configuration, reactor, router, authenticator, webhooks, mesh, admin, doors, log)
         } catch { throw StartFailure(description: error.description, isConfiguration: false) }
@@ -125,11 +125,12 @@ public struct Node {
     /// Starts the management interface, before any client can come: whoever watches the node sees it start.
     private static func manage(
         _ configuration: Configuration, _ reactor: Reactor, _ router: Router, _ authenticator: NodeAuthenticator,
-        _ statistics: StatisticsSource, _ mesh: MeshShell?, _ doors: Doors
+        _ statistics: StatisticsSource, _ mesh: MeshShell?, _ doors: Doors, _ audit: AuditLog
     ) throws(StartFailure) -> Admin? {
         guard let address = configuration.admin.address else { return nil }
         var settings = AdminService.Settings(name: configuration.name, version: version)
         settings.users = configuration.admin.users
+        settings.audit = audit
         let service = AdminService(
             settings, lanes: reactor.lanes, router: router, authenticator: authenticator, mesh: mesh,
             metrics: { reply in Self.metrics(statistics, mesh, reply) })

@@ -1,6 +1,6 @@
-/// Base64 (RFC 4648) in three dialects: without padding, as password hashes in PHC form use it; with padding, for SCRAM;
-/// and the URL's alphabet without padding, for tokens and their keys. Strict: what is not canonical is refused, so that
-/// one value has one text.
+/// Base64 (RFC 4648) in three dialects: without padding, as password hashes in PHC form use it; with padding, for
+/// SCRAM; and the URL's alphabet without padding, for tokens and their keys. Strict: what is not canonical is refused,
+/// so that one value has one text.
 enum Base64 {
     enum Dialect {
         /// `+` and `/`, no padding.

@@ -65,8 +65,8 @@ struct FailureLimits: Sendable {
         byName.add(Self.key(name, ""), now)
     }
 
-    /// Somebody was right: what was mistyped before does not count. What else came from the address does, or who has one
-    /// account could guess at the others.
+    /// Somebody was right: what was mistyped before does not count. What else came from the address does, or who has
+    /// one account could guess at the others.
     mutating func succeeded(name: String, address: String) {
         let pair = Self.key(name, address)
         byNameAndAddress.remove(pair)

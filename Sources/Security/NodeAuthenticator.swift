@@ -1,9 +1,9 @@
 /// Finds out who a client is: by a password, by SCRAM, by a token, by a certificate, or by nothing.
 ///
-/// Threading: `authenticate` is called on lanes and does nothing there that takes long. What is known at once (anonymous
-/// clients, certificates, credentials verified before) is answered at once; the rest waits in a bounded queue for the
-/// threads that hash passwords and verify tokens, which answer by the reply. One lock guards all state and is never held
-/// while checking or replying.
+/// Threading: `authenticate` is called on lanes and does nothing there that takes long. What is known at once
+/// (anonymous clients, certificates, credentials verified before) is answered at once; the rest waits in a bounded
+/// queue for the threads that hash passwords and verify tokens, which answer by the reply. One lock guards all state
+/// and is never held while checking or replying.
 public import Core
 import Synchronization
 

@@ -1,5 +1,5 @@
-/// The user file: `name:hash`, `name:hash:group,group` or `name:hash:group,group:verifier` a line, blank lines and lines
-/// that begin with `#` kept as they are. Made by `apus user add`; a person may edit it.
+/// The user file: `name:hash`, `name:hash:group,group` or `name:hash:group,group:verifier` a line, blank lines and
+/// lines that begin with `#` kept as they are. Made by `apus user add`; a person may edit it.
 
 /// A user who may log in.
 public struct User: Sendable, Equatable {
@@ -37,8 +37,8 @@ public struct User: Sendable, Equatable {
         return nil
     }
 
-    /// What is wrong with the name of one who is proven by a certificate or a token, or nil. It is in no file, so it may
-    /// contain what separates fields there: `spiffe://plant/pump`, `auth0|17`.
+    /// What is wrong with the name of one who is proven by a certificate or a token, or nil. It is in no file, so it
+    /// may contain what separates fields there: `spiffe://plant/pump`, `auth0|17`.
     static func reasonAgainst(provenName name: String) -> String? {
         if name.isEmpty { return "the user name is empty" }
         if name.utf8.count > maxNameBytes { return "the user name is longer than \(maxNameBytes) bytes" }

@@ -18,8 +18,8 @@ public struct TLSOutput {
     }
 }
 
-/// TLS of one connection (RFC 8446, RFC 5246): bytes of the wire in, bytes of the protocol out, and the other way round.
-/// No socket, no clock. While nothing is on its way it holds no buffer.
+/// TLS of one connection (RFC 8446, RFC 5246): bytes of the wire in, bytes of the protocol out, and the other way
+/// round. No socket, no clock. While nothing is on its way it holds no buffer.
 ///
 /// Threading: confined to its connection's lane.
 public final class TLSSession {

@@ -10,8 +10,8 @@ struct CertsCommand: ParsableCommand {
         abstract: "Make certificates for nodes, servers and clients.",
         discussion: """
             An authority is a directory: ca.crt is what everybody may have, ca.key stays where certificates are made. \
-            NAME.crt and NAME.key go to whom they are for; keys are readable by their owner only. issued.txt lists what \
-            was issued, ca.crl what was revoked. Nothing is overwritten without --force.
+            NAME.crt and NAME.key go to whom they are for; keys are readable by their owner only. issued.txt lists \
+            what was issued, ca.crl what was revoked. Nothing is overwritten without --force.
 
             Examples:
               apus certs example

@@ -112,15 +112,14 @@ struct JoinCommand: ParsableCommand {
         if case .unix? = address { throw ValidationError("nodes meet over IP; expected ADDRESS:PORT") }
         let now = secondsNow()
         let token = try InvitationToken(parsing: try readToken(), now: now)
+        let end = try Certificate.read(pem: token.certificatePEM, name: "").notAfter
         let membership = MeshMembership(data: nodeData(data))
         let aside = try membership.join(token, listen: address, replacing: force, now: now)
         if let aside { print("what was there is in \(aside)") }
         print("\(token.name) is the node \(token.node.id) of the mesh '\(token.node.mesh)'")
         print("  it dials \(token.addresses.joined(separator: ", "))")
         print("  others dial it at \(address?.description ?? "no address; --listen would give one")")
-        print(
-            "  its certificate holds until \(UTC.text(try Certificate.read(pem: token.certificatePEM, name: "").notAfter))"
-        )
+        print("  its certificate holds until \(UTC.text(end))")
         print("  all of it is in \(membership.data)/mesh")
         print("Next:")
         print("  apus run" + (data.map { " --data \($0)" } ?? ""))

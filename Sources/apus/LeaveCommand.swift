@@ -12,8 +12,8 @@ struct LeaveCommand: ParsableCommand {
         abstract: "Leave the mesh for good.",
         discussion: """
             Tells the node that runs with the data directory to leave, and waits until it has; it serves its clients \
-            alone from then on. What `apus join` wrote is moved to mesh/left-…, and the next start is a node without a \
-            mesh. The other nodes would still let it in: revoke its certificate where the authority is.
+            alone from then on. What `apus join` wrote is moved to mesh/left-…, and the next start is a node \
+            without a mesh. The other nodes would still let it in: revoke its certificate where the authority is.
 
             Examples:
               apus leave

@@ -67,9 +67,9 @@ struct UserAdd: ParsableCommand {
         discussion: """
             Makes the file when there is none. Without --group an existing user keeps the groups.
 
-            --scram stores what SCRAM-SHA-256 logins need as well (MQTT 5 AUTH, AMQP). It is easier to guess a password \
-            from than the scrypt hash if the file is ever stolen: give such users passwords that are long and random. \
-            A new password without --scram takes it away.
+            --scram stores what SCRAM-SHA-256 logins need as well (MQTT 5 AUTH, AMQP). It is easier to guess a \
+            password from than the scrypt hash if the file is ever stolen: give such users passwords that are long \
+            and random. A new password without --scram takes it away.
 
             Examples:
               apus user add --file users --group operators olivia

@@ -1,8 +1,8 @@
 #!/bin/bash
 # Fuzzes the MQTT codec, whole conversations, what clients of each version do once they are let in, whole HTTP
 # conversations, WebSocket, what HTTP clients send (JSON, CloudEvents, header fields, paths), frames, messages and whole
-# conversations of AMQP, what a neighbour in the mesh says and the mesh's codecs, tokens and their keys, with libFuzzer
-# and the address sanitizer; and a canary that must fail, so that the machinery itself is tested.
+# conversations of AMQP, what a neighbour in the mesh says and the mesh's codecs, tokens and their keys, and sessions of
+# TLS, with libFuzzer and the address sanitizer; and a canary that must fail, so that the machinery itself is tested.
 #
 #   Tests/Fuzz/run.sh [seconds per target, default 20]
 #
@@ -244,6 +244,13 @@ seeds() {
     seed_text token url 7 'http://127.0.0.1:80/x'
     seed_text token address 7 '[2001:db8::1%e]:5'
     seed_text token users 7 'a:$scrypt$ln=10,r=8,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAA:g,h'
+    # A hello whole, in pieces, changed; after the handshake data, new keys, a goodbye.
+    seed tls whole 00 00 09 00 09 00 04 20 00 08 10 09 05 01 04 01 00 07 00
+    seed tls pieces 0b 01 05 01 60 01 ff 00 09 00 09 00 04 ff 01 14 00
+    seed tls changed 01 02 0010 03 00 09 00
+    seed tls later 18 04 01 00 05 01 04 02 00 08 01 09 03 10 1703030010
+    seed tls older 19 04 01 00 06 04 02 00 09 00 02 0007 10 00
+    seed tls plain 00 03 20 474554202f20485454502f312e310d0a0d0a
     seed canary start 54
 }
 
@@ -285,12 +292,16 @@ target mesh "$root"/Tests/Fuzz/mesh/*.swift "$root"/Tests/MeshTests/MeshField.sw
     "$work/Core.o" "$work/Mesh.o" -lcrypto
 module Security
 target token "$root"/Tests/Fuzz/token/*.swift "$work/Core.o" "$work/Security.o" -lcrypto
+module TLS
+module TestTLS "$root"/Tests/TestTLS/*.swift
+target tls "$root"/Tests/Fuzz/tls/*.swift "$root"/Tests/TLSTests/Peer.swift \
+    "$work/Core.o" "$work/TLS.o" "$work/TestTLS.o" -lssl -lcrypto
 target canary "$root"/Tests/Fuzz/canary/*.swift
 seeds
 
 failed=()
 summary=
-for name in codec conversation established http websocket json amqpscan amqpmessage amqp meshcontent mesh token; do
+for name in codec conversation established http websocket json amqpscan amqpmessage amqp meshcontent mesh token tls; do
     say "$name for $seconds s"
     if run "$name"; then
         count=$(sed -n 's/^stat::number_of_executed_units: *//p' "$work/run-$name.log")

@@ -6,7 +6,7 @@ import Synchronization
 /// Drives HTTP conversations without sockets, clocks and threads: lanes, a router, channels and streams are the real
 /// ones, the reactor is replaced by the same pass loop over byte arrays. Time stands still until a test moves it.
 
-/// A site with nothing but streams and polls; a header field says who asks.
+/// A site with nothing but streams and polls; header fields say who asks.
 final class StreamSite: HTTPSite {
     let limits: HTTPLimits
     let context: WebContext
@@ -40,7 +40,9 @@ final class StreamSite: HTTPSite {
     ) -> RequestVerdict {
         do throws(Problem) {
             let request = try HTTPRequest(head, body: body, link: connection.link)
-            let principal = Principal(identity: Identity(user: request.headers["User"]), clientID: "", router: router)
+            var identity = Identity(user: request.headers["User"])
+            if let name = request.headers["Department"] { identity.attributes["claim.department"] = [name] }
+            let principal = Principal(identity: identity, clientID: "", router: router)
             let web = context.state(of: lane)
             switch request.path {
             case "/events": return try EventStreams.open(request, principal, web, connection, lane)

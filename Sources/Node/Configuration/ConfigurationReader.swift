@@ -88,13 +88,15 @@ struct ConfigurationReader {
                 admin.address = nil
             } else if let address = address(listen, "admin.listen") {
                 admin.address = address
-                if !address.isLocal, fields["users"] == nil {
+                let hasRule = security.access.contains { $0.action == .admin && $0.effect == .allow }
+                if !address.isLocal, fields["users"] == nil, !hasRule {
                     let message = "'\(address)' can be reached from other machines: name who may in admin.users"
                     report(listen, "admin.listen", "\(message), or listen on 127.0.0.1")
                 }
             }
         }
-        if !admin.users.isEmpty, security.users == nil {
+        let hasOtherProof = !security.tokens.isEmpty || sections.contains { $0.name == admin.tls && $0.user != nil }
+        if !admin.users.isEmpty, security.users == nil, !hasOtherProof {
             report(fields["users"], "admin.users", "needs security.users, the file with their passwords")
         }
         return admin

@@ -101,7 +101,10 @@ enum HostName: Equatable {
             self = .name(text)
         } else {
             throw CertificateFailure(
-                "'\(text)' is neither a host's name nor an address; expected node-1.example.org, 192.0.2.1 or 2001:db8::1"
+                """
+                '\(text)' is neither a host's name nor an address; expected node-1.example.org, 192.0.2.1 or \
+                2001:db8::1
+                """
             )
         }
     }

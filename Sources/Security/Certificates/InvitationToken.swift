@@ -125,7 +125,7 @@ public struct InvitationToken: Equatable, CustomStringConvertible {
         if let reason = Self.reasonAgainst(addresses: fields.addresses) { throw CertificateFailure(reason) }
         guard now < fields.expires else {
             throw CertificateFailure(
-                "the token has expired at \(UTC.text(fields.expires)) (it is \(UTC.text(now)) here); ask for another one"
+                "the token has expired at \(UTC.text(fields.expires)) (here it is \(UTC.text(now))); ask for another"
             )
         }
         for usage in Certificate.Usage.allCases {

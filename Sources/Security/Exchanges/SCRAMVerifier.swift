@@ -16,7 +16,8 @@ public struct SCRAMVerifier: Sendable, Equatable, CustomStringConvertible {
 
     /// The rounds of new verifiers unless told otherwise.
     public static let standardIterations = 20_000
-    /// What is accepted: RFC 7677 asks for 4,096 at least; clients of small devices give up long before the upper bound.
+    /// What is accepted: RFC 7677 asks for 4,096 at least; clients of small devices give up long before the upper
+    /// bound.
     public static let iterationRange = 4_096...1_000_000
     static let saltBytes = 16
 
@@ -55,8 +56,8 @@ public struct SCRAMVerifier: Sendable, Equatable, CustomStringConvertible {
     }
 
     /// What is wrong with a password, or nil. SASLprep (RFC 4013) is reduced to this: control characters are refused,
-    /// and all else is taken byte for byte, as MQTT and HTTP Basic take it. A client that prepares passwords agrees with
-    /// that for ASCII, and for other text in normal form KC.
+    /// and all else is taken byte for byte, as MQTT and HTTP Basic take it. A client that prepares passwords agrees
+    /// with that for ASCII, and for other text in normal form KC.
     public static func reasonAgainst(password: [UInt8]) -> String? {
         if password.isEmpty { return "a password for SCRAM must not be empty" }
         if password.contains(where: { $0 < 0x20 || $0 == 0x7F }) {

@@ -1,6 +1,6 @@
-/// Reads the small JSON texts (RFC 8259) of tokens and key sets. Stricter than the grammar, because two readers must not
-/// disagree about what was signed: no name twice in an object, no lone surrogates, no byte order mark, nothing deeper
-/// than ``StrictJSON/maxDepth``. Not recursive. Callers bound the size.
+/// Reads the small JSON texts (RFC 8259) of tokens and key sets. Stricter than the grammar, because two readers must
+/// not disagree about what was signed: no name twice in an object, no lone surrogates, no byte order mark, nothing
+/// deeper than ``StrictJSON/maxDepth``. Not recursive. Callers bound the size.
 
 /// A value.
 enum StrictJSON: Sendable, Equatable {

@@ -6,7 +6,8 @@ struct TokenRefusal: Error, Equatable {
     var reason: String
     /// Whether the issuer has signed it.
     var isSigned: Bool
-    /// Whether it counts as a failure: not where somebody is late or at the wrong door, or where keys are not to be had.
+    /// Whether it counts as a failure: not where somebody is late or at the wrong door, or where keys are not to be
+    /// had.
     var isGuess: Bool
 
     init(_ reason: String, isSigned: Bool = false, isGuess: Bool? = nil) {

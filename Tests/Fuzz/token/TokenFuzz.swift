@@ -93,7 +93,7 @@ private func keys(_ bytes: [UInt8]) {
 private func scramFirst(_ bytes: [UInt8]) {
     guard let first = try? SCRAMClientFirst(parsing: bytes) else { return }
     precondition(Array((first.header.text + first.bare).utf8) == bytes)
-    precondition(!first.user.isEmpty && !first.nonce.isEmpty && first.nonce.utf8.count <= SCRAMClientFirst.maxNonceBytes)
+    precondition(!first.user.isEmpty && (1...SCRAMClientFirst.maxNonceBytes).contains(first.nonce.utf8.count))
     let server = SCRAMServer(first, scram, nonce: "n")
     precondition(server.challenge.utf8.count < SCRAMClientFinal.maxBytes)
 }
@@ -123,7 +123,8 @@ private func texts(_ bytes: [UInt8]) {
     if let age = KeyDownload.maxAge(cacheControl: text) { precondition((0...1 << 30).contains(age)) }
     if let verifier = try? SCRAMVerifier(parsing: text) { precondition(verifier.encoded == text) }
     if case .url(let url) = try? KeyLocation(text) {
-        precondition(url.hasPrefix("https://") || ["http://1", "http://[", "http://l", "http://L"].contains(url.prefix(8)))
+        let isHere = ["http://1", "http://[", "http://l", "http://L"].contains(url.prefix(8))
+        precondition(isHere || url.hasPrefix("https://"))
     }
     guard let file = try? UserFile(parsing: bytes, file: "f") else { return }
     precondition((try? UserFile(parsing: Array(file.encoded.utf8), file: "f")) == file)
