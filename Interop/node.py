@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -96,7 +97,9 @@ class Node:
             self.process.kill()
             status = "a kill: it did not end"
         if kind is None and status != 0:
-            sys.stderr.write("".join(self.log.read_text(errors="replace").splitlines(True)[-120:]))
+            lines = [line for line in self.log.read_text(errors="replace").splitlines(True)
+                     if "Fatal" in line or "crashed" in line or re.match(r" *\d+ .* in ", line)]
+            sys.stderr.write("".join(lines[:20]))
         self.directory.cleanup()
         if kind is None:
             check(status == 0, f"the node ended with {status}")
