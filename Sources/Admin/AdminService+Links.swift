@@ -21,6 +21,8 @@ public protocol MeshManaging: Sendable {
     /// Dials a node no longer, and ends the link.
     /// - Throws: when it was not dialled.
     func removeLink(to: String, name: String) throws(Problem)
+    /// Takes the node out of the mesh for good; answers when it has left.
+    func leave(_ answer: @escaping @Sendable () -> Void)
 }
 
 /// `/v1/mesh/links`: links, and what is dialled.
@@ -50,6 +52,11 @@ extension AdminService {
             do throws(Problem) {
                 try meshOrProblem().removeLink(to: try Self.target(request), name: request.query("name") ?? "")
                 responder.send(.noContent)
+            } catch { responder.send(error) }
+        }
+        table.add(.post, "/v1/mesh/leave") { [unowned self] _, responder in
+            do throws(Problem) {
+                try meshOrProblem().leave { responder.send(.noContent) }
             } catch { responder.send(error) }
         }
     }

@@ -28,6 +28,9 @@ public enum Metrics {
             "apus_connections_closed_total", "Connections ended, by reason.",
             CloseReason.allCases.map { ([("reason", label($0))], "\(counters.closed[$0.rawValue])") })
         text.counter(
+            "apus_quota_refused_total", "What quotas have refused, by the key that sets the limit.",
+            QuotaResource.allCases.map { ([("resource", $0.key)], "\(counters.refused[$0.rawValue])") })
+        text.counter(
             "apus_connect_requests_total",
             "Requests to connect (MQTT CONNECT, SASL logins of AMQP), whatever the answer.",
             counters.connects)

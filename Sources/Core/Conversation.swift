@@ -75,6 +75,10 @@ open class Link: Output {
     public final var isLocal = true
     /// The peer's address, for the log.
     open var peer: String { "" }
+    /// The peer's address; nil for one that has none, such as a Unix socket's.
+    open var address: NetworkAddress? { nil }
+    /// What keeps the connection counted for its user; see ``Principal/join(_:on:)``.
+    public final var stay: QuotaStay?
     /// Who the transport has proven the peer to be, as one with client certificates does; nil for nobody.
     open var provenUser: String? { nil }
     /// The groups that a certificate puts its owner into.

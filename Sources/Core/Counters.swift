@@ -122,6 +122,8 @@ public struct Counters: Sendable, Equatable {
     public var framesRefused: UInt64 = 0
     /// Events dropped, by reason.
     public var dropped = [UInt64](repeating: 0, count: DropReason.allCases.count)
+    /// What was refused by a quota, by resource.
+    public var refused = [UInt64](repeating: 0, count: QuotaResource.allCases.count)
     /// Connections closed, by reason.
     public var closed = [UInt64](repeating: 0, count: CloseReason.allCases.count)
 
@@ -132,6 +134,9 @@ public struct Counters: Sendable, Equatable {
     public mutating func drop(_ reason: DropReason, _ count: Int = 1) {
         dropped[reason.rawValue] &+= UInt64(truncatingIfNeeded: count)
     }
+
+    /// Counts what was refused by a quota.
+    public mutating func refuse(_ resource: QuotaResource) { refused[resource.rawValue] &+= 1 }
 
     /// Counts a closed connection.
     public mutating func close(_ reason: CloseReason) { closed[reason.rawValue] &+= 1 }
@@ -154,6 +159,7 @@ public struct Counters: Sendable, Equatable {
         subscriptionsRefused &+= other.subscriptionsRefused
         framesRefused &+= other.framesRefused
         for index in dropped.indices { dropped[index] &+= other.dropped[index] }
+        for index in refused.indices { refused[index] &+= other.refused[index] }
         for index in closed.indices { closed[index] &+= other.closed[index] }
     }
 }

@@ -212,7 +212,9 @@ public struct Event: @unchecked Sendable {
     /// Whether its time is over.
     public func isExpired(at now: UInt64) -> Bool { expiresAt != 0 && expiresAt <= now }
     /// What the event counts for in a limit: its bytes and its own overhead.
-    public var cost: Int { topicLength + propertiesLength + payloadLength + 64 }
+    public var cost: Int { Self.cost(topicLength + propertiesLength + payloadLength) }
+    /// What an event of so many bytes would count for.
+    static func cost(_ bytes: Int) -> Int { bytes + 64 }
     /// The topic.
     public var topic: UnsafeRawBufferPointer { UnsafeRawBufferPointer(start: bytes, count: topicLength) }
     /// The properties, as ``EventProperties`` reads them.

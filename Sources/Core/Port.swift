@@ -7,6 +7,9 @@ open class Port {
     /// The router's number for it; set when it is registered.
     public final internal(set) var number: UInt32 = 0
 
+    /// What its subscriptions count for; nil without a quota.
+    final var subscriptionUsage: SubscriptionUsage?
+
     /// Whether ``deliver(_:_:on:)`` takes runs whose properties are still packed (``EventRun/packing``).
     public final let takesPacked: Bool
 
@@ -46,4 +49,15 @@ open class Port {
     /// - Parameter budget: what may be spent of it, in nodes of a tree or the like; what was spent is taken off.
     /// - Returns: whether to be called again.
     open func work(_ budget: inout Int, on lane: Lane) -> Bool { false }
+}
+
+extension Port {
+    /// Counts a new subscription.
+    /// - Returns: false when there are as many as there may be.
+    func countSubscription(_ usage: Usage) -> Bool {
+        // All of a port count for whoever made the first: they end with the port, whoever uses it then.
+        let counted = subscriptionUsage ?? SubscriptionUsage(usage)
+        subscriptionUsage = counted
+        return counted.add()
+    }
 }

@@ -31,9 +31,23 @@ public final class Principal {
     /// Thousandths of publish tokens left, refilled by the millisecond; only with a rate.
     private var tokens = 0
     private var tokensAt: UInt64 = 0
+    /// What the quotas give to it; nil when they say nothing.
+    let allowance: Allowance?
+    /// Whether ``meter(_:on:)`` has to see what it publishes.
+    public let isMetered: Bool
+    /// How its conversation slows its client down.
+    public var pacing = Pacing.none
 
     /// Makes a principal and resolves the rules that can apply to it.
-    public init(identity: Identity, clientID: String, router: Router) {
+    /// - Parameter link: where it comes from, for quotas by address and listener.
+    public convenience init(identity: Identity, clientID: String, router: Router, link: Link? = nil) {
+        let allowance = router.quotas?.allowance(of: identity, link: link)
+        self.init(identity: identity, clientID: clientID, router: router, allowance: allowance)
+    }
+
+    private init(identity: Identity, clientID: String, router: Router, allowance: Allowance?) {
+        self.allowance = allowance
+        isMetered = router.limits.maxPublishRate > 0 || allowance?.limitsPublishing ?? false
         reader = Reader(identity: identity, clientID: clientID)
         self.router = router
         isNode = false
@@ -42,10 +56,18 @@ public final class Principal {
         accessVersion = version
     }
 
+    /// The same principal for another lane, or for something that outlives its connection: what is remembered of
+    /// decisions holds for one lane only.
+    public func again() -> Principal {
+        let other = Principal(identity: identity, clientID: clientID, router: router, allowance: allowance)
+        (other.peer, other.protocolName) = (peer, protocolName)
+        return other
+    }
+
     /// The same client whose identity has been proven anew: what it has used up of its quotas stays used up.
     public func renewed(_ identity: Identity) -> Principal {
-        let renewed = Principal(identity: identity, clientID: clientID, router: router)
-        (renewed.tokens, renewed.tokensAt) = (tokens, tokensAt)
+        let renewed = Principal(identity: identity, clientID: clientID, router: router, allowance: allowance)
+        (renewed.tokens, renewed.tokensAt, renewed.pacing) = (tokens, tokensAt, pacing)
         (renewed.peer, renewed.protocolName) = (peer, protocolName)
         return renewed
     }
@@ -55,6 +77,8 @@ public final class Principal {
         reader = Reader(identity: Identity(namespace: router.name, user: nil), clientID: "", isNode: true)
         self.router = router
         isNode = true
+        allowance = nil
+        isMetered = false
         accessVersion = router.accessRules.version
     }
 
@@ -149,19 +173,41 @@ public final class Principal {
         return known.isNew(action, object, now: now)
     }
 
-    /// Takes `count` publish tokens. A run is taken whole while a token is left and may leave a debt, so that the rate
-    /// holds whatever the size of the runs.
+    // MARK: Rate of one connection
+
+    /// Takes `count` publish tokens of the limit for each connection. A run is taken whole while a token is left and
+    /// may leave a debt, so that the rate holds whatever the size of the runs; but not of more than ten seconds.
     /// - Parameter now: the lane's time in milliseconds.
-    /// - Returns: whether there was a token.
-    @inline(__always)
-    func takeTokens(_ count: Int, rate: Int, now: UInt64) -> Bool {
-        guard rate > 0, !isNode else { return true }
+    /// - Returns: whether there was a token. If there was none, tokens are taken only where the client is slowed down.
+    func takeOwn(_ count: Int, rate: Int, now: UInt64, inAnyCase: Bool) -> Bool {
+        guard rate > 0 else { return true }
+        refill(rate, now)
+        let hadOne = tokens >= 1_000
+        guard hadOne || inAnyCase else { return false }
+        tokens = max(tokens - count * 1_000, min(tokens, -rate * Self.maxDebt))
+        return hadOne
+    }
+
+    /// Tokens left of this limit.
+    func ownTokens(rate: Int, now: UInt64) -> Int {
+        refill(rate, now)
+        return max(tokens / 1_000, 0)
+    }
+
+    /// Milliseconds until a hundredth of a second's tokens are there, at least one.
+    func ownWait(rate: Int, now: UInt64) -> UInt64 {
+        refill(rate, now)
+        let missing = max(rate * 10, 1_000) - tokens
+        return missing <= 0 ? 0 : UInt64((missing + rate - 1) / rate)
+    }
+
+    /// Milliseconds' worth of tokens that may be owed.
+    private static let maxDebt = 10_000
+
+    private func refill(_ rate: Int, _ now: UInt64) {
         let elapsed = Int(min(now &- tokensAt, 1 << 20))
         // A second's worth is the burst; a principal seen for the first time has it.
         tokens = tokensAt == 0 ? rate * 1_000 : min(rate * 1_000, tokens + rate * elapsed)
         tokensAt = now
-        guard tokens >= 1_000 else { return false }
-        tokens -= count * 1_000
-        return true
     }
 }

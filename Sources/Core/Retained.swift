@@ -53,6 +53,8 @@ struct RetainedEvents: ~Copyable {
 
     /// Topics that have a value, expired ones included until they are found.
     var count: Int { slots.count - tombstoneCount }
+    /// Whom values count for, by number, where a quota says so.
+    var owners: [UInt32: Allowance] = [:]
     /// Those of them that begin with `$`: what the node says of itself.
     private(set) var nodeCount = 0
     /// Their bytes.
@@ -64,7 +66,9 @@ struct RetainedEvents: ~Copyable {
 
     /// Replaces a topic's value; an empty payload removes it (MQTT 3.1.1 §3.3.1.3). For stores without versions, and
     /// topics that have none.
-    mutating func set(_ topic: UnsafeRawBufferPointer, _ event: Event?, now: UInt64) -> RetainOutcome {
+    mutating func set(
+        _ topic: UnsafeRawBufferPointer, _ event: Event?, for owner: Allowance? = nil, now: UInt64
+    ) -> RetainOutcome {
         guard let event, event.payloadLength > 0 else {
             return RetainOutcome(isStored: true, replaced: remove(topic))
         }
@@ -80,9 +84,10 @@ struct RetainedEvents: ~Copyable {
             count(event, 1)
             let old = slots.replace(number, by: event)
             if let old { count(old, -1) }
+            change(owner: owner, of: number, from: old, to: event)
             return RetainOutcome(isStored: true, replaced: old)
         }
-        _ = insert(topic, event)
+        change(owner: owner, of: insert(topic, event), from: nil, to: event)
         return RetainOutcome(isStored: true)
     }
 
@@ -109,6 +114,7 @@ struct RetainedEvents: ~Copyable {
         guard number != 0 else { return (nil, 0) }
         let event = slots.take(number)
         if let event { count(event, -1) }
+        change(owner: nil, of: number, from: event, to: nil)
         if let versions {
             if event?.isTombstone ?? false { versions.unlistTombstone(number) }
             versions.remove(number)

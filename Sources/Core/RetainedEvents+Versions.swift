@@ -27,8 +27,8 @@ extension RetainedEvents {
     ///   - given: the version of the first event of its run; none to have one made.
     ///   - ahead: how many events of the run come before it.
     mutating func merge(
-        _ topic: UnsafeRawBufferPointer, _ event: Event, version given: EventVersion, ahead: Int, now: UInt64,
-        _ versions: RetainedVersions
+        _ topic: UnsafeRawBufferPointer, _ event: Event, version given: EventVersion, ahead: Int,
+        for owner: Allowance? = nil, now: UInt64, _ versions: RetainedVersions
     ) -> RetainOutcome {
         versions.now = max(versions.now, now)
         var (node, number) = place(of: topic)
@@ -53,10 +53,11 @@ extension RetainedEvents {
         }
         var outcome = RetainOutcome(isStored: true, version: version, hasAdvanced: true)
         if number != 0 {
-            outcome.replaced = replace(number, by: event, versions)
+            outcome.replaced = replace(number, by: event, for: owner, versions)
             versions.change(number, stored)
         } else {
             number = insert(topic, event)
+            change(owner: owner, of: number, from: nil, to: event)
             versions.add(number, topic, stored)
             if event.isTombstone { versions.listTombstone(number) }
         }
@@ -69,8 +70,11 @@ extension RetainedEvents {
         return (node, node == 0 ? 0 : tree.nodes[node].first)
     }
 
-    private mutating func replace(_ number: UInt32, by event: Event, _ versions: RetainedVersions) -> Event? {
+    private mutating func replace(
+        _ number: UInt32, by event: Event, for owner: Allowance? = nil, _ versions: RetainedVersions
+    ) -> Event? {
         let old = slots.replace(number, by: event)
+        change(owner: owner, of: number, from: old, to: event)
         if let old {
             count(old, -1)
             if old.isTombstone { versions.unlistTombstone(number) }

@@ -7,11 +7,14 @@ import Synchronization
 extension Router {
     /// Keeps each event of a run, in order; called when the run has been routed, with its properties unpacked. In a
     /// mesh every node keeps them, whoever subscribes there.
-    func keep(_ run: UnsafePointer<EventRun>, on lane: Lane, _ outcome: inout PublishOutcome) {
+    func keep(
+        _ run: UnsafePointer<EventRun>, as principal: Principal, on lane: Lane, _ outcome: inout PublishOutcome
+    ) {
+        let owner = run.pointee.isFromMesh ? nil : principal.allowance
         guard keepsVersions.load(ordering: .relaxed), RetainedEvents.isShared(run.pointee.topicBytes) else {
-            return retain(run, on: lane)
+            return retain(run, for: owner, on: lane, &outcome)
         }
-        let version = retainNewer(run, on: lane)
+        let version = retainNewer(run, for: owner, on: lane, &outcome)
         guard !run.pointee.isFromMesh else { return }
         var run = run.pointee
         run.version = version
@@ -34,14 +37,36 @@ extension Router {
         }
     }
 
-    private func retain(_ run: UnsafePointer<EventRun>, on lane: Lane) {
+    private func retain(
+        _ run: UnsafePointer<EventRun>, for owner: Allowance?, on lane: Lane, _ outcome: inout PublishOutcome
+    ) {
         for index in 0..<run.pointee.count {
             let event = run.pointee.event(index)
-            let outcome = retainedLock.withLock { _ in
-                retainedEvents.set(run.pointee.topicBytes, event, now: lane.now)
+            let kept = retainedLock.withLock { _ in
+                retainedEvents.set(run.pointee.topicBytes, event, for: owner, now: lane.now)
             }
-            if !outcome.isStored { lane.counters.drop(.retainedFull) }
+            if !kept.isStored {
+                lane.counters.drop(.retainedFull)
+                outcome.isKept = false
+            }
         }
+    }
+
+    /// Whether a run that is to be retained does not lead over its user's quota; else that is counted and recorded.
+    /// Asked before the run is delivered, because other nodes are not to keep it either. Two lanes that ask at the same
+    /// moment may both be told yes.
+    func mayKeep(_ run: UnsafePointer<EventRun>, as principal: Principal, on lane: Lane) -> Bool {
+        guard let owner = principal.allowance, owner.limitsRetained, run.pointee.count > 0 else { return true }
+        let view = run.pointee.events[run.pointee.count - 1]
+        guard view.payloadLength > 0 else { return true }
+        let cost = Event.cost(run.pointee.topicLength + run.pointee.propertiesLength + Int(view.payloadLength))
+        let over = retainedLock.withLock { _ in
+            retainedEvents.usedUp(by: owner, cost: cost, at: run.pointee.topicBytes)
+        }
+        guard let (resource, usage) = over else { return true }
+        lane.counters.drop(.retainedFull, run.pointee.count)
+        principal.refuse(resource, usage, "retain", on: lane)
+        return false
     }
 
     // MARK: Looking up

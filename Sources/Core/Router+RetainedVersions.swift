@@ -35,7 +35,9 @@ extension Router {
 
     /// Keeps the last event of a run unless the store has a newer one.
     /// - Returns: the version of the run's first event.
-    func retainNewer(_ run: UnsafePointer<EventRun>, on lane: Lane) -> EventVersion {
+    func retainNewer(
+        _ run: UnsafePointer<EventRun>, for owner: Allowance?, on lane: Lane, _ published: inout PublishOutcome
+    ) -> EventVersion {
         let last = run.pointee.count - 1
         let topic = run.pointee.topicBytes
         var event = run.pointee.event(last)
@@ -43,10 +45,13 @@ extension Router {
         let outcome = retainedLock.withLock { _ -> RetainOutcome? in
             guard let versions = retainedEvents.versions else { return nil }
             return retainedEvents.merge(
-                topic, event, version: run.pointee.version, ahead: last, now: lane.now, versions)
+                topic, event, version: run.pointee.version, ahead: last, for: owner, now: lane.now, versions)
         }
         guard let outcome else { return .none }
-        if !outcome.isStored { lane.counters.drop(.retainedFull) }
+        if !outcome.isStored {
+            lane.counters.drop(.retainedFull)
+            published.isKept = false
+        }
         return outcome.version
     }
 

@@ -14,6 +14,8 @@ public final class Router: @unchecked Sendable {
     public let number: Int
     /// The limits it enforces.
     public let limits: Limits
+    /// What users may have of them; nil without quotas.
+    public let quotas: Quotas?
     let hashKey: UInt64
     /// Takes records of what is refused. Set once, before there is traffic.
     public var audit: (any AuditSink)?
@@ -53,8 +55,10 @@ public final class Router: @unchecked Sendable {
     /// Makes a router.
     /// - Parameter hashKey: random; makes the places of topics in tables unpredictable.
     public init(
-        name: String = "default", number: Int = 0, limits: Limits, accessRules: AccessRules = .none, hashKey: UInt64
+        name: String = "default", number: Int = 0, limits: Limits, accessRules: AccessRules = .none,
+        quotas: Quotas? = nil, hashKey: UInt64
     ) {
+        self.quotas = quotas
         self.name = name
         self.number = number
         self.limits = limits
@@ -114,6 +118,7 @@ public final class Router: @unchecked Sendable {
     /// Removes a port with all its subscriptions. Mail on its way to it is dropped.
     public func unregister(_ port: Port, on lane: Lane) {
         changingInterest { index.removePort(port.number, hook: meshHook) { noteChange($0) } }
+        port.subscriptionUsage = nil
         lane.displace(port.address)
         port.unregistered(on: lane)
     }
@@ -133,6 +138,8 @@ public final class Router: @unchecked Sendable {
         case notAuthorized
         /// The session has as many as it may.
         case overLimit
+        /// The user has as many as the quotas allow.
+        case overQuota
     }
 
     /// Subscribes a port. From the return on, every lane's next turn sees it.
@@ -148,18 +155,23 @@ public final class Router: @unchecked Sendable {
         // Options may come from a file or another node.
         subscription.options.remove(.filtered)
         if reach == .something { subscription.options.insert(.filtered) }
-        return changingInterest { [subscription] in
+        let usage = principal.allowance?.subscriptions
+        let outcome: SubscribeOutcome = changingInterest { [subscription] in
             let count = index.ports[port.number].count
             let isFull = count >= limits.maxSubscriptionsPerSession
-            guard !isFull || index.find(port.number, subscription.filter) != 0 else {
-                lane.counters.subscriptionsRefused &+= 1
-                return .overLimit
+            if isFull || usage != nil, index.find(port.number, subscription.filter) == 0 {
+                guard !isFull else { return .overLimit }
+                guard usage.map(port.countSubscription) ?? true else { return .overQuota }
             }
             let isNew = index.subscribe(port.number, subscription)
             index.noteReader(principal.reader, of: port.number, judgedBy: version, isFirst: count == 0)
             noteLocalChange(subscription.filter)
             return .granted(isNew: isNew)
         }
+        if case .granted = outcome { return outcome }
+        lane.counters.subscriptionsRefused &+= 1
+        if outcome == .overQuota, let usage { principal.refuse(.subscriptions, usage, "subscribe", on: lane) }
+        return outcome
     }
 
     /// Whether a principal may have the events of a subscription that a port has already: for ports with several
@@ -176,6 +188,7 @@ public final class Router: @unchecked Sendable {
     public func unsubscribe(_ port: Port, _ filter: TopicFilter) -> Bool {
         changingInterest {
             guard index.unsubscribe(port.number, filter) else { return false }
+            port.subscriptionUsage?.remove()
             noteLocalChange(filter)
             return true
         }
@@ -307,15 +320,34 @@ public final class Router: @unchecked Sendable {
             outcome.verdict = .notAuthorized
             return outcome
         }
-        guard principal.takeTokens(count, rate: limits.maxPublishRate, now: lane.now) else {
-            lane.counters.drop(.quotaExceeded, count)
-            outcome.verdict = .quotaExceeded
-            return outcome
+        if principal.isMetered {
+            if let verdict = principal.meter(run, on: lane) {
+                lane.counters.drop(.quotaExceeded, count)
+                outcome.verdict = verdict
+                return outcome
+            }
+            if run.pointee.isRetained, !mayKeep(run, as: principal, on: lane) {
+                var run = run.pointee
+                run.isRetained = false
+                outcome.isKept = false
+                distribute(&run, entry, as: principal, on: lane, &outcome)
+                return outcome
+            }
         }
+        distribute(run, entry, as: principal, on: lane, &outcome)
+        return outcome
+    }
+
+    /// Delivers a run that may be published.
+    @inline(__always)
+    private func distribute(
+        _ run: UnsafePointer<EventRun>, _ entry: UnsafeMutablePointer<MatchCache.Entry>, as principal: Principal,
+        on lane: Lane, _ outcome: inout PublishOutcome
+    ) {
         outcome.matched = entry.pointee.matched
         let source: UInt32 = run.pointee.isFromMesh ? 2 : 1
         if entry.pointee.sources & (source | MatchCache.Entry.unreadable) != source {
-            lane.counters.drop(.notReadable, entry.pointee.note(source: source) &* count)
+            lane.counters.drop(.notReadable, entry.pointee.note(source: source) &* run.pointee.count)
         }
         lane.runToken = 0
         lane.held = 0
@@ -328,14 +360,13 @@ public final class Router: @unchecked Sendable {
         if entry.pointee.localCount < entry.pointee.targetCount { stageRemote(run, entry, on: lane, &outcome) }
         if entry.pointee.groupCount > 0, !run.pointee.isFromMesh { deliverToGroups(run, entry, on: lane, &outcome) }
         if run.pointee.isRetained {
-            keep(lane.unpacked(run), on: lane, &outcome)
+            keep(lane.unpacked(run), as: principal, on: lane, &outcome)
         } else if run.pointee.qos > 0, meshTakesAll, !run.pointee.isFromMesh {
             lane.runSerial &+= 1
             deliverToMesh(run, .unmatched, on: lane, &outcome)
         }
         outcome.token = lane.runToken
         outcome.pending &+= Int32(truncatingIfNeeded: lane.held)
-        return outcome
     }
 
     /// The targets of a topic: from the cache, from the cache after a look at what changed, or from the index.
@@ -521,13 +552,38 @@ public final class Router: @unchecked Sendable {
         case taken(PortAddress)
         /// There are as many sessions as there may be.
         case overLimit
+        /// The user has as many as the quotas allow.
+        case overQuota
     }
 
     /// Claims a client id for a new session.
     public func claimSession(_ clientID: String, for address: PortAddress) -> SessionClaim {
+        claimSession(clientID, for: address, countedFor: nil, evenOverQuota: false)
+    }
+
+    /// Claims a client id for a new session of a principal, which counts for its user.
+    /// - Parameter evenOverQuota: whether it is claimed even if it is one too many: a session that comes from another
+    ///   node is there already.
+    public func claimSession(
+        _ clientID: String, for address: PortAddress, as principal: Principal, evenOverQuota: Bool = false,
+        on lane: Lane
+    ) -> SessionClaim {
+        let usage = principal.allowance?.sessions
+        let claim = claimSession(clientID, for: address, countedFor: usage, evenOverQuota: evenOverQuota)
+        if claim == .overQuota, let usage { principal.refuse(.sessions, usage, "connect", on: lane) }
+        return claim
+    }
+
+    private func claimSession(
+        _ clientID: String, for address: PortAddress, countedFor usage: Usage?, evenOverQuota: Bool
+    ) -> SessionClaim {
         sessions.withLock { sessions in
             if let known = sessions[clientID] { return .taken(known) }
             guard sessions.count < limits.maxSessions else { return .overLimit }
+            if let usage {
+                guard usage.add(.sessions, inAnyCase: evenOverQuota) else { return .overQuota }
+                sessions.count(clientID, for: usage)
+            }
             sessions[clientID] = address
             return .held
         }
@@ -538,6 +594,7 @@ public final class Router: @unchecked Sendable {
         let isGone = sessions.withLock { sessions in
             guard sessions[clientID] == address else { return false }
             sessions[clientID] = nil
+            sessions.uncount(clientID)
             return true
         }
         if isGone { mover?.sessionEnded(clientID) }

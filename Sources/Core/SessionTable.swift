@@ -6,6 +6,8 @@ struct SessionTable {
     private var parts = [[ClientKey: PortAddress]](repeating: [:], count: Self.partCount)
     /// Sessions.
     private(set) var count = 0
+    /// Whom sessions count for, where a quota says so.
+    private var usages: [ClientKey: Usage] = [:]
 
     subscript(clientID: String) -> PortAddress? {
         get { parts[Self.part(of: clientID)][ClientKey(clientID)] }
@@ -15,6 +17,15 @@ struct SessionTable {
             parts[part][ClientKey(clientID)] = newValue
             count += parts[part].count
         }
+    }
+
+    /// Notes whom a session counts for.
+    mutating func count(_ clientID: String, for usage: Usage) { usages[ClientKey(clientID)] = usage }
+
+    /// A session has ended.
+    mutating func uncount(_ clientID: String) {
+        guard !usages.isEmpty else { return }
+        usages.removeValue(forKey: ClientKey(clientID))?.subtract(.sessions)
     }
 
     /// The part that a client id is in, the same for as long as the process lives.

@@ -47,7 +47,33 @@ public final class Turn {
     var runCeiling = Turn.runCapacity
 
     /// A connection's bytes are about to be taken. What its topics cost to look up is not known yet.
-    public func beginSlowly() { runLimit = min(8, runCeiling) }
+    public func beginSlowly() {
+        runLimit = min(8, runCeiling)
+        room = .unlimited
+    }
+
+    /// How much of what follows a conversation may put into the turn, where a client is slowed down.
+    public struct Room: Sendable, Equatable {
+        /// Events of the whole turn.
+        public var events: Int
+        /// Where in the bytes received the last event may begin.
+        public var end: Int
+        /// Bytes of a payload.
+        public var payload: Int
+
+        /// Makes a room.
+        public init(events: Int, end: Int, payload: Int) {
+            self.events = min(events, Turn.eventCapacity)
+            self.end = end
+            self.payload = payload
+        }
+
+        /// As much as there is room for.
+        public static let unlimited = Room(events: .max, end: .max, payload: 1 << 40)
+    }
+
+    /// What a conversation that slows its client down has found out; as much as there is room for otherwise.
+    public var room = Room.unlimited
 
     /// Whether there is nothing to route.
     @inlinable public var isEmpty: Bool { runCount == 0 }
@@ -57,6 +83,7 @@ public final class Turn {
         runCount = 0
         eventCount = 0
         principal = nil
+        room = .unlimited
         if !scratch.isEmpty { freeScratch() }
     }
 
@@ -93,6 +120,8 @@ public struct PublishOutcome: BitwiseCopyable, Sendable {
         case notAuthorized
         /// The principal's quota is used up.
         case quotaExceeded
+        /// A payload is larger than the principal may publish.
+        case payloadTooLarge
         /// The topic is not a legal one; the rest of the turn was not routed.
         case malformedTopic
     }
@@ -107,4 +136,7 @@ public struct PublishOutcome: BitwiseCopyable, Sendable {
     public var pending: Int32
     /// The token of the answers that are pending.
     public var token: UInt32
+    /// Whether the event is its topic's last value now, if it was to be: not when a quota or the store is full. It has
+    /// been delivered in any case.
+    public var isKept = true
 }

@@ -24,6 +24,12 @@ protocol ControlPlane: AnyObject {
     /// - Returns: false when there is no route, or too much waits already.
     @discardableResult
     func route(_ frame: [UInt8], to node: NodeIndex, isBulk: Bool) -> Bool
+    /// Sends a complete frame to the neighbour at the other end of a link, over that link's data connection and no
+    /// other way, in class `bulk`. It may get lost.
+    /// - Returns: false when it cannot be sent now.
+    func sendBulk(_ frame: [UInt8], on link: LinkNumber) -> Bool
+    /// What may cross a link; nil for everything.
+    func gate(on link: LinkNumber) -> LinkGate?
     /// Whether there is a route to a node now.
     func isReachable(_ node: NodeIndex) -> Bool
     /// Asks for the part's `tick` at a time, or before.
@@ -35,4 +41,9 @@ protocol ControlPlane: AnyObject {
 /// How important a line of the log is.
 public enum MeshLogLevel: Int, Sendable {
     case debug, info, notice, warning, error
+}
+
+extension ControlPlane {
+    func sendBulk(_ frame: [UInt8], on link: LinkNumber) -> Bool { route(frame, to: peer(of: link), isBulk: true) }
+    func gate(on link: LinkNumber) -> LinkGate? { nil }
 }

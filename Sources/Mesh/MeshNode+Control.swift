@@ -32,20 +32,33 @@ extension MeshNode: ControlPlane {
 
     @discardableResult
     func route(_ frame: [UInt8], to node: NodeIndex, isBulk: Bool) -> Bool {
-        let destination = nodes[node].shortID
         let next = linkState.routes.link(to: node)
-        guard next != 0, destination != 0, let mesh = link(next) else {
+        guard next != 0, nodes[node].shortID != 0, let mesh = link(next) else {
             counters.controlUnroutable &+= 1
             return false
         }
+        guard let frame = mesh.gate == nil ? frame : gated(frame, out: mesh) else { return true }
+        return pass(wrap(frame, to: node, isBulk: isBulk), isBulk: isBulk, on: mesh)
+    }
+
+    func sendBulk(_ frame: [UInt8], on link: LinkNumber) -> Bool {
+        guard let mesh = self.link(link), mesh.isUp, isReachable(mesh.peer), nodes[mesh.peer].shortID != 0 else {
+            return false
+        }
+        return pass(wrap(frame, to: mesh.peer, isBulk: true), isBulk: true, on: mesh)
+    }
+
+    func gate(on link: LinkNumber) -> LinkGate? { self.link(link)?.gate }
+
+    private func wrap(_ frame: [UInt8], to node: NodeIndex, isBulk: Bool) -> [UInt8] {
         var writer = WireWriter(.routed, isBulk ? .bulk : .control, capacity: frame.count + 32)
-        writer.u16(destination)
+        writer.u16(nodes[node].shortID)
         writer.u16(nodes[NodeTable.own].shortID)
         writer.u64(epoch)
         writer.raw(frame)
         var whole = writer.finish()
         whole[6] = Forwarder.timeToLive
-        return pass(whole, isBulk: isBulk, on: mesh)
+        return whole
     }
 
     private func pass(_ frame: [UInt8], isBulk: Bool, on mesh: MeshLink) -> Bool {
@@ -60,7 +73,10 @@ extension MeshNode: ControlPlane {
     }
 
     /// A control frame for some node has come in, on either connection of a link.
-    func receiveRouted(_ body: UnsafeRawBufferPointer, _ header: FrameHeader, isBulk: Bool) -> (ByeReason, String)? {
+    /// - Parameter mesh: that link; nil when it is sent another way after its link has gone.
+    func receiveRouted(
+        _ body: UnsafeRawBufferPointer, _ header: FrameHeader, isBulk: Bool, from mesh: MeshLink?
+    ) -> (ByeReason, String)? {
         var reader = WireReader(body)
         let destination = reader.u16()
         let originID = reader.u16()
@@ -73,6 +89,28 @@ extension MeshNode: ControlPlane {
         guard innerHeader.length == inner.count else {
             return (.malformed, "a routed frame with a wrong length inside")
         }
+        if let mesh, mesh.gate?.isSelective ?? false {
+            // The neighbour's own retained events for this node; the part that takes them asks the policy.
+            let isNeighbourly =
+                destination == nodes[NodeTable.own].shortID && originID == nodes[mesh.peer].shortID
+                && GatedFrames.isNeighbourly(innerHeader.type)
+            if !isNeighbourly {
+                guard let changed = gated(Array(inner), in: mesh) else { return nil }
+                return changed.withUnsafeBytes { inner in
+                    hand(inner, to: destination, from: originID, epoch, header, isBulk: isBulk)
+                }
+            }
+        }
+        return hand(inner, to: destination, from: originID, epoch, header, isBulk: isBulk)
+    }
+
+    /// Takes a frame that is for this node, or passes it on.
+    private func hand(
+        _ inner: UnsafeRawBufferPointer, to destination: UInt16, from originID: UInt16, _ epoch: UInt64,
+        _ header: FrameHeader, isBulk: Bool
+    ) -> (ByeReason, String)? {
+        guard let base = inner.baseAddress else { return nil }
+        let innerHeader = FrameHeader(base)
         if destination == nodes[NodeTable.own].shortID {
             guard let origin = nodes.node(shortID: originID), nodes[origin].epoch == epoch,
                 let type = FrameType(rawValue: innerHeader.type)
@@ -89,8 +127,16 @@ extension MeshNode: ControlPlane {
             counters.controlUnroutable &+= 1
             return nil
         }
-        var frame = WireWriter(.routed, isBulk ? .bulk : .control, capacity: body.count + 8)
-        frame.raw(body)
+        var frame = WireWriter(.routed, isBulk ? .bulk : .control, capacity: inner.count + 32)
+        frame.u16(destination)
+        frame.u16(originID)
+        frame.u64(epoch)
+        if mesh.gate == nil {
+            frame.raw(inner)
+        } else {
+            guard let passing = gated(Array(inner), out: mesh) else { return nil }
+            frame.raw(passing)
+        }
         var whole = frame.finish()
         whole[6] = header.timeToLive - 1
         _ = pass(whole, isBulk: isBulk, on: mesh)
@@ -138,7 +184,8 @@ extension MeshNode: ControlPlane {
         case .retainedDigests, .retainedValues, .retainedRequest:
             problem = retained.receive(type, &reader, from: mesh.number)
         case .linkAcknowledgement: problem = forwarder.acknowledged(&reader, on: mesh)
-        case .routed: return receiveRouted(body, header, isBulk: false)
+        case .routed: return receiveRouted(body, header, isBulk: false, from: mesh)
+        case .linkPolicy: problem = heardPolicy(&reader, on: mesh)
         default: problem = nil
         }
         schedule()
@@ -189,6 +236,16 @@ extension MeshNode: LinkStateEvents {
         interest.nodeLeft(node)
         streams.nodeLeft(node)
         for target in dials.targets where !target.isConfigured && target.node == node { dials.remove(target.number) }
+    }
+
+    func forget(_ node: NodeIndex) -> Bool {
+        guard interest.hasForgotten(node), sessions.hasForgotten(node) else { return false }
+        streams.forget(node)
+        forwarder.forget(node)
+        arrivals.forgetNode(node)
+        gone.removeAll { $0.peer == node }
+        for target in dials.targets where target.node == node { dials.update(target.number) { $0.node = nil } }
+        return true
     }
 
     func mustLeave(_ reason: String) { leave(reason) }

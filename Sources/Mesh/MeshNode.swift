@@ -26,6 +26,8 @@ open class MeshHost {
     open func random() -> UInt64 { 0 }
     /// A line of the log.
     open func log(_ level: MeshLogLevel, _ message: String) {}
+    /// A peer was refused, or a policy kept something back.
+    open func audit(_ record: AuditRecord) {}
     /// Keeps the number that this node has in destination sets for its next life.
     open func keep(shortID: UInt16) {}
     /// Keeps the epoch, which had to be raised.
@@ -76,11 +78,18 @@ public final class MeshNode {
     /// Links that are not there any more, the one that went first at the front.
     var gone: [GoneLink] = []
     var convergence = Convergence()
+    /// From when on the audit is told of something that a policy keeps back again.
+    var keptAuditAt: UInt64 = 0
 
     /// Whether it has taken over what its neighbours know, or found that it has none.
     public private(set) var isJoined = false
-    /// Why it has left for good, because of another node with its id; nil while it takes part.
+    /// Why it has left for good: because of another node with its id, or because it was told to; nil while it takes
+    /// part.
     public private(set) var hasLeft: String?
+    /// What those are told who dial it afterwards.
+    private(set) var leftBecause = ByeReason.duplicateNode
+    /// To be called when it has left as it was told to.
+    private var leaving: [() -> Void] = []
     /// When the node began to stop.
     private var drainingSince: UInt64?
     private let startedAt: UInt64
@@ -92,6 +101,8 @@ public final class MeshNode {
     /// For how long a stopping node stays at least, so that others find other ways, and at most, in milliseconds.
     private static let drainMilliseconds: UInt64 = 150
     private static let longestDrain: UInt64 = 3_000
+    /// The same for a node that leaves for good: what others have not taken by then is lost.
+    private static let longestLeave: UInt64 = 10_000
 
     /// For how long a node without neighbours counts as joining, in milliseconds.
     private static let joinMilliseconds: UInt64 = 3_000
@@ -158,13 +169,19 @@ public final class MeshNode {
 
     /// Does whatever is due.
     func tick() {
-        guard hasLeft == nil else { return }
         isTicking = true
         defer {
             isTicking = false
             schedule()
         }
         partDeadline = .max
+        guard hasLeft == nil else {
+            // What others wanted is removed little by little, and what came from them is routed.
+            for next in [interest.tick(), streams.tick(), arrivals.tick()] {
+                if let next { partDeadline = min(partDeadline, next) }
+            }
+            return
+        }
         tickLinks()
         learnTargets()
         if drainingSince == nil { dialDue() }
@@ -237,18 +254,58 @@ public final class MeshNode {
     private func finishDraining() {
         guard let since = drainingSince, now >= since + Self.drainMilliseconds else { return }
         let isDone = streams.spool.count == 0 && links.allSatisfy { $0.queues.allSatisfy(\.isEmpty) }
-        guard isDone || now >= since + Self.longestDrain else { return wake(at: now + 10) }
+        let longest = leaving.isEmpty ? Self.longestDrain : Self.longestLeave
+        guard isDone || now >= since + longest else { return wake(at: now + 10) }
+        if !leaving.isEmpty { return finishLeaving() }
         for mesh in links { mesh.control.end(.stopping, "the node is stopping") }
         for handshake in handshakes { handshake.end(.stopping, "the node is stopping") }
+    }
+
+    /// Leaves the mesh for good: what is on its way is sent, other ways are found for what passes through; then all
+    /// other nodes forget this one at once, and it serves its clients alone. Started again it is a new life, which
+    /// joins as far as its configuration says.
+    /// - Parameter done: called on the mesh's lane when it has left.
+    public func leaveForGood(_ done: @escaping () -> Void) {
+        guard hasLeft == nil else { return done() }
+        leaving.append(done)
+        drain()
+        schedule()
+    }
+
+    private func finishLeaving() {
+        let waiting = leaving
+        leaving = []
+        if hasLeft == nil {
+            linkState.leave(isTold: true)
+            end(.left, "the node has left the mesh for good")
+            log(.notice, "left the mesh for good")
+        }
+        for done in waiting { done() }
     }
 
     /// Another node with this id goes on; this one takes no part any more.
     func leave(_ reason: String) {
         guard hasLeft == nil else { return }
-        hasLeft = reason
         log(.error, "left the mesh: \(reason)")
-        for mesh in links { mesh.control.end(.duplicateNode, reason) }
-        for handshake in handshakes { handshake.end(.duplicateNode, reason) }
+        linkState.leave(isTold: false)
+        end(.duplicateNode, reason)
+    }
+
+    /// Takes no part in the mesh any more.
+    private func end(_ reason: ByeReason, _ text: String) {
+        (hasLeft, leftBecause) = (text, reason)
+        for mesh in links { mesh.control.end(reason, text) }
+        for handshake in handshakes { handshake.end(reason, text) }
+        // Nobody waits for those who cannot be reached any more.
+        for node in 1..<max(nodes.count, 1) {
+            nodes.setShortID(node, 0)
+            interest.nodeLeft(node)
+            streams.nodeLeft(node)
+        }
+        guard !isJoined else { return }
+        isJoined = true
+        router.meshTakesAll = false
+        departures.joined()
     }
 }
 
@@ -275,7 +332,7 @@ public struct MeshCounters: Sendable, Equatable {
     /// Control frames that had no route.
     public var controlUnroutable: UInt64 = 0
     /// Connections refused, by reason.
-    public var refused: [UInt64] = Array(repeating: 0, count: 16)
+    public var refused: [UInt64] = Array(repeating: 0, count: ByeReason.places)
     /// Links that ended because nothing was heard.
     public var silences: UInt64 = 0
     /// Events of large ones that could not be put together.

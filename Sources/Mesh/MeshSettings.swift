@@ -1,3 +1,5 @@
+public import Core
+
 /// `mesh` of the configuration, and what the node adds to it.
 public struct MeshSettings: Sendable, Equatable {
     /// How fast silence is noticed.
@@ -47,6 +49,8 @@ public struct MeshSettings: Sendable, Equatable {
         public var name = ""
         /// Nil: the node's.
         public var profile: Profile?
+        /// Names or ids of nodes that may be there; empty for any.
+        public var allow: [String] = []
 
         /// A link to an address.
         public init(address: String) { self.address = address }
@@ -58,8 +62,18 @@ public struct MeshSettings: Sendable, Equatable {
     public var listen: String?
     /// The addresses that other nodes are told; empty for those of the listener, if it can be reached.
     public var advertise: [String] = []
-    /// What both ends of a link must know; nil only on loopback.
+    /// What both ends of a link must know; nil on loopback, or where certificates say who is who.
     public var secret: String?
+    /// What they had to know before: still taken, and tried when the other end refuses ``secret``.
+    public var previousSecret: String?
+    /// The section of the configuration that says how the links are encrypted; nil for not at all.
+    public var tls: String?
+    /// Whether a peer is who its certificate says (``NodeCertificate``), and nobody without one.
+    public var requiresCertificate = false
+    /// Names or ids of nodes that may be neighbours; empty for any.
+    public var allow: [String] = []
+    /// What may cross the links; the first whose peers match counts.
+    public var policies: [LinkPolicy] = []
     /// Links this node dials.
     public var links: [LinkEntry] = []
     /// Which others it dials.
@@ -79,6 +93,38 @@ public struct MeshSettings: Sendable, Equatable {
 
     /// The defaults.
     public init() {}
+
+    /// Whether a peer has to prove that it belongs to the mesh; needed beyond one machine.
+    public var provesPeers: Bool { secret != nil || requiresCertificate }
+}
+
+/// What may cross the links to some neighbours, as configured.
+public struct LinkPolicy: Sendable, Equatable {
+    /// One direction.
+    public struct Direction: Sendable, Equatable {
+        /// Topics that may pass; empty for all that are not denied.
+        public var allow: [TopicFilter] = []
+        /// Topics that may not, whatever is allowed.
+        public var deny: [TopicFilter] = []
+        /// Direct events a second; nil for any number.
+        public var rate: Int?
+
+        /// Lets everything pass.
+        public init() {}
+
+        /// Whether it keeps some topics back.
+        public var isSelective: Bool { !allow.isEmpty || !deny.isEmpty }
+    }
+
+    /// Names or ids of the neighbours; `*` for all.
+    public var peers: [String]
+    /// From this node to them.
+    public var export = Direction()
+    /// From them to this node.
+    public var `import` = Direction()
+
+    /// For some neighbours.
+    public init(peers: [String]) { self.peers = peers }
 }
 
 /// Who this node is in the mesh.

@@ -30,7 +30,8 @@ public struct NodeID: Hashable, Comparable, Sendable, BitwiseCopyable, CustomStr
     public static func < (a: NodeID, b: NodeID) -> Bool { (a.high, a.low) < (b.high, b.low) }
 }
 
-/// What names a node in this process: dense, given at first contact, never used for another. 0 is this node.
+/// What names a node in this process: dense, given at first contact, used for another only when this one was never
+/// reached and everything of it has been forgotten. 0 is this node.
 public typealias NodeIndex = Int
 
 /// What names a link on this node, from 1; used again only after the link has been gone for a while.

@@ -11,6 +11,8 @@ final class NodeTable {
         var instance: UInt64 = 0
         /// What it calls itself.
         var name = ""
+        /// Whether there has been a way to it: then its index is its for good.
+        var isMet = false
     }
 
     /// This node's index.
@@ -21,6 +23,8 @@ final class NodeTable {
     private(set) var entries: [Entry]
     private var byID: [NodeID: NodeIndex] = [:]
     private var byShortID: [UInt16]
+    /// Indices of nodes that were never met and have been forgotten.
+    private var free: [NodeIndex] = []
 
     init(own: NodeID, epoch: UInt64, instance: UInt64, name: String) {
         entries = [Entry(id: own, epoch: epoch, instance: instance, name: name)]
@@ -28,7 +32,10 @@ final class NodeTable {
         byShortID = Array(repeating: .max, count: 1 << 16)
     }
 
+    /// Above all indices.
     var count: Int { entries.count }
+    /// Nodes that are known.
+    var inUse: Int { entries.count - free.count }
 
     subscript(node: NodeIndex) -> Entry { entries[node] }
 
@@ -43,6 +50,11 @@ final class NodeTable {
     /// The index of a node, given if it is new; nil when there are too many.
     func index(of id: NodeID) -> NodeIndex? {
         if let known = byID[id] { return known }
+        if let index = free.popLast() {
+            entries[index] = Entry(id: id)
+            byID[id] = index
+            return index
+        }
         guard entries.count < Self.maxNodes else { return nil }
         entries.append(Entry(id: id))
         byID[id] = entries.count - 1
@@ -64,6 +76,20 @@ final class NodeTable {
         entries[node].epoch = epoch
         entries[node].instance = instance
         entries[node].name = name
+    }
+
+    /// There is a way to a node.
+    func meet(_ node: NodeIndex) { if !entries[node].isMet { entries[node].isMet = true } }
+
+    /// Forgets a node that was never met. Nobody refers to its index any more.
+    func release(_ node: NodeIndex) {
+        guard node != Self.own, node < entries.count, !entries[node].isMet, byID[entries[node].id] == node else {
+            return
+        }
+        setShortID(node, 0)
+        byID[entries[node].id] = nil
+        entries[node] = Entry(id: NodeID(high: 0, low: 0))
+        free.append(node)
     }
 
     /// Gives a node its number, or takes it away (0).

@@ -3,6 +3,7 @@
 import Core
 @preconcurrency import Dispatch
 import Logging
+import Mesh
 import Reactor
 import TLS
 
@@ -24,7 +25,9 @@ final class Doors: Sendable {
         var names: [String] = []
         do throws(TLSFailure) {
             for use in Self.uses(configuration) where !names.contains(use.name) {
-                guard let settings = configuration.tls.first(where: { $0.name == use.section }) else { continue }
+                guard var settings = configuration.tls.first(where: { $0.name == use.section }) else { continue }
+                // In the mesh everybody shows who it is.
+                if use.protocols == ["apus-mesh"] { settings.clientCertificate = .required }
                 doors.append(try TLSDoor(settings, role: use.role, protocols: use.protocols))
                 names.append(use.name)
             }
@@ -54,6 +57,9 @@ final class Doors: Sendable {
             listener.tls.map { Use($0, listener.protocolName.rawValue) }
         }
         if let section = configuration.admin.tls { uses.append(Use(section, "http")) }
+        if let section = configuration.mesh?.tls {
+            uses += [Use(section, "mesh"), Use(section, "mesh", role: .client)]
+        }
         return uses
     }
 
@@ -62,6 +68,11 @@ final class Doors: Sendable {
     /// The door of a listener; nil for one without TLS.
     func server(_ section: String?, _ protocolName: String) -> TLSDoor? {
         section.flatMap { door(Use($0, protocolName)) }
+    }
+
+    /// The door of links that come in, or of those that are dialled; nil for a mesh without certificates.
+    func mesh(_ settings: MeshSettings, _ role: TLSDoor.Role) -> TLSDoor? {
+        settings.tls.flatMap { door(Use($0, "mesh", role: role)) }
     }
 
     /// Looks at the files from time to time, and takes over what has changed.

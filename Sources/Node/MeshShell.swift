@@ -7,7 +7,9 @@ import Glibc
 import Logging
 import Mesh
 import Reactor
+import Security
 import Synchronization
+import TLS
 import Web
 
 /// The mesh of one node, seen from outside of its lane. Callable from any thread.
@@ -29,19 +31,29 @@ final class MeshShell: Sendable {
     private let identity: MeshIdentityFile
     let reactor: Reactor
     private let listener: Listener?
+    /// Transport security of the links that this node dials; nil without.
+    private let door: TLSDoor?
+    private let audit: (any AuditSink)?
     private let logger = Logger(label: "mesh")
     private let wanted: Mutex<Wanted>
 
     /// Begins another life of this node in its mesh, and binds the listener. Nothing is sent and nobody comes in before
     /// ``start(router:joined:)``.
     /// - Throws: when it cannot be who it was, or the address cannot be listened on.
-    init(_ settings: MeshSettings, data: String, name: String, reactor: Reactor) throws(Node.StartFailure) {
+    init(
+        _ settings: MeshSettings, data: String, name: String, reactor: Reactor, doors: Doors? = nil,
+        audit: (any AuditSink)? = nil
+    ) throws(Node.StartFailure) {
+        door = doors?.mesh(settings, .client)
+        self.audit = audit
         do throws(MeshIdentityFile.Failure) {
-            identity = try MeshIdentityFile(data: data, name: name)
+            identity = try MeshIdentityFile(data: data, name: name, certified: try Self.certified(door))
         } catch { throw Node.StartFailure(description: error.description, isConfiguration: false) }
         do throws(SocketAddress.Failure) {
             listener = try settings.listen.map { address throws(SocketAddress.Failure) in
-                try Listener(try SocketAddress(address), adapter: MeshAdapter())
+                try Listener(
+                    try SocketAddress(address), adapter: MeshAdapter(), name: MeshAdapter.name,
+                    door: doors?.mesh(settings, .server))
             }
         } catch {
             throw Node.StartFailure(
@@ -52,6 +64,18 @@ final class MeshShell: Sendable {
         self.settings = settings
         self.reactor = reactor
         wanted = Mutex(Wanted(configured: settings.links))
+    }
+
+    /// Who the node's own certificate says that it is.
+    private static func certified(_ door: TLSDoor?) throws(MeshIdentityFile.Failure) -> NodeID? {
+        guard let path = door?.settings.certificates.first?.certificate else { return nil }
+        do throws(CertificateFailure) {
+            if let id = (try Certificate.load(path).node).flatMap({ NodeID($0.id) }) { return id }
+        } catch { throw MeshIdentityFile.Failure(description: error.description) }
+        throw MeshIdentityFile.Failure(
+            description: """
+                \(path) is no certificate of a node: it has no alternative name apus:node:ID; `apus certs node` makes one
+                """)
     }
 
     /// Where other nodes come in; nil for a node that only dials.
@@ -68,9 +92,9 @@ final class MeshShell: Sendable {
                 "life": "\(identity.identity.epoch >> 16)", "listen": "\(address ?? "off")",
                 "advertised": "\(settings.advertise.joined(separator: " "))", "links": "\(settings.links.count)",
             ])
-        let (settings, identity, reactor, logger) = (settings, identity, reactor, logger)
+        let (settings, identity, reactor, logger, door, audit) = (settings, identity, reactor, logger, door, audit)
         reactor.lanes.call(Self.lane) { lane in
-            let host = ReactorHost(reactor, identity, logger)
+            let host = ReactorHost(reactor, identity, logger, door, audit)
             let mesh = MeshNode(settings, identity.identity, router: router, lane: lane, host: host)
             JoinWatch(mesh, joined).begin(on: lane)
         }
@@ -126,9 +150,11 @@ extension MeshShell: MeshManaging {
             throw Problem(400, "'\(to)' is no address of a node: \(reason).")
         }
         guard !MeshKeys.isNameTooLong(name) else { throw Problem(400, "The name has more than 64 bytes.") }
-        guard settings.secret != nil || MeshKeys.isLocal(to) else {
+        guard settings.provesPeers || MeshKeys.isLocal(to) else {
             throw Problem(
-                409, "'\(to)' may be another machine: that needs mesh.secret in the configuration, and a restart.")
+                409,
+                "'\(to)' may be another machine: that needs mesh.secret or mesh.tls in the configuration, and a restart."
+            )
         }
         var entry = MeshSettings.LinkEntry(address: to)
         entry.name = name
@@ -166,6 +192,13 @@ extension MeshShell: MeshManaging {
         }
         guard isFound else {
             throw Problem(404, "The node does not dial \(to)\(name.isEmpty ? "" : " under the name '\(name)'").")
+        }
+    }
+
+    func leave(_ answer: @escaping @Sendable () -> Void) {
+        reactor.lanes.call(Self.lane) { lane in
+            guard let mesh = MeshNode.of(lane) else { return answer() }
+            mesh.leaveForGood(answer)
         }
     }
 
@@ -240,13 +273,20 @@ private final class ReactorHost: MeshHost {
     let reactor: Reactor
     private let identity: MeshIdentityFile
     private let logger: Logger
+    private let door: TLSDoor?
+    private let auditSink: (any AuditSink)?
     /// The disk is waited for there.
     private let disk = DispatchQueue(label: "mesh.identity")
 
     /// For how long a connection may be tried, in milliseconds.
     private static let dialMilliseconds: UInt64 = 3_000
 
-    init(_ reactor: Reactor, _ identity: MeshIdentityFile, _ logger: Logger) {
+    init(
+        _ reactor: Reactor, _ identity: MeshIdentityFile, _ logger: Logger, _ door: TLSDoor?,
+        _ audit: (any AuditSink)?
+    ) {
+        self.door = door
+        auditSink = audit
         self.reactor = reactor
         self.identity = identity
         self.logger = logger
@@ -256,6 +296,8 @@ private final class ReactorHost: MeshHost {
         let lanes = reactor.lanes
         reactor.dial(
             address, on: MeshShell.lane, timeoutMilliseconds: Self.dialMilliseconds, adapterName: MeshAdapter.name,
+            // Whom the address has led to is what the node id in the certificate says, whatever the address is called.
+            door: door, serverName: nil,
             makeConversation: { link, lane in
                 MeshNode.of(lane)?.dialled(ticket, link: link, on: lane) ?? Conversation()
             },
@@ -263,6 +305,8 @@ private final class ReactorHost: MeshHost {
                 lanes.call(MeshShell.lane) { MeshNode.of($0)?.dialFailed(ticket, reason) }
             })
     }
+
+    override func audit(_ record: AuditRecord) { auditSink?.record(record) }
 
     override func wallClock() -> UInt64 { Self.nanoseconds(CLOCK_REALTIME) / 1_000_000 }
     override func makeWallClock() -> @Sendable () -> UInt64 { { Self.nanoseconds(CLOCK_REALTIME) / 1_000_000 } }

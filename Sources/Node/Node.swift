@@ -23,6 +23,7 @@ public struct Node {
     private let log: Log
     private let logger: Logger
     private let router: Router
+    private let quotas: Quotas
     private let authenticator: NodeAuthenticator
     private let reactor: Reactor
     private let statistics: StatisticsSource
@@ -68,8 +69,10 @@ public struct Node {
                 keyNotice: { [logger = Logger(label: "security")] in $0.log(logger) })
         } catch { throw StartFailure(description: error.description, isConfiguration: false) }
         doors = try Doors(configuration, audit: audit)
+        quotas = Quotas(configuration.security.quotas, audit: audit)
         router = Router(
-            limits: configuration.limits, accessRules: rules, hashKey: UInt64.random(in: .min ... .max))
+            limits: configuration.limits, accessRules: rules, quotas: quotas,
+            hashKey: UInt64.random(in: .min ... .max))
         let lanes = configuration.lanes == 0 ? Reactor.processorCount : configuration.lanes
         do throws(SocketAddress.Failure) {
             reactor = try Reactor(lanes: lanes, limits: configuration.limits, logger: Logger(label: "reactor"))
@@ -81,6 +84,7 @@ public struct Node {
             let interval = configuration.mqtt.sysIntervalSeconds
             if interval > 0 { SystemTopics(statistics, intervalSeconds: interval).start() }
         } catch { throw StartFailure(description: error.description, isConfiguration: false) }
+        quotas.sweepRegularly(on: reactor.lanes)
         router.audit = audit
         reactor.setAudit(audit)
         Self.publish(audit, reactor, router)
@@ -89,7 +93,7 @@ public struct Node {
             logger: Logger(label: "webhooks"), random: { UInt64.random(in: .min ... .max) })
         webhooks = WebhookManager(
             service: WebhookService(settings, lanes: reactor.lanes, router: router))
-        mesh = try Self.mesh(configuration, reactor)
+        mesh = try Self.mesh(configuration, reactor, doors, audit)
         admin = try Self.manage(configuration, reactor, router, authenticator, statistics, mesh, doors, audit)
         do throws(SocketAddress.Failure) {
             try Self.listen(configuration, reactor, router, authenticator, webhooks, mesh, admin, doors, log)
@@ -117,9 +121,13 @@ public struct Node {
         }
     }
 
-    private static func mesh(_ configuration: Configuration, _ reactor: Reactor) throws(StartFailure) -> MeshShell? {
+    private static func mesh(
+        _ configuration: Configuration, _ reactor: Reactor, _ doors: Doors, _ audit: AuditLog
+    ) throws(StartFailure) -> MeshShell? {
         guard let settings = configuration.mesh else { return nil }
-        return try MeshShell(settings, data: configuration.data, name: configuration.name, reactor: reactor)
+        return try MeshShell(
+            settings, data: configuration.data, name: configuration.name, reactor: reactor, doors: doors,
+            audit: audit)
     }
 
     /// Starts the management interface, before any client can come: whoever watches the node sees it start.
@@ -171,7 +179,9 @@ public struct Node {
             guard let adapter = adapters[settings.protocolName] else { continue }
             let listener = try Listener(
                 try SocketAddress(settings.address.description), adapter: adapter, name: settings.name,
-                door: doors.server(settings.tls, settings.protocolName.rawValue))
+                door: doors.server(settings.tls, settings.protocolName.rawValue),
+                admission: settings.entrance.admission(
+                    listener: settings.name, quotas: router.quotas, audit: router.audit))
             reactor.listen(listener)
             ready.append((settings.protocolName.rawValue, listener.address.description))
         }
@@ -221,6 +231,7 @@ public struct Node {
             let rules = try Self.rules(new)
             try authenticator.reload(IdentitySettings(new, users: users))
             router.reload(rules)
+            quotas.reload(new.security.quotas)
             log.levels.update(new.log)
             for key in new.keysNeedingRestart(since: configuration) {
                 logger.warning("this key changes only at a restart", metadata: ["key": "\(key)"])

@@ -31,6 +31,8 @@ final class Connection: Link {
     let secured: SecuredTransport?
     /// The listener that accepted it; nil when it was dialled.
     let listener: Listener?
+    /// What was found out before it was made; nil when there was nothing to find out.
+    var arrival: Arrival?
 
     /// The window's beginning; nil without a window.
     private var window: UnsafeMutableRawPointer?
@@ -80,7 +82,9 @@ final class Connection: Link {
         releaseBuffers()
     }
 
-    override var peer: String { SocketAddress(socket: socket, peer: true)?.description ?? "unknown" }
+    private var peerAddress: SocketAddress? { arrival?.told ?? SocketAddress(socket: socket, peer: true) }
+    override var peer: String { peerAddress?.description ?? "unknown" }
+    override var address: NetworkAddress? { peerAddress?.networkAddress }
     override var listenerName: String { listener?.name ?? "" }
     override var isEncrypted: Bool { secured != nil }
     override var certificate: PeerCertificate? { secured?.session.certificate }

@@ -12,6 +12,8 @@ public final class Listener: Sendable {
     public let name: String
     /// Transport security of its connections; nil for none.
     public let door: TLSDoor?
+    /// Who may come in; nil for everybody.
+    let admission: Admission?
     /// The address it is bound to; with port 0 asked for, the one that was free.
     public let address: SocketAddress
     private let unixPath: String?
@@ -19,11 +21,13 @@ public final class Listener: Sendable {
     /// Binds and listens. Nothing is accepted before a lane watches it.
     /// - Throws: ``SocketAddress/Failure`` naming the address and the system's reason.
     public init(
-        _ address: SocketAddress, adapter: any Adapter, name: String = "", door: TLSDoor? = nil
+        _ address: SocketAddress, adapter: any Adapter, name: String = "", door: TLSDoor? = nil,
+        admission: Admission? = nil
     ) throws(SocketAddress.Failure) {
         self.adapter = adapter
         self.name = name
         self.door = door
+        self.admission = admission
         unixPath = address.unixPath
         let socket = Glibc.socket(
             address.family, Int32(SOCK_STREAM.rawValue | SOCK_NONBLOCK.rawValue | SOCK_CLOEXEC.rawValue), 0)
@@ -71,7 +75,7 @@ public final class Listener: Sendable {
 
     /// What accepting one connection came to.
     enum Accepted {
-        case connection(Int32, isLocal: Bool)
+        case connection(Int32, SocketAddress?)
         case none
         case exhausted
     }
@@ -84,7 +88,7 @@ public final class Listener: Sendable {
             if accepted >= 0 {
                 let peer = SocketAddress(socket: accepted, peer: true)
                 if peer?.family != AF_UNIX { Self.setStreamOptions(accepted) }
-                return .connection(accepted, isLocal: peer?.isLocal ?? false)
+                return .connection(accepted, peer)
             }
             switch errno {
             case EINTR, ECONNABORTED: continue

@@ -35,6 +35,8 @@ final class ReactorLane: Lane {
     private static let listenerTokens = UInt64(0xFFFF_FFFF) << 32
     /// From here up to the listeners: sockets that are connecting.
     private static let dialTokens = UInt64(0xFFFF_FFFE) << 32
+    /// From here up to those: connections whose PROXY header is awaited.
+    private static let entranceTokens = UInt64(0xFFFF_FFFD) << 32
 
     /// Steps of handshakes that cost a key operation, in one pass: with a storm of them others still have their turn.
     static let handshakesAtOnce = 8
@@ -75,6 +77,7 @@ final class ReactorLane: Lane {
     private var reserve: Int32
     private var choresAt: UInt64 = 0
     private let dials: Dials
+    let entrance: Entrance
     private let logger: Logger
     private var isStopping = false
     private var stopDeadline = UInt64.max
@@ -82,6 +85,7 @@ final class ReactorLane: Lane {
     /// Makes the lane with its descriptors.
     init(number: Int, lanes: Lanes, epoll: Int32, wakeDescriptor: Int32, resolver: Resolver, logger: Logger) {
         self.epoll = epoll
+        entrance = Entrance(epoll: epoll, tokens: Self.entranceTokens)
         dials = Dials(epoll: epoll, tokens: Self.dialTokens, resolver: resolver)
         self.wakeDescriptor = wakeDescriptor
         self.logger = logger
@@ -119,8 +123,10 @@ final class ReactorLane: Lane {
                 let token = apus_epoll_token(events + index)
                 if token == Self.wakeToken {
                     isWoken = true
-                } else if token >= Self.dialTokens {
-                    if token < Self.listenerTokens {
+                } else if token >= Self.entranceTokens {
+                    if token < Self.dialTokens {
+                        entrance.ready(token, on: self)
+                    } else if token < Self.listenerTokens {
                         dials.ready(token, on: self)
                     } else {
                         acceptSome(listeners[Int(token - Self.listenerTokens)])
@@ -245,11 +251,13 @@ final class ReactorLane: Lane {
     }
 
     /// An accepted connection, or one that was dialled.
-    /// - Parameter listener: nil for one that was dialled.
+    /// - Parameters:
+    ///   - listener: nil for one that was dialled.
+    ///   - arrival: what was found out about it before.
     /// - Throws: when there is no TLS for it; the socket is still the caller's then.
     func start(
         _ socket: Int32, isLocal: Bool, adapter: any Adapter, listener: Listener?, door: TLSDoor?,
-        serverName: String? = nil
+        serverName: String? = nil, arrival: Arrival? = nil
     ) throws(TLSFailure) {
         var secured: SecuredTransport?
         if let door {
@@ -258,6 +266,7 @@ final class ReactorLane: Lane {
         }
         let connection = Connection(
             socket: socket, isLocal: isLocal, lane: self, listener: listener, secured: secured)
+        connection.arrival = arrival
         adopt(connection, of: adapter.name)
         connection.conversation = adapter.makeConversation(link: connection, on: self)
         guard apus_epoll_set(epoll, EPOLL_CTL_ADD, socket, EPOLLIN.rawValue, token(of: connection)) == 0 else {
@@ -267,9 +276,11 @@ final class ReactorLane: Lane {
         logger.trace("connection made", metadata: ["lane": "\(number)", "protocol": "\(adapter.name)"])
     }
 
-    private func startAccepted(_ socket: Int32, isLocal: Bool, listener: Listener) {
+    func startAccepted(_ socket: Int32, isLocal: Bool, listener: Listener, arrival: Arrival?) {
         do throws(TLSFailure) {
-            try start(socket, isLocal: isLocal, adapter: listener.adapter, listener: listener, door: listener.door)
+            try start(
+                socket, isLocal: isLocal, adapter: listener.adapter, listener: listener, door: listener.door,
+                arrival: arrival)
             counters.accepted &+= 1
         } catch {
             logger.error("no TLS for a connection: \(error)")
@@ -419,21 +430,13 @@ final class ReactorLane: Lane {
             switch listener.accept() {
             case .none: return
             case .exhausted: return descriptorsExhausted(listener)
-            case .connection(let socket, let isLocal):
-                if lanes.connectionCount >= limits.maxConnections {
+            case .connection(let socket, let peer):
+                if lanes.connectionCount + entrance.count >= limits.maxConnections {
                     counters.close(.overLimit)
                     Glibc.close(socket)
                     continue
                 }
-                let adapter = listener.adapter
-                let lane = adapter.homeLane.map { lanes.assignConnection(to: $0) } ?? lanes.assignConnection()
-                if lane == number {
-                    startAccepted(socket, isLocal: isLocal, listener: listener)
-                } else {
-                    lanes.call(lane) { lane in
-                        (lane as? ReactorLane)?.startAccepted(socket, isLocal: isLocal, listener: listener)
-                    }
-                }
+                admit(socket, peer, listener)
             }
         }
     }
@@ -485,6 +488,7 @@ final class ReactorLane: Lane {
             listener.close()
         }
         dials.giveUp()
+        entrance.giveUp()
         for entry in entries { entry.connection?.drain() }
     }
 

@@ -22,13 +22,12 @@ final class TLSContexts: @unchecked Sendable {
     private var store: OpaquePointer?
     /// The names of protocols as they go over the wire (RFC 7301 section 3.1), the best first.
     private let protocols: UnsafeMutableBufferPointer<UInt8>
+    private let ticketKeys: TicketKeys
 
     /// Certificates between a peer's own and the authority.
     static let maxIntermediates: Int32 = 5
     /// Bytes of all certificates that a peer may send.
     private static let maxChainBytes = 32_768
-    /// How long a session may be resumed, in seconds.
-    private static let resumptionSeconds = 7_200
     /// Suites of TLS 1.2: those with forward secrecy and authenticated encryption.
     private static let suites =
         "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:"
@@ -37,11 +36,12 @@ final class TLSContexts: @unchecked Sendable {
 
     /// Reads all files and makes the contexts.
     init(
-        _ settings: TLSSettings, role: TLSDoor.Role, protocols names: [String], ticketKeys: [UInt8],
+        _ settings: TLSSettings, role: TLSDoor.Role, protocols names: [String], ticketKeys: TicketKeys,
         files: inout TLSFiles
     ) throws(TLSFailure) {
         self.role = role
         self.settings = settings
+        self.ticketKeys = ticketKeys
         let wire = names.flatMap { [UInt8(clamping: $0.utf8.count)] + Array($0.utf8.prefix(255)) }
         protocols = .allocate(capacity: wire.count)
         _ = protocols.initialize(from: wire)
@@ -64,7 +64,7 @@ final class TLSContexts: @unchecked Sendable {
         try readRevocations(&files)
         for pair in settings.certificates { try add(pair, &files) }
         if contexts.isEmpty { try addContext([], kind: nil) }
-        for named in contexts { try configure(named.context, authorities, ticketKeys) }
+        for named in contexts { try configure(named.context, authorities) }
     }
 
     deinit {
@@ -171,7 +171,7 @@ final class TLSContexts: @unchecked Sendable {
     // MARK: Contexts
 
     private func configure(
-        _ context: OpaquePointer, _ authorities: [OpaquePointer], _ ticketKeys: [UInt8]
+        _ context: OpaquePointer, _ authorities: [OpaquePointer]
     ) throws(TLSFailure) {
         apus_ssl_ctx_basics(context)
         let name = "tls.\(settings.name)"
@@ -203,10 +203,10 @@ final class TLSContexts: @unchecked Sendable {
         if settings.clientCertificate != .none {
             for authority in authorities { SSL_CTX_add_client_CA(context, authority) }
         }
-        try configureServer(context, ticketKeys)
+        configureServer(context)
     }
 
-    private func configureServer(_ context: OpaquePointer, _ ticketKeys: [UInt8]) throws(TLSFailure) {
+    private func configureServer(_ context: OpaquePointer) {
         let me = Unmanaged.passUnretained(self).toOpaque()
         if contexts.count > 1 {
             let call: @convention(c) (OpaquePointer?, UnsafeMutablePointer<Int32>?, UnsafeMutableRawPointer?) -> Int32 =
@@ -231,11 +231,16 @@ final class TLSContexts: @unchecked Sendable {
         }
         // One ticket is enough: who resumes gets a new one.
         SSL_CTX_set_num_tickets(context, 1)
-        SSL_CTX_set_timeout(context, Self.resumptionSeconds)
+        SSL_CTX_set_timeout(context, TicketKeys.seconds)
         let identity = Array(settings.name.utf8.suffix(Int(SSL_MAX_SID_CTX_LENGTH)))
         SSL_CTX_set_session_id_context(context, identity.isEmpty ? [0] : identity, UInt32(max(identity.count, 1)))
-        var keys = ticketKeys
-        guard apus_ssl_ctx_ticket_keys(context, &keys, keys.count) == 1 else { throw .openSSL("tls.\(settings.name)") }
+        SSL_CTX_set_ex_data(context, 0, me)
+        SSL_CTX_set_tlsext_ticket_key_evp_cb(context) { ssl, name, vector, cipher, code, isSealing in
+            guard let me = SSL_CTX_get_ex_data(SSL_get_SSL_CTX(ssl), 0), let name, let vector, let cipher, let code
+            else { return -1 }
+            return TLSContexts.from(me).ticketKeys.prepare(
+                name: name, vector: vector, cipher: cipher, code: code, isSealing: isSealing == 1)
+        }
         SSL_CTX_set_session_ticket_cb(
             context, nil,
             { _, session, _, _, status, me in

@@ -19,8 +19,7 @@ public final class TLSDoor: Sendable {
     /// Which end of its connections is ours.
     public let role: Role
     private let protocols: [String]
-    /// Seals tickets with which sessions are resumed; the same for as long as the door is there.
-    private let ticketKeys: [UInt8]
+    private let ticketKeys: TicketKeys
     private let user: NameTemplate?
     private let groups: [NameTemplate]
     private let state: Mutex<State>
@@ -41,12 +40,10 @@ public final class TLSDoor: Sendable {
         } catch {
             throw TLSFailure("tls.\(settings.name): \(error)")
         }
-        var keys = [UInt8](repeating: 0, count: 80)
-        guard RAND_bytes(&keys, Int32(keys.count)) == 1 else { throw .openSSL("tls.\(settings.name)") }
-        ticketKeys = keys
+        ticketKeys = try TicketKeys()
         var files = TLSFiles()
         let contexts = try TLSContexts(
-            settings, role: role, protocols: protocols, ticketKeys: keys, files: &files)
+            settings, role: role, protocols: protocols, ticketKeys: ticketKeys, files: &files)
         state = Mutex(State(contexts: contexts, files: files))
     }
 

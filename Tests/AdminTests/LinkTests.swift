@@ -16,6 +16,8 @@ private final class PaperMesh: MeshManaging {
         Thread.detachNewThread { answer(links) }
     }
 
+    func leave(_ answer: @escaping @Sendable () -> Void) { Thread.detachNewThread { answer() } }
+
     func topology(_ answer: @escaping @Sendable (TopologyDocument) -> Void) {
         answer(TopologyDocument(node: "a", id: "1", mesh: "m", state: "joined", nodes: [], links: []))
     }

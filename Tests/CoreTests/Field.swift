@@ -11,17 +11,19 @@ final class Field {
 
     final class Wakes: Sendable { let count = Atomic<Int>(0) }
 
-    init(lanes count: Int = 1, limits: Limits = Limits(), rules: AccessRules = .none) {
+    init(lanes count: Int = 1, limits: Limits = Limits(), rules: AccessRules = .none, quotas: Quotas? = nil) {
         let wakes = (0..<count).map { _ in Wakes() }
         let lanes = Lanes(wakes: wakes.map { wake in { wake.count.add(1, ordering: .relaxed) } }, limits: limits)
         self.wakes = wakes
         self.lanes = lanes
         all = (0..<count).map { Lane(number: $0, lanes: lanes) }
-        router = Router(limits: limits, accessRules: rules, hashKey: 4711)
+        router = Router(limits: limits, accessRules: rules, quotas: quotas, hashKey: 4711)
     }
 
-    func principal(_ user: String? = nil, groups: [String] = [], clientID: String = "client") -> Principal {
-        Principal(identity: Identity(user: user, groups: groups), clientID: clientID, router: router)
+    func principal(
+        _ user: String? = nil, groups: [String] = [], clientID: String = "client", link: Link? = nil
+    ) -> Principal {
+        Principal(identity: Identity(user: user, groups: groups), clientID: clientID, router: router, link: link)
     }
 
     func recorder(on lane: Int = 0, takesPacked: Bool = false) -> Recorder {

@@ -284,11 +284,13 @@ final class TestNode {
     ///   - rules: access rules; with none everything is allowed.
     ///   - trace: where packets of traced clients are described.
     init(
-        lanes count: Int = 1, limits: Limits = Limits(), rules: [AccessRule] = [], trace: TraceSettings? = nil
+        lanes count: Int = 1, limits: Limits = Limits(), rules: [AccessRule] = [], quotas: Quotas? = nil,
+        trace: TraceSettings? = nil
     ) throws {
         let bells = (0..<count).map { _ in Bell() }
         self.bells = bells
-        router = Router(limits: limits, accessRules: try AccessRules(rules), hashKey: 0x1234_5678_9ABC_DEF0)
+        router = Router(
+            limits: limits, accessRules: try AccessRules(rules), quotas: quotas, hashKey: 0x1234_5678_9ABC_DEF0)
         let random = Sequence64()
         adapter = MQTTAdapter(
             routers: ["default": router], authenticator: authenticator,

@@ -25,6 +25,11 @@ final class MeshField {
         var isSilent = false
         /// Sees what goes out.
         var onSend: (([UInt8]) -> Void)?
+        /// What the peer has shown.
+        fileprivate(set) var shown: PeerCertificate?
+        override var certificate: PeerCertificate? { shown }
+        override var isEncrypted: Bool { shown != nil }
+        fileprivate let number: Int
         /// Whether its conversation has ended.
         var isOver: Bool { closed != nil || hasEnded }
 
@@ -43,6 +48,8 @@ final class MeshField {
 
         fileprivate init(_ station: Station) {
             self.station = station
+            station.endsMade += 1
+            number = station.endsMade
             super.init()
             cursor = window
             end = window + Self.windowSize
@@ -63,6 +70,20 @@ final class MeshField {
         override func close(_ reason: CloseReason) { if closed == nil { closed = reason } }
         override func tick(at deadline: UInt64) { self.deadline = deadline }
         override func resume() { isPaused = false }
+        override func callback<Answer: Sendable>(
+            _ body: @escaping @Sendable (Conversation, Answer, Lane) -> Void
+        ) -> @Sendable (Answer) -> Void {
+            let (lanes, number) = (station.lane.lanes, number)
+            return { answer in
+                lanes.call(0) { lane in
+                    let station = (MeshNode.of(lane)?.host as? Station)
+                    guard let end = station?.ends.first(where: { $0.number == number }), end.closed == nil else {
+                        return
+                    }
+                    body(end.conversation, answer, lane)
+                }
+            }
+        }
     }
 
     /// One node.
@@ -77,6 +98,12 @@ final class MeshField {
         fileprivate var dialled: [(address: String, ticket: Int)] = []
         fileprivate(set) var dialCount = 0
         fileprivate var isAlive = true
+        /// What it shows to whom it dials and who dials it.
+        var certificate: PeerCertificate?
+        fileprivate(set) var records: [AuditRecord] = []
+        fileprivate var endsMade = 0
+        /// What lives as long as the node.
+        var kept: [Any] = []
         fileprivate var generator: Seeded
 
         fileprivate init(_ field: MeshField, _ address: String, seed: UInt64) {
@@ -103,6 +130,15 @@ final class MeshField {
         override func microseconds() -> UInt64 { field.now * 1_000 }
         override func random() -> UInt64 { generator.next() }
         override func log(_ level: MeshLogLevel, _ message: String) { lines.append(message) }
+        override func audit(_ record: AuditRecord) { records.append(record) }
+
+        /// A client of another protocol, whose bytes a test writes and reads.
+        func client(_ make: (Link, Lane) -> Conversation) -> End {
+            let end = End(self)
+            end.conversation = make(end, lane)
+            ends.append(end)
+            return end
+        }
 
         /// Its connections to another station.
         func ends(to other: Station) -> [End] { ends.filter { $0.other?.station === other && $0.closed == nil } }
@@ -128,6 +164,8 @@ final class MeshField {
         didSet { clock.time.store(1_700_000_000_000 + now, ordering: .relaxed) }
     }
     private(set) var stations: [Station] = []
+    /// Sees all bytes that go from one station to another.
+    var onBytes: ((_ from: Station, _ to: Station, _ bytes: [UInt8]) -> Void)?
     private var epochs: [String: UInt64] = [:]
 
     /// Starts a node at an address that links to others. Starting it again is another life of the same node.
@@ -225,6 +263,7 @@ final class MeshField {
         }
         let (near, far) = (End(station), End(other))
         (near.other, far.other) = (far, near)
+        (near.shown, far.shown) = (other.certificate, station.certificate)
         near.conversation = station.node.dialled(ticket, link: near, on: station.lane)
         far.conversation = other.node.accepted(far, on: other.lane)
         station.ends.append(near)
@@ -274,6 +313,7 @@ final class MeshField {
         end.conversation.produce(on: end.station.lane)
         end.collect()
         if let onSend = end.onSend, !end.out.isEmpty { onSend(end.out) }
+        if let onBytes, let other = end.other, !end.out.isEmpty { onBytes(end.station, other.station, end.out) }
         if !end.isSilent, let other = end.other, other.closed == nil { other.carry += end.out }
         end.out = []
         if end.closed != nil, !end.isSilent { end.other?.hasEnded = true }

@@ -1,3 +1,4 @@
+import Core
 import Foundation
 import Mesh
 import Node
@@ -159,16 +160,49 @@ struct MeshConfigurationTests {
             """
             node: { name: a }
             mesh: { id: b, listen: off, advertise: ["a:1"], secret: 0123456789abcdef, links: [{ to: "localhost:2" }],
+              previous_secret: 0123456789abcdefg, tls: t, allow: [c], policies: [{ peers: [c] }],
               join: 1, profile: fast, transit: false, max_links: 5, max_link_bytes: 1MiB, max_stream_bytes: 1MiB,
               max_filters: 5 }
             """)
         #expect(
             other.keysNeedingRestart(since: old) == [
-                "mesh.id", "mesh.listen", "mesh.advertise", "mesh.secret", "mesh.join", "mesh.profile", "mesh.transit",
-                "mesh.max_links", "mesh.max_link_bytes", "mesh.max_stream_bytes", "mesh.max_filters",
+                "mesh.id", "mesh.listen", "mesh.advertise", "mesh.secret", "mesh.previous_secret", "mesh.tls",
+                "mesh.allow", "mesh.policies", "mesh.join", "mesh.profile", "mesh.transit", "mesh.max_links",
+                "mesh.max_link_bytes", "mesh.max_stream_bytes", "mesh.max_filters",
             ])
         let none = try load("node: { name: a }")
         #expect(none.keysNeedingRestart(since: old) == ["mesh"] && old.keysNeedingRestart(since: none) == ["mesh"])
+    }
+
+    @Test("Policies are read, and what is wrong with them is said")
+    func policies() throws {
+        let mesh = try #require(
+            try load(
+                """
+                mesh:
+                  listen: 0.0.0.0:7400
+                  tls: links
+                  allow: [a, "00000000000000010000000000000002"]
+                  links: [{ to: "far:7400", allow: [b] }]
+                  policies:
+                    - { peers: [edge], export: { allow: ["cmd/>"], rate: 5 }, import: { allow: ["tele/#"] } }
+                    - { peers: ["*"], export: { deny: ["de/>", "x*"] } }
+                """
+            ).mesh)
+        #expect(mesh.requiresCertificate && mesh.tls == "links" && mesh.secret == nil, "no secret is needed")
+        #expect(mesh.allow.count == 2 && mesh.links.first?.allow == ["b"] && mesh.policies.count == 2)
+        #expect(mesh.policies[0].export.rate == 5 && mesh.policies[0].import.allow.map(\.text) == ["tele/#"])
+        #expect(mesh.policies[1].export.deny.map(\.text) == ["de/>", "x*"] && !mesh.policies[1].import.isSelective)
+        for (text, words) in [
+            ("mesh: { policies: [{ export: { deny: [a] } }] }", "mesh.policies[0].peers"),
+            ("mesh: { policies: [{ peers: [a], export: { deny: ['a/#/b'] } }] }", "is no topic filter"),
+            ("mesh: { policies: [{ peers: [a], import: { allow: ['$share/g/a'] } }] }", "is no topic filter"),
+            ("mesh: { policies: [{ peers: [a], import: { rate: 0 } }] }", "mesh.policies[0].import.rate"),
+            ("mesh: { previous_secret: 0123456789abcdef }", "needs mesh.secret"),
+            ("mesh: { secret: 0123456789abcdef, previous_secret: short }", "mesh.previous_secret: a secret has"),
+        ] {
+            #expect(problems(text).contains { $0.contains(words) }, "\(text): \(problems(text))")
+        }
     }
 
     @Test("The table's defaults are the real ones")
@@ -176,7 +210,8 @@ struct MeshConfigurationTests {
         let standard = try load("mesh: { listen: '127.0.0.1:1' }").mesh
         for key in ConfigurationKeys.all where key.path.hasPrefix("mesh.") {
             let name = String(key.path.dropFirst("mesh.".count))
-            guard !["listen", "advertise", "secret"].contains(name), !name.contains("[]") else { continue }
+            let without = ["listen", "advertise", "secret", "previous_secret", "tls", "allow"]
+            guard !without.contains(name), !name.contains("[]") else { continue }
             #expect(try load("mesh: { listen: '127.0.0.1:1', \(name): \(key.standard) }").mesh == standard, "\(name)")
         }
     }

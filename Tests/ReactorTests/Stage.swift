@@ -15,12 +15,13 @@ final class Stage {
 
     init(
         _ address: String = "127.0.0.1:0", lanes: Int = 1, limits: Limits = Limits(),
-        door: TLSDoor? = nil, audit: (any AuditSink)? = nil,
+        door: TLSDoor? = nil, audit: (any AuditSink)? = nil, admission: Admission? = nil,
         adapter: ((Router) -> any Adapter)? = nil
     ) throws {
         router = Router(limits: limits, hashKey: 42)
         listener = try Listener(
-            SocketAddress(address), adapter: adapter?(router) ?? LineAdapter(router: router), name: "stage", door: door)
+            SocketAddress(address), adapter: adapter?(router) ?? LineAdapter(router: router), name: "stage", door: door,
+            admission: admission)
         reactor = try Reactor(
             lanes: lanes, limits: limits, logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
         if let audit { reactor.setAudit(audit) }
@@ -53,8 +54,10 @@ final class Client {
 
     struct Failure: Error { let what: String }
 
-    /// - Parameter receiveBuffer: the kernel's buffer, to be a slow reader early.
-    init(_ stage: Stage, receiveBuffer: Int32 = 0) throws {
+    /// - Parameters:
+    ///   - receiveBuffer: the kernel's buffer, to be a slow reader early.
+    ///   - from: the address to connect from.
+    init(_ stage: Stage, receiveBuffer: Int32 = 0, from: String? = nil) throws {
         let address = stage.listener.address
         socket = Glibc.socket(address.family, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
         var time = timeval(tv_sec: 5, tv_usec: 0)
@@ -62,6 +65,12 @@ final class Client {
         setsockopt(socket, SOL_SOCKET, SO_SNDTIMEO, &time, socklen_t(MemoryLayout<timeval>.size))
         if receiveBuffer > 0 { Listener.set(socket, SOL_SOCKET, SO_RCVBUF, receiveBuffer) }
         if address.family != AF_UNIX { Listener.set(socket, Int32(IPPROTO_TCP), TCP_NODELAY, 1) }
+        if let from {
+            let own = try SocketAddress(from)
+            guard own.withSystemAddress({ Glibc.bind(socket, $0, $1) }) == 0 else {
+                throw Failure(what: "bind: \(String(cString: strerror(errno)))")
+            }
+        }
         try connect(address)
     }
 

@@ -61,6 +61,7 @@ final class MeshBrain: Brain {
             entry.name = cable.number == 0 ? "" : "\(cable.number)"
             settings.links.append(entry)
         }
+        if scenario.hasPolicies ?? false, station.index % 2 == 0 { settings.policies = Self.policies }
         let disk = play.disks[station.index]
         let identity = MeshIdentity(
             id: NodeID(high: disk.idHigh, low: disk.idLow),
@@ -69,6 +70,14 @@ final class MeshBrain: Brain {
             shortID: disk.shortID, name: station.name)
         node = MeshNode(settings, identity, router: station.router, lane: station.lane, host: host)
     }
+
+    /// Every frame is judged, retained events are compared in both directions; all of it passes.
+    private static let policies: [LinkPolicy] = {
+        var policy = LinkPolicy(peers: ["*"])
+        policy.export.deny = ["never/>"].compactMap { try? TopicFilter($0, grammar: .smf) }
+        policy.import.deny = policy.export.deny
+        return [policy]
+    }()
 
     func accept(_ line: Line) -> Conversation { node.accepted(line, on: station.lane) }
 

@@ -110,6 +110,8 @@ struct Scenario: Codable, Equatable {
     var profile = "standard"
     /// Whether nodes learn of each other and dial.
     var joinsFully = false
+    /// Whether some nodes have policies for their links, which keep nothing back that is ever published.
+    var hasPolicies: Bool?
 
     /// When faults may begin: by then everybody knows everybody.
     static let calmStart = 6_000
@@ -155,6 +157,7 @@ extension Scenario {
         profile = randomness.pick(["standard", "standard", "fast"])
         joinsFully = randomness.chance(0.15)
         faults = makeFaults(&randomness, size, active: active)
+        if randomness.chance(0.4) { hasPolicies = true }
     }
 
     // MARK: Topologies

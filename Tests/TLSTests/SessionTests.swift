@@ -210,6 +210,23 @@ struct Ground {
         #expect(server.session.failure == nil && !server.session.isResumed)
     }
 
+    @Test("Keys of tickets take turns, and each opens for as long again as it sealed")
+    func ticketKeys() throws {
+        let keys = try TicketKeys(now: 1_000_000)
+        let first = keys.pairs(now: 1_000_000 + TicketKeys.seconds - 1)
+        #expect(first.previous == nil)
+        let second = keys.pairs(now: 1_000_000 + TicketKeys.seconds)
+        #expect(second.previous == first.current && second.current != first.current)
+        let same = keys.pairs(now: 1_000_000 + 2 * TicketKeys.seconds - 1)
+        #expect(same.current == second.current && same.previous == second.previous)
+        let third = keys.pairs(now: 1_000_000 + 2 * TicketKeys.seconds)
+        #expect(third.previous == second.current)
+        let late = keys.pairs(now: 2_000_000)
+        #expect(late.previous == nil && late.current != third.current)
+        let back = keys.pairs(now: 1_000_000)
+        #expect(back.previous == nil && back.current != late.current)
+    }
+
     @Test("What could not be sent is kept in order")
     func keeping() {
         var wire = TLSWire()

@@ -116,7 +116,7 @@ struct AccessSocketTests {
         try load(["open/#"], .refuse)
         let principal = Principal(identity: Identity(user: "u"), clientID: "", router: router)
         let connection = stage.open(.text) { link in
-            JSONConversation(context, link: link, principal: principal, on: stage.lanes[0])
+            JSONConversation(context, link: link, principal: principal, until: .max, on: stage.lanes[0])
         }
         func ask(_ text: String) -> String {
             (connection.ask(ClientFrame.text(text)) ?? []).map { String(decoding: $0.payload, as: UTF8.self) }.joined()

@@ -171,9 +171,9 @@ extension AMQPConversation {
             principal: principal, state: state)
         let router = principal.router
         router.register(made, on: lane)
-        guard made.claimName(key.sessionName) else {
+        guard made.claimName(key.sessionName, on: lane) else {
             router.unregister(made, on: lane)
-            throw AMQPError(.resourceLimitExceeded, "the node has as many subscriptions of links as it may")
+            throw AMQPError(.resourceLimitExceeded, "there are as many subscriptions of links as there may be")
         }
         let asker = wish.isDynamic || isOwnTarget(filter) ? Principal.node(router) : principal
         let options: DeliveryOptions = .qos(1)
@@ -182,7 +182,7 @@ extension AMQPConversation {
         case .notAuthorized:
             made.end(on: lane)
             throw Self.mayNotSubscribe(filter)
-        case .overLimit:
+        case .overLimit, .overQuota:
             made.end(on: lane)
             throw AMQPError(.resourceLimitExceeded, "too many subscriptions")
         }

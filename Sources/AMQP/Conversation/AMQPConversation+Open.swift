@@ -255,14 +255,18 @@ extension AMQPConversation {
 
     private func establish(_ name: String, _ identity: Identity, _ router: Router, on lane: Lane) -> Verdict? {
         guard let engine else { return .close(.protocolError) }
-        let principal = Principal(identity: identity, clientID: name, router: router)
+        let principal = Principal(identity: identity, clientID: name, router: router, link: link)
         (principal.peer, principal.protocolName) = (link.peer, "amqp")
+        if let resource = principal.join(link, on: lane) {
+            let text = resource == .connectionRate ? "too many connections a second" : "too many connections"
+            return fail(AMQPError(.resourceLimitExceeded, "\(text) of this user"), .overQuota, on: lane)
+        }
         self.principal = principal
         laneState = context.state(of: lane)
         let port = ConnectionPort(self, principal)
         guard port.begin(on: lane) else {
             return fail(
-                AMQPError(.resourceLimitExceeded, "the node has as many clients as it may"), .overLimit, on: lane)
+                AMQPError(.resourceLimitExceeded, "there are as many clients as there may be"), .overLimit, on: lane)
         }
         self.port = port
         open(engine)

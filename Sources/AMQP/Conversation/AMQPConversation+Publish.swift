@@ -72,6 +72,18 @@ extension AMQPConversation {
         touch()
     }
 
+    private static var payloadTooLarge: AMQPError {
+        AMQPError(.messageSizeExceeded, "the payload is larger than this user may publish")
+    }
+
+    /// The link ends because of what came on it settled: there is no other way to tell.
+    private func refuse(_ incoming: IncomingLink, _ error: AMQPError, _ lane: Lane) {
+        guard let engine, incoming.refusal == nil, !incoming.isGone else { return }
+        lane.counters.framesRefused &+= 1
+        incoming.refusal = error
+        engine.detach(incoming.handle, isClosing: true, error)
+    }
+
     /// A message that is none, or has no topic: its sender is told in the way it can be (§3.4.2).
     private func reject(
         _ delivery: Engine.Delivery, _ isSettled: Bool, _ error: AMQPError, _ incoming: IncomingLink, _ engine: Engine,
@@ -231,6 +243,7 @@ extension AMQPConversation {
             traffic.received(run.pointee.count, bytes: run.pointee.wireLength, qos: run.pointee.qos)
             if run.pointee.qos == 0 {
                 incoming.used(run.pointee.count, engine)
+                if turn.outcomes[number].verdict == .payloadTooLarge { refuse(incoming, Self.payloadTooLarge, lane) }
             } else {
                 settle(turnDeliveries[first..<first + run.pointee.count], turn.outcomes[number], incoming, engine)
             }
@@ -274,6 +287,7 @@ extension AMQPConversation {
                 deliveries,
                 .rejected(AMQPError(.resourceLimitExceeded, "more events a second than this node takes")), incoming,
                 engine)
+        case .payloadTooLarge: settle(deliveries, .rejected(Self.payloadTooLarge), incoming, engine)
         case .malformedTopic:
             settle(deliveries, .rejected(AMQPError(.invalidField, "the address is no topic")), incoming, engine)
         }

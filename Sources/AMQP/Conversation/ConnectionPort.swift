@@ -14,11 +14,12 @@ final class ConnectionPort: Inbox {
     }
 
     /// Registers it under the container's name, with something behind it if there are several connections.
-    /// - Returns: false when the node has as many sessions as it may.
+    /// - Returns: false when the node, or its user, has as many sessions as it may.
     func begin(on lane: Lane) -> Bool {
         let router = principal.router
         router.register(self, on: lane)
-        guard let name = router.claimSession(like: "amqp:" + principal.clientID, for: address) else {
+        let wanted = "amqp:" + principal.clientID
+        guard let name = router.claimSession(like: wanted, for: address, as: principal, on: lane) else {
             router.unregister(self, on: lane)
             return false
         }
@@ -50,15 +51,17 @@ final class ConnectionPort: Inbox {
 extension Router {
     /// Claims a name for what has no right to it by itself. When it is taken, by another connection of the container or
     /// because two names read the same, the port's address behind it makes it another one.
-    /// - Returns: the name; nil when the node has as many sessions as it may.
-    func claimSession(like wanted: String, for address: PortAddress) -> String? {
-        switch claimSession(wanted, for: address) {
+    /// - Returns: the name; nil when the node, or the principal's user, has as many sessions as it may.
+    func claimSession(
+        like wanted: String, for address: PortAddress, as principal: Principal, on lane: Lane
+    ) -> String? {
+        switch claimSession(wanted, for: address, as: principal, on: lane) {
         case .held: return wanted
-        case .overLimit: return nil
+        case .overLimit, .overQuota: return nil
         case .taken: break
         }
         let other = "\(wanted)#\(address.lane).\(address.slot).\(address.generation)"
-        if case .held = claimSession(other, for: address) { return other }
+        if case .held = claimSession(other, for: address, as: principal, on: lane) { return other }
         return nil
     }
 }

@@ -95,9 +95,10 @@ final class Subscriber: Inbox {
     }
 
     /// Claims the name that it is listed under: the one asked for, or what makes it another one's.
-    /// - Returns: false when the node has as many sessions as it may.
-    func claimName(_ wanted: String) -> Bool {
-        guard let name = principal.router.claimSession(like: wanted, for: address) else { return false }
+    /// - Returns: false when the node, or its user, has as many sessions as it may.
+    func claimName(_ wanted: String, on lane: Lane) -> Bool {
+        let name = principal.router.claimSession(like: wanted, for: address, as: principal, on: lane)
+        guard let name else { return false }
         sessionName = name
         return true
     }

@@ -46,11 +46,17 @@ static inline void apus_ssl_ctx_server_name(SSL_CTX *context, int (*call)(SSL *,
     SSL_CTX_set_tlsext_servername_callback(context, call);
     SSL_CTX_set_tlsext_servername_arg(context, argument);
 }
-static inline int apus_ssl_ctx_ticket_keys(SSL_CTX *context, unsigned char *keys, long count) {
-    return (int)SSL_CTX_set_tlsext_ticket_keys(context, keys, count);
-}
 static inline int apus_ssl_set_server_name(SSL *ssl, const char *name) {
     return (int)SSL_set_tlsext_host_name(ssl, name);
+}
+
+/// A function because parameters refer to their names, which have to stay.
+static inline int apus_mac_sha256_key(EVP_MAC_CTX *code, unsigned char *key, size_t count) {
+    OSSL_PARAM parameters[3];
+    parameters[0] = OSSL_PARAM_construct_octet_string(OSSL_MAC_PARAM_KEY, key, count);
+    parameters[1] = OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, (char *)"SHA256", 0);
+    parameters[2] = OSSL_PARAM_construct_end();
+    return EVP_MAC_CTX_set_params(code, parameters);
 }
 
 // MARK: BIO
@@ -70,9 +76,6 @@ static inline int apus_error_alert(unsigned long error) {
 /// Whether the error says that a PEM file has no more entries of the kind.
 static inline int apus_error_is_pem_end(unsigned long error) {
     return ERR_GET_LIB(error) == ERR_LIB_PEM && ERR_GET_REASON(error) == PEM_R_NO_START_LINE;
-}
-static inline int apus_error_is_unexpected_end(unsigned long error) {
-    return ERR_GET_LIB(error) == ERR_LIB_SSL && ERR_GET_REASON(error) == SSL_R_UNEXPECTED_EOF_WHILE_READING;
 }
 
 // MARK: Stacks

@@ -82,9 +82,11 @@ extension MQTTConversation {
             var named = connect
             if connect.isClientIDAssigned { named.clientID = context.makeClientID(in: router) }
             state = .connecting(named)
-            let principal = Principal(identity: identity, clientID: named.clientID, router: router)
+            let principal = Principal(identity: identity, clientID: named.clientID, router: router, link: link)
             (principal.peer, principal.protocolName) = (link.peer, "mqtt")
+            principal.pacing = version == .v5 ? .direct : .all
             self.principal = principal
+            hasJoined = false
             guard mayPublishWill(named, as: principal, on: lane) else {
                 return refuse(.notAuthorized, .notAuthorized, .notAuthenticated)
             }
@@ -158,20 +160,39 @@ extension MQTTConversation {
                 old.displace(on: lane)
                 // A session without a future ended with its connection.
                 if let kept = lane.port(at: known) as? Session {
-                    if !connect.isClean { return begin(kept, isPresent: true, connect, on: lane) }
+                    if !connect.isClean {
+                        return join(principal, on: lane) ?? begin(kept, isPresent: true, connect, on: lane)
+                    }
                     context.discard(kept, on: lane)
                 }
             }
+            // Only now: a connection that was taken over does not count any more.
+            if let refusal = join(principal, on: lane) { return refusal }
             let traffic = context.state(of: lane).traffic
             let session = Session(expirySeconds: 0, principal: principal, traffic: traffic)
             principal.router.register(session, on: lane)
-            switch principal.router.claimSession(connect.clientID, for: session.address) {
+            let claim = principal.router.claimSession(connect.clientID, for: session.address, as: principal, on: lane)
+            switch claim {
             case .held: return begin(session, isPresent: false, connect, on: lane)
             case .taken: principal.router.unregister(session, on: lane)
-            case .overLimit:
+            case .overLimit, .overQuota:
                 principal.router.unregister(session, on: lane)
-                return refuse(.serverUnavailable, .quotaExceeded, .overLimit)
+                let reason: CloseReason = claim == .overQuota ? .overQuota : .overLimit
+                return refuse(.serverUnavailable, .quotaExceeded, reason)
             }
+        }
+    }
+
+    /// Counts the connection for its user, once.
+    /// - Returns: a refusal when the quotas do not allow it.
+    private func join(_ principal: Principal, on lane: Lane) -> Verdict? {
+        guard !hasJoined else { return nil }
+        switch principal.join(link, on: lane) {
+        case nil:
+            hasJoined = true
+            return nil
+        case .connectionRate: return refuse(.serverUnavailable, .connectionRateExceeded, .overQuota)
+        default: return refuse(.serverUnavailable, .quotaExceeded, .overQuota)
         }
     }
 

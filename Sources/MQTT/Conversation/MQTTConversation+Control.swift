@@ -74,7 +74,7 @@ extension MQTTConversation {
                     RetainedDelivery.Start(
                         filter: filter, qos: entry.options.qos, identifier: packet.subscriptionIdentifier))
             case .notAuthorized: codes.append(.notAuthorized)
-            case .overLimit: codes.append(.quotaExceeded)
+            case .overLimit, .overQuota: codes.append(.quotaExceeded)
             }
         }
         if version == .v5 {

@@ -10,6 +10,7 @@ extension MQTTConversation {
     ) -> Verdict? {
         guard let base = bytes.baseAddress, let session else { return nil }
         let isVersion5 = version == .v5
+        let metered = principal.flatMap { $0.isMetered ? $0 : nil }
         while true {
             let frame: PublishFrame
             switch PublishFrame.read(
@@ -21,6 +22,11 @@ extension MQTTConversation {
             case .protocolError: return .close(.protocolError)
             }
             if turn.isFull { return .routeFirst }
+            if let metered, let verdict = pace(frame, metered, offset, turn, lane) {
+                guard verdict == .waiting else { return verdict }
+                offset &+= frame.length
+                continue
+            }
             var beginning = Beginning(frame, isVersion5: isVersion5)
             if frame.propertiesLength > 0 || frame.topicLength == 0 {
                 if let verdict = begin(frame, &beginning, turn, lane) { return verdict }
@@ -69,7 +75,11 @@ extension MQTTConversation {
         let start = turn.eventCount
         var count = start
         var place = offset
-        while place &+ 2 <= end, count < Turn.eventCapacity {
+        let last = min(end &- 2, turn.room.end)
+        let (mostEvents, longest) = (
+            turn.room.events, min(lane.limits.maxPacketBytes, likeLength &+ 2 &+ turn.room.payload)
+        )
+        while place <= last, count < mostEvents {
             let frame = base + place
             let two = frame.loadUnaligned(as: UInt16.self)
             guard two & 0xFF == first else { break }
@@ -81,7 +91,7 @@ extension MQTTConversation {
                 (header, remaining) = (length, value)
             }
             let length = header &+ remaining
-            guard end &- place >= length, remaining >= likeLength, length <= lane.limits.maxPacketBytes,
+            guard end &- place >= length, remaining >= likeLength, length <= longest,
                 bytesEqual(frame + header, like, likeLength)
             else { break }
             turn.events[count] = EventView(
@@ -101,11 +111,12 @@ extension MQTTConversation {
         _ offset: inout Int, _ turn: Turn, _ lane: Lane
     ) {
         guard let base = bytes.baseAddress, let session else { return }
-        while turn.eventCount < Turn.eventCapacity,
+        while turn.eventCount < turn.room.events, offset <= turn.room.end,
             case .frame(let frame) = PublishFrame.read(
                 base + offset, bytes.count &- offset, maxBytes: lane.limits.maxPacketBytes,
                 isVersion5: version == .v5),
-            frame.isLike(head), admit(frame, isText: isText, turn, session, lane) == nil
+            frame.isLike(head), frame.payloadLength <= turn.room.payload,
+            admit(frame, isText: isText, turn, session, lane) == nil
         {
             turn.events[turn.eventCount] = EventView(
                 payload: frame.payload, payloadLength: frame.payloadLength, reference: frame.identifier)
@@ -207,6 +218,35 @@ extension MQTTConversation {
             guard session.receivedCount < lane.limits.maxUnsettled else { return .close(.protocolError) }
             session.noteReceived(frame.identifier)
         }
+        return nil
+    }
+
+    /// Looks at the quotas of a client before a run of its publishes begins: sees to it that the turn gets no more than
+    /// there are tokens for, and that the client is not read while there are none.
+    /// - Returns: nil to take it, `waiting` when it has been answered and is done, else why the turn ends.
+    @inline(never)
+    private func pace(
+        _ frame: PublishFrame, _ principal: Principal, _ offset: Int, _ turn: Turn, _ lane: Lane
+    ) -> Verdict? {
+        let payload = min(principal.maxPayload, Turn.Room.unlimited.payload)
+        guard frame.payloadLength <= payload else {
+            guard turn.isEmpty else { return .routeFirst }
+            principal.refusePayload(on: lane)
+            return version == .v5 && frame.qos > 0 ? answer(frame, .quotaExceeded, turn) : .close(.packetTooLarge)
+        }
+        turn.room = Turn.Room(events: .max, end: .max, payload: payload)
+        guard principal.pacing.paces(frame.qos) else { return nil }
+        let room = principal.room(lane.now)
+        // What the turn has already has not been paid for.
+        guard room.events > turn.eventCount, room.bytes > (turn.isEmpty ? 0 : offset) else {
+            guard turn.isEmpty else { return .routeFirst }
+            slowedUntil = lane.now + principal.waitToPublish(lane.now)
+            startTicking(on: lane)
+            return .paused
+        }
+        // Bytes that came before in the same read cost nothing, but that is found out with the next turn.
+        turn.room.events = min(room.events, Turn.eventCapacity)
+        turn.room.end = room.bytes
         return nil
     }
 

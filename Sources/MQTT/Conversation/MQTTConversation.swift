@@ -25,6 +25,11 @@ final class MQTTConversation: Conversation {
     /// The client's version, known from CONNECT on.
     var version = MQTTVersion.v3_1_1
     private var isHeld = false
+    /// Whether the connection counts for its user.
+    var hasJoined = false
+    /// Until when the client is not read because it publishes faster than it may, in the lane's milliseconds; 0 while
+    /// it is read.
+    var slowedUntil: UInt64 = 0
     /// QoS 1 publishes in the turn that is being filled: not settled yet, and not among the pending ones.
     var unsettledInTurn: Int32 = 0
     /// One and a half times the keep-alive; 0 for none.
@@ -187,9 +192,10 @@ final class MQTTConversation: Conversation {
     /// What a publisher of MQTT 5 is told (§3.4.2.1).
     private func reason(_ outcome: PublishOutcome) -> ReasonCode {
         switch outcome.verdict {
+        case .routed where !outcome.isKept: .quotaExceeded
         case .routed: outcome.matched == 0 ? .noMatchingSubscribers : .success
         case .notAuthorized: .notAuthorized
-        case .quotaExceeded: .quotaExceeded
+        case .quotaExceeded, .payloadTooLarge: .quotaExceeded
         case .malformedTopic: .topicNameInvalid
         }
     }
@@ -245,17 +251,24 @@ final class MQTTConversation: Conversation {
             return lane.now >= connectDeadline ? .failure(.connectTimeout) : .success(connectDeadline)
         }
         guard lane.now < proofEndsAt else { return .failure(.proofEnded) }
-        guard silenceMilliseconds > 0 else { return .success(proofEndsAt == .max ? nil : proofEndsAt) }
+        let isUnread = isHeld || slowedUntil > 0
+        if slowedUntil > 0, lane.now >= slowedUntil {
+            slowedUntil = 0
+            link.resume()
+        }
+        let next = min(slowedUntil > 0 ? slowedUntil : .max, proofEndsAt)
+        guard silenceMilliseconds > 0 else { return .success(next == .max ? nil : next) }
         // While the node itself does not read it cannot know whether the client is silent.
-        let deadline = (isHeld ? lane.now : lastReceived) + UInt64(silenceMilliseconds)
-        return lane.now >= deadline ? .failure(.keepAliveTimeout) : .success(min(deadline, proofEndsAt))
+        let deadline = (isUnread ? lane.now : lastReceived) + UInt64(silenceMilliseconds)
+        return lane.now >= deadline ? .failure(.keepAliveTimeout) : .success(min(deadline, next))
     }
 
     /// Asks for the first tick of an established connection, or an earlier one than was asked for.
     func startTicking(on lane: Lane) {
         let silence = silenceMilliseconds > 0 ? lane.now + UInt64(silenceMilliseconds) : .max
         // Without either the tick that was asked for at accept finds nothing to do.
-        if min(silence, proofEndsAt) != .max { link.tick(at: min(silence, proofEndsAt)) }
+        let first = min(silence, proofEndsAt, slowedUntil > 0 ? slowedUntil : .max)
+        if first != .max { link.tick(at: first) }
     }
 
     override func outputDrained(on lane: Lane) { session?.pump(on: lane) }
@@ -273,6 +286,8 @@ final class MQTTConversation: Conversation {
             PacketWriter.disconnect5(code, text: text ?? ended, client, to: link)
         }
         state = .ended
+        // Who takes its place must not be one too many.
+        link.stay = nil
         authentication?.exchange = nil
         if let session { context.leave(session, on: lane) }
         session = nil

@@ -243,7 +243,9 @@ extension MQTTContext: SessionMaker {
         let session = Session(
             expirySeconds: outline.expirySeconds, principal: principal, traffic: state(of: lane).traffic)
         router.register(session, on: lane)
-        guard case .held = router.claimSession(claim.clientID, for: session.address) else {
+        let held = router.claimSession(
+            claim.clientID, for: session.address, as: principal, evenOverQuota: true, on: lane)
+        guard case .held = held else {
             router.unregister(session, on: lane)
             return nil
         }

@@ -8,9 +8,16 @@ final class Arrivals {
         /// By the frames' lane.
         var lanes = [ArrivalOrder](repeating: ArrivalOrder(), count: Origin.laneCount)
         /// Parts of a large event, by lane; streams have one of their own.
-        var assemblies: [UInt8: [UInt8]] = [:]
+        var assemblies: [UInt8: Assembly] = [:]
 
         static let laneCount = FrameClass.allCases.count * Forwarder.lanesPerClass
+    }
+
+    /// What has come of a large event.
+    private struct Assembly {
+        /// As every part says, which the policies on the way have believed.
+        var topic: [UInt8]
+        var bytes: [UInt8] = []
     }
 
     /// A run of the turn, or one on its way to other lanes, that a stream waits for.
@@ -146,19 +153,25 @@ final class Arrivals {
         _ sealed: UnsafeRawBufferPointer, from origin: NodeIndex, lane number: UInt8, isCopy: Bool,
         _ delivery: Streams.Delivery?
     ) {
+        // A policy on the way has kept it back; the number counts all the same.
+        if sealed.isEmpty, delivery == nil { return }
         var bytes = sealed
+        var topic: [UInt8]?
         if let flags = sealed.first, flags & EventContent.partFlag != 0 {
-            guard let whole = assemble(sealed, flags, origin, number) else {
+            guard let whole = assemble(sealed, origin, number) else {
                 if let delivery { node.streams.settled(delivery) }
                 return
             }
-            bytes = keep(whole)
+            topic = whole.topic
+            bytes = keep(whole.bytes)
         } else if isCopy {
             bytes = keep(Array(sealed))
         }
         // The router stops at a topic that is none, and the rest of the turn would be lost.
         guard let content = EventContent(bytes), content.topic[0] != UInt8(ascii: "$"),
-            content.eventCount <= Turn.eventCapacity / 2, Topic.isValid(content.topic, limits: node.router.limits)
+            content.eventCount <= Turn.eventCapacity / 2, Topic.isValid(content.topic, limits: node.router.limits),
+            topic?.elementsEqual(content.topic) ?? true,
+            EventProperties.areSound(content.properties, extensionLength: Int(content.extensionLength))
         else {
             node.counters.malformed &+= 1
             if let delivery { node.streams.settled(delivery) }
@@ -268,29 +281,33 @@ final class Arrivals {
     /// A part of a large event.
     /// - Returns: the whole, with its last part.
     private func assemble(
-        _ part: UnsafeRawBufferPointer, _ flags: UInt8, _ origin: NodeIndex, _ number: UInt8
-    ) -> [UInt8]? {
-        if flags & EventContent.firstPartFlag != 0 {
-            takeAssembly(origin, number)
-            origins[origin].assemblies[number] = []
+        _ sealed: UnsafeRawBufferPointer, _ origin: NodeIndex, _ number: UInt8
+    ) -> Assembly? {
+        guard let part = EventContent.Part(sealed) else {
+            node.counters.malformed &+= 1
+            return nil
         }
-        guard let soFar = origins[origin].assemblies[number]?.count,
-            soFar + part.count <= node.router.limits.maxPacketBytes + (1 << 20),
-            assemblyBytes + part.count <= Self.maxAssemblyBytes
+        if part.flags & EventContent.firstPartFlag != 0 {
+            takeAssembly(origin, number)
+            origins[origin].assemblies[number] = Assembly(topic: Array(part.topic))
+        }
+        guard let soFar = origins[origin].assemblies[number], soFar.topic.elementsEqual(part.topic),
+            soFar.bytes.count + part.piece.count <= node.router.limits.maxPacketBytes + (1 << 20),
+            assemblyBytes + part.piece.count <= Self.maxAssemblyBytes
         else {
             takeAssembly(origin, number)
             node.counters.incomplete &+= 1
             return nil
         }
-        origins[origin].assemblies[number]?.append(contentsOf: part[1...])
-        assemblyBytes += part.count - 1
-        return flags & EventContent.lastPartFlag != 0 ? takeAssembly(origin, number) : nil
+        origins[origin].assemblies[number]?.bytes.append(contentsOf: part.piece)
+        assemblyBytes += part.piece.count
+        return part.flags & EventContent.lastPartFlag != 0 ? takeAssembly(origin, number) : nil
     }
 
     @discardableResult
-    private func takeAssembly(_ origin: NodeIndex, _ number: UInt8) -> [UInt8]? {
+    private func takeAssembly(_ origin: NodeIndex, _ number: UInt8) -> Assembly? {
         let whole = origins[origin].assemblies.removeValue(forKey: number)
-        assemblyBytes -= whole?.count ?? 0
+        assemblyBytes -= whole?.bytes.count ?? 0
         return whole
     }
 
@@ -339,10 +356,17 @@ final class Arrivals {
         origins[index] = Origin()
     }
 
+    /// A node's index is going to be another's.
+    func forgetNode(_ index: NodeIndex) {
+        guard index < origins.count else { return }
+        forget(index)
+        origins[index] = Origin()
+    }
+
     /// What was kept of an origin's former life.
     private func forget(_ index: NodeIndex) {
         for order in origins[index].lanes { heldBytes -= order.heldBytes }
-        for part in origins[index].assemblies.values { assemblyBytes -= part.count }
+        for part in origins[index].assemblies.values { assemblyBytes -= part.bytes.count }
         holding.removeAll { $0.origin == index }
     }
 

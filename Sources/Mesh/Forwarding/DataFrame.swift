@@ -93,6 +93,17 @@ struct DataFrame: BitwiseCopyable {
         }
     }
 
+    /// The same frame without what is sealed: a policy keeps that back.
+    func hole(_ destinations: [Destination]) -> [UInt8] {
+        var frame = copy(destinations)
+        frame.removeLast(min(sealed.count, frame.count))
+        var header = self.header
+        header.length = frame.count
+        header.flags |= StreamFlags.void | StreamFlags.keptBack
+        frame.withUnsafeMutableBytes { if let base = $0.baseAddress { header.write(to: base) } }
+        return frame
+    }
+
     /// Bytes of a frame.
     static func size(destinations: Int, sealed: Int) -> Int { fixedSize + destinations * Destination.size + sealed }
 

@@ -149,14 +149,18 @@ final class Departures {
     private func sendDirect(_ run: UnsafePointer<EventRun>, from first: Int, count: Int, size: Int, _ number: UInt8) {
         if size <= Self.partBytes {
             node.forwarder.branchOut(wanted, lane: number)
-            node.forwarder.writeBranches(type: .data, frameClass: .direct, lane: number, flags: 0, sealed: size) {
-                seal(run, from: first, count: count, to: $0)
-            }
+            node.forwarder.writeBranches(
+                type: .data, frameClass: .direct, lane: number, flags: 0, sealed: size,
+                label: (run.pointee.topicBytes, count)
+            ) { seal(run, from: first, count: count, to: $0) }
         } else {
-            forEachPart(sealed(run, from: first, count: count, size: size)) { part in
+            let topic = run.pointee.topicBytes
+            forEachPart(of: topic, sealed(run, from: first, count: count, size: size)) { part in
                 node.forwarder.branchOut(wanted, lane: number)
+                let isFirst = part[0] & EventContent.firstPartFlag != 0
                 node.forwarder.writeBranches(
-                    type: .data, frameClass: .direct, lane: number, flags: 0, sealed: part.count
+                    type: .data, frameClass: .direct, lane: number, flags: 0, sealed: part.count,
+                    label: (topic, isFirst ? 1 : 0)
                 ) { place in
                     part.withUnsafeBytes {
                         if let base = $0.baseAddress { place.copyMemory(from: base, byteCount: $0.count) }
@@ -175,7 +179,9 @@ final class Departures {
         }
         // Parts do not expire one by one.
         var refused = 0
-        forEachPart(whole) { refused = max(refused, publish($0, run, events: count, expiresAt: 0, lane)) }
+        forEachPart(of: run.pointee.topicBytes, whole) {
+            refused = max(refused, publish($0, run, events: count, expiresAt: 0, lane))
+        }
         return refused
     }
 
@@ -217,14 +223,14 @@ final class Departures {
         }
     }
 
-    private func forEachPart(_ whole: [UInt8], _ body: ([UInt8]) -> Void) {
+    private func forEachPart(of topic: UnsafeRawBufferPointer, _ whole: [UInt8], _ body: ([UInt8]) -> Void) {
         var offset = 0
         while offset < whole.count {
             let count = min(Self.partBytes, whole.count - offset)
             var flags = EventContent.partFlag
             if offset == 0 { flags |= EventContent.firstPartFlag }
             if offset + count == whole.count { flags |= EventContent.lastPartFlag }
-            body([flags] + whole[offset..<offset + count])
+            body(EventContent.Part.seal(whole[offset..<offset + count], topic: topic, flags: flags))
             offset += count
         }
     }

@@ -10,7 +10,8 @@ import Core
 ///        for each share: node's short id u16, key of the group u64
 ///        topic, properties, and for each event: length u32, payload
 ///
-/// What is too large for a frame is sealed as a whole and then cut: each part is one byte of flags and a piece.
+/// What is too large for a frame is sealed as a whole and then cut. Each part says its topic, so that a policy can be
+/// asked for every frame on its own: flags u8, topic u16 and the topic, then a piece.
 struct EventContent {
     /// One member of one shared group is to have the event: at this node.
     struct Share: Equatable {
@@ -25,6 +26,51 @@ struct EventContent {
     static let firstPartFlag: UInt8 = 32
     /// Only the members of shared groups that are named are to have it.
     static let sharesOnlyFlag: UInt8 = 64
+
+    /// What policies ask for: the topic of whatever is sealed, and how many events it stands for, a large one counted
+    /// with its first part. The topic is nil when it cannot be read. No more is looked at than that.
+    static func label(_ sealed: UnsafeRawBufferPointer) -> (topic: UnsafeRawBufferPointer?, events: Int) {
+        var reader = WireReader(sealed)
+        let flags = reader.u8()
+        if flags & partFlag != 0 {
+            let topic = reader.bytes(Int(reader.u16()))
+            return (reader.isBroken || topic.isEmpty ? nil : topic, flags & firstPartFlag == 0 ? 0 : 1)
+        }
+        let shares = Int(reader.u8())
+        let topicLength = Int(reader.u16())
+        _ = reader.u16()
+        let events = Int(reader.u16())
+        _ = reader.u64()
+        _ = reader.bytes((flags & 3 != 0 ? 8 : 0) + (flags & retainedFlag != 0 ? 16 : 0) + shares * 10)
+        let topic = reader.bytes(topicLength)
+        return (reader.isBroken || topic.isEmpty ? nil : topic, events)
+    }
+
+    /// A part of a large event.
+    struct Part {
+        var flags: UInt8
+        var topic: UnsafeRawBufferPointer
+        var piece: UnsafeRawBufferPointer
+
+        /// Reads a part; nil when it is malformed or none.
+        init?(_ sealed: UnsafeRawBufferPointer) {
+            var reader = WireReader(sealed)
+            flags = reader.u8()
+            topic = reader.bytes(Int(reader.u16()))
+            piece = reader.rest()
+            guard flags & EventContent.partFlag != 0, !reader.isBroken, !topic.isEmpty else { return nil }
+        }
+
+        static func seal(_ piece: ArraySlice<UInt8>, topic: UnsafeRawBufferPointer, flags: UInt8) -> [UInt8] {
+            var part: [UInt8] = []
+            part.reserveCapacity(3 + topic.count + piece.count)
+            part.append(flags)
+            withUnsafeBytes(of: UInt16(truncatingIfNeeded: topic.count).littleEndian) { part.append(contentsOf: $0) }
+            part.append(contentsOf: topic)
+            part.append(contentsOf: piece)
+            return part
+        }
+    }
 
     /// Where the parts lie, borrowed.
     var topic: UnsafeRawBufferPointer

@@ -96,26 +96,49 @@ final class Forwarder {
     }
 
     /// Writes a frame of this node for each link that ``branchOut(_:lane:)`` found.
-    /// - Parameter fill: writes the sealed bytes.
+    /// - Parameters:
+    ///   - label: what policies ask for; nil for what is no event.
+    ///   - fill: writes the sealed bytes.
     @inline(__always)
     func writeBranches(
         type: FrameType, frameClass: FrameClass, lane number: UInt8, flags: UInt8, sealed: Int,
+        label: @autoclosure () -> (topic: UnsafeRawBufferPointer?, events: Int)?,
         _ fill: (UnsafeMutableRawPointer) -> Void
     ) {
         let own = node.nodes.shortID(of: NodeTable.own)
         for index in 0..<branchCount {
             let link = branches[index].link
             let count = branches[index].destinations.count
+            var (flags, sealed) = (flags, sealed)
+            if let gate = link.gate, sealed > 0, let label = label() {
+                let isStream = type == .streamData
+                if !node.passes(gate.export, label.topic, label.events, isGuaranteed: isStream, on: link, isOut: true) {
+                    guard isStream else {
+                        takeBack(index, lane: number)
+                        continue
+                    }
+                    (flags, sealed) = (StreamFlags.void | StreamFlags.keptBack, 0)
+                }
+            }
             let length = DataFrame.size(destinations: count, sealed: sealed)
             let base = link.queues[Int(frameClass.rawValue)].reserve(length)
             DataFrame.write(
                 to: base, length: length, type: type, frameClass: frameClass, timeToLive: Self.timeToLive,
                 lane: number, flags: flags, originID: own, namespace: 0, originEpoch: node.epoch, destinations: count)
             for place in 0..<count { DataFrame.write(branches[index].destinations[place], at: place, to: base) }
-            fill(base + (length - sealed))
+            if sealed > 0 { fill(base + (length - sealed)) }
             link.queues[Int(frameClass.rawValue)].commit(length, now: node.now)
             link.wantsToSend()
             link.counters.framesOut &+= 1
+        }
+    }
+
+    /// A direct frame of this node is not sent to the destinations of a branch: the next one has its numbers.
+    private func takeBack(_ branch: Int, lane number: UInt8) {
+        for destination in branches[branch].destinations {
+            guard let node = node.nodes.node(shortID: destination.shortID), node < sent.count, !sent[node].isEmpty
+            else { continue }
+            sent[node][Int(number)] &-= 1
         }
     }
 
@@ -132,7 +155,8 @@ final class Forwarder {
                     counter: target.counter), to: next)
         }
         writeBranches(
-            type: .streamData, frameClass: .guaranteed, lane: number, flags: flags, sealed: sealed.count
+            type: .streamData, frameClass: .guaranteed, lane: number, flags: flags, sealed: sealed.count,
+            label: EventContent.label(sealed)
         ) { place in
             if let base = sealed.baseAddress { place.copyMemory(from: base, byteCount: sealed.count) }
         }
@@ -159,7 +183,11 @@ final class Forwarder {
         switch header.type {
         case FrameType.data.rawValue, FrameType.streamData.rawValue:
             guard let frame = DataFrame(bytes) else { return (.malformed, "a frame with events that cannot be read") }
-            pass(frame, from: link.number)
+            if let gate = link.gate, isKept(frame, gate.import, link, isOut: false) {
+                keepBack(frame, link)
+            } else {
+                pass(frame, from: link.number)
+            }
             return nil
         case FrameType.trace.rawValue:
             guard let frame = DataFrame(bytes), let stamped = node.probes.stamped(frame) else {
@@ -169,7 +197,7 @@ final class Forwarder {
             return nil
         case FrameType.routed.rawValue:
             return node.receiveRouted(
-                UnsafeRawBufferPointer(rebasing: bytes[FrameHeader.size...]), header, isBulk: true)
+                UnsafeRawBufferPointer(rebasing: bytes[FrameHeader.size...]), header, isBulk: true, from: link)
         case FrameType.bye.rawValue: return (.otherHalf, "the neighbour ends the data connection")
         default: return nil
         }
@@ -212,17 +240,22 @@ final class Forwarder {
             return
         }
         node.counters.transit &+= 1
-        let sealed = frame.sealed.count
         let frameClass = Int(min(max(frame.header.frameClass, 1), FrameClass.bulk.rawValue))
         for index in 0..<branchCount {
             let link = branches[index].link
             let count = branches[index].destinations.count
+            var sealed = frame.sealed.count
+            var isHole = false
+            if let gate = link.gate, isKept(frame, gate.export, link, isOut: true) {
+                (sealed, isHole) = (0, true)
+            }
             let length = DataFrame.size(destinations: count, sealed: sealed)
             let base = link.queues[frameClass].reserve(length)
             base.copyMemory(from: from, byteCount: DataFrame.fixedSize)
             var header = frame.header
             header.length = length
             header.timeToLive -= 1
+            if isHole { header.flags |= StreamFlags.void | StreamFlags.keptBack }
             #if DEBUG
                 if node.sabotage.contains(.timeToLiveKept) { header.timeToLive += 1 }
             #endif
@@ -230,12 +263,27 @@ final class Forwarder {
             let word = UInt16(truncatingIfNeeded: count) & 0xFFF
             base.storeBytes(of: word.littleEndian, toByteOffset: 14, as: UInt16.self)
             for place in 0..<count { DataFrame.write(branches[index].destinations[place], at: place, to: base) }
-            if let bytes = frame.sealed.baseAddress {
+            if sealed > 0, let bytes = frame.sealed.baseAddress {
                 (base + (length - sealed)).copyMemory(from: bytes, byteCount: sealed)
             }
             link.queues[frameClass].commit(length, now: node.now)
             link.wantsToSend()
             link.counters.framesOut &+= 1
+        }
+    }
+
+    /// Whether a policy keeps a frame back. Holes and probes carry nothing.
+    private func isKept(_ frame: DataFrame, _ gate: TopicGate, _ link: MeshLink, isOut: Bool) -> Bool {
+        guard !frame.sealed.isEmpty, frame.header.type != FrameType.trace.rawValue else { return false }
+        let label = EventContent.label(frame.sealed)
+        let isStream = frame.header.type == FrameType.streamData.rawValue
+        return !node.passes(gate, label.topic, label.events, isGuaranteed: isStream, on: link, isOut: isOut)
+    }
+
+    /// A frame that may not come in: its numbers go on without what it carried, so that its destinations do not wait.
+    private func keepBack(_ frame: DataFrame, _ link: MeshLink) {
+        frame.hole((0..<frame.destinationCount).map { frame.destination($0) }).withUnsafeBytes {
+            if let hole = DataFrame($0) { pass(hole, from: link.number, isCopy: true) }
         }
     }
 
@@ -347,7 +395,8 @@ final class Forwarder {
 
     private func salvage(_ bytes: UnsafeRawBufferPointer) {
         if let header = bytes.baseAddress.map({ FrameHeader($0) }), header.type == FrameType.routed.rawValue {
-            _ = node.receiveRouted(UnsafeRawBufferPointer(rebasing: bytes[FrameHeader.size...]), header, isBulk: true)
+            let body = UnsafeRawBufferPointer(rebasing: bytes[FrameHeader.size...])
+            _ = node.receiveRouted(body, header, isBulk: true, from: nil)
         } else if let frame = DataFrame(bytes) {
             pass(frame, from: 0, isCopy: true)
         }
@@ -357,6 +406,9 @@ final class Forwarder {
         parkedBytes -= parked.frame.count
         parked.frame.withUnsafeBytes { if let frame = DataFrame($0) { pass(frame, from: 0, isCopy: true) } }
     }
+
+    /// A node's index is going to be another's.
+    func forget(_ node: NodeIndex) { if node < sent.count { sent[node] = [] } }
 
     /// Frames that have waited long enough.
     func tick() -> UInt64? {

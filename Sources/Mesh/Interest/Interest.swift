@@ -226,6 +226,9 @@ final class Interest {
         plane.wake(at: plane.now)
     }
 
+    /// Whether nothing is left of what a node wanted.
+    func hasForgotten(_ node: NodeIndex) -> Bool { node >= sets.count || sets[node] == nil }
+
     /// A neighbour's hello says what it has.
     func heard(digest: UInt64, on link: LinkNumber) {
         #if DEBUG

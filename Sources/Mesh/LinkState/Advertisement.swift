@@ -28,6 +28,8 @@ struct AdvertisementHead: Equatable, BitwiseCopyable {
     static let noTransit: UInt16 = 1
     static let draining: UInt16 = 2
     static let joining: UInt16 = 4
+    /// The node has left for good: it is to be forgotten now.
+    static let left: UInt16 = 8
 
     var area: UInt16 = 0
     var flags: UInt16 = 0

@@ -121,7 +121,11 @@ extension LinkState {
         let head = advertisement.head
         let known = nodes.known(head.id)
         let entry = known.flatMap { database[$0] }
-        guard !(entry?.hasLeft ?? true) || database.hasRoom, known != nil || newcomers.take(now),
+        if head.has(AdvertisementHead.left), entry?.hasLeft ?? true {
+            counters.ignored += 1
+            return
+        }
+        guard entry.map({ !$0.hasLeft }) ?? false || hasRoom(for: head.id, isKnown: known != nil, now),
             let node = nodes.index(of: head.id)
         else {
             counters.refusedForNodes += 1
@@ -139,8 +143,14 @@ extension LinkState {
         database.store(advertisement, frame: frame.finish(), of: node, expiresAt: now + lifetime, now: now)
         nodes.update(node, epoch: head.version.epoch, instance: head.instance, name: advertisement.name)
         counters.accepted += 1
+        named = nil
         if let entry = database[node] { flood(entry, except: link, now) }
         noteStored(head.id, head.version)
+        if head.has(AdvertisementHead.left) {
+            plane.log(.notice, "node \(advertisement.name) has left the mesh for good")
+            database.leave(node)
+            return left(node, now)
+        }
         plane.wake(at: database.expiry)
         guard !(before.map(advertisement.saysTheSame) ?? false) else { return }
         settleSoon(now)
@@ -149,6 +159,45 @@ extension LinkState {
         if isRestart || before.map({ Self.detailsDiffer($0, advertisement) }) ?? true {
             events.nodeChanged(node, isRestart: isRestart)
         }
+    }
+
+    /// Whether a node may be added to those that are present. Anybody can invent nodes; so those that nobody who can be
+    /// reached has a link to come in slowly, never take the last indices, and make room for those that somebody has.
+    private func hasRoom(for id: NodeID, isKnown: Bool, _ now: UInt64) -> Bool {
+        if database.hasRoom, isKnown { return true }
+        if database.hasRoom, plane.nodes.inUse < LinkStateDatabase.maxUnnamed, newcomers.take(now) { return true }
+        guard isNamed(id, now) else { return false }
+        if database.hasRoom { return true }
+        // The one that was heard of longest ago and cannot be reached.
+        let out = database.present.filter { $0 != NodeTable.own && !routes.isReachable($0) && !isNeighbour($0) }
+            .min { (database[$0]?.receivedAt ?? 0, $0) < (database[$1]?.receivedAt ?? 0, $1) }
+        guard let out else { return false }
+        database.leave(out)
+        counters.evicted += 1
+        left(out, now)
+        return true
+    }
+
+    private func isNeighbour(_ node: NodeIndex) -> Bool {
+        plane.establishedLinks.contains { plane.peer(of: $0) == node }
+    }
+
+    /// Whether a node is at the other end of an own link, or a neighbour of a node that can be reached, as that one
+    /// says.
+    private func isNamed(_ id: NodeID, _ now: UInt64) -> Bool {
+        if let known = plane.nodes.known(id), isNeighbour(known) { return true }
+        if named == nil {
+            var found: [NodeID: NodeIndex] = [:]
+            for node in database.present where routes.isReachable(node) {
+                guard let entry = database[node] else { continue }
+                for adjacency in entry.advertisement.adjacencies where found[adjacency.neighbour] == nil {
+                    found[adjacency.neighbour] = node
+                }
+            }
+            named = found
+        }
+        guard let voucher = named?[id].flatMap({ database[$0] }) else { return false }
+        return voucher.node == NodeTable.own || voucher.vouching.take(now)
     }
 
     /// Whether more differs than links and what settling finds out.
@@ -212,7 +261,17 @@ extension LinkState {
         for _ in 0..<count {
             let id = reader.nodeID()
             let version = AdvertisementVersion(epoch: reader.u64(), sequence: reader.u64())
-            if database.freshness(version, of: plane.nodes.known(id)) == .newer { missing.append((id, version)) }
+            let known = plane.nodes.known(id)
+            switch database.freshness(version, of: known) {
+            case .newer: missing.append((id, version))
+            case .same: break
+            case .older:
+                // It has left for good, and the neighbour has not heard of it.
+                guard let entry = known.flatMap({ database[$0] }), entry.hasLeft,
+                    entry.advertisement.head.has(AdvertisementHead.left)
+                else { break }
+                answer(entry, on: link, plane.now)
+            }
         }
         guard reader.isWhole else { return "versions of advertisements are malformed" }
         guard let place = exchanges.firstIndex(where: { $0.link == link }) else { return nil }

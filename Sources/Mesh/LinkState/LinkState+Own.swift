@@ -191,6 +191,7 @@ extension LinkState {
         var flags: UInt16 = settings.isTransit ? 0 : AdvertisementHead.noTransit
         if isDraining { flags |= AdvertisementHead.draining }
         if isJoining { flags |= AdvertisementHead.joining }
+        if isLeaving { flags |= AdvertisementHead.left }
         let head = AdvertisementHead(
             flags: flags, lifetime: UInt32(LinkStateDatabase.maxLifetime), id: own.id,
             version: AdvertisementVersion(epoch: own.epoch, sequence: sequence), instance: own.instance,

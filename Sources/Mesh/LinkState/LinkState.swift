@@ -20,8 +20,11 @@ protocol LinkStateEvents: AnyObject {
     /// - Parameter isRestart: it has a new epoch: nothing that was agreed with it holds any more. Of this node itself:
     ///   the epoch had to be raised, and must be kept on disk.
     func nodeChanged(_ node: NodeIndex, isRestart: Bool)
-    /// Nothing has been heard of a node for as long as its advertisement was good.
+    /// Nothing has been heard of a node for as long as its advertisement was good, or it has said that it leaves.
     func nodeLeft(_ node: NodeIndex)
+    /// A node that has left, and to which there never was a way, is to be forgotten: its index becomes another's.
+    /// - Returns: false while somebody still has something of it.
+    func forget(_ node: NodeIndex) -> Bool
     /// Another node with this one's id is alive, and this one is to stop.
     func mustLeave(_ reason: String)
     /// This node has another number in destination sets; 0: none for now.
@@ -45,6 +48,8 @@ struct LinkStateCounters: Equatable {
     var refusedForRate: UInt64 = 0
     /// Advertisements of further nodes than there may be.
     var refusedForNodes: UInt64 = 0
+    /// Nodes that could not be reached and made room for others.
+    var evicted: UInt64 = 0
     /// Advertisements of another area, or with no time left.
     var ignored: UInt64 = 0
     /// Advertisements that were known already, or older than what is known.
@@ -92,6 +97,7 @@ final class LinkState {
     var claims: UInt32 = 1
     var isJoining = true
     var isDraining = false
+    var isLeaving = false
     var adjacencies: [OwnAdjacency] = []
     var damping = Damping()
     /// Whether there is something to tell, and whether it is that something has gone.
@@ -105,8 +111,15 @@ final class LinkState {
     /// Established links, by number; see `LinkState+Exchange.swift`.
     var exchanges: [LinkExchange] = []
     var complainedAt: UInt64?
-    /// How many more nodes that nobody has heard of before are taken: their indices are never given back.
+    /// How many more nodes that nobody has heard of before and nobody names are taken.
     var newcomers: TokenBucket
+    /// Who is named as a neighbour by nodes that can be reached, and by which; nil when it must be looked for anew.
+    /// Never iterated.
+    var named: [NodeID: NodeIndex]?
+    /// Nodes that were never met and have left, and when they may be forgotten; in the order of time.
+    private var forgettable: [(node: NodeIndex, at: UInt64)] = []
+    /// For how long the last version of such a node is remembered, so that no neighbour brings it back.
+    private static let memory: UInt64 = 30_000
 
     /// When the routes are to be computed; nil when they are true.
     private(set) var settleAt: UInt64?
@@ -140,6 +153,7 @@ final class LinkState {
     func tick() -> UInt64? {
         let now = plane.now
         expire(now)
+        forgetDue(now)
         if refreshAt <= now { hasNews = true }
         if adjacencies.contains(where: { !$0.isAdvertised && $0.releaseAt <= now }) { hasNews = true }
         raiseIfDue(now)
@@ -163,19 +177,57 @@ final class LinkState {
             deadline = min(deadline, adjacency.releaseAt)
         }
         if isJoining, now < startedAt + Self.joinPatience { deadline = min(deadline, startedAt + Self.joinPatience) }
+        if let first = forgettable.first { deadline = min(deadline, max(first.at, now + 1)) }
         return max(deadline, now)
     }
 
     private func expire(_ now: UInt64) {
         let gone = database.expire(now)
         guard !gone.isEmpty else { return }
-        for node in gone { plane.nodes.setShortID(node, 0) }
         counters.expired += UInt64(gone.count)
-        settleSoon(now)
         for node in gone {
             plane.log(.notice, "node \(plane.nodes[node].id) has left: nothing was heard of it")
-            events.nodeLeft(node)
+            left(node, now)
         }
+    }
+
+    /// A node is no more among those that are present.
+    func left(_ node: NodeIndex, _ now: UInt64) {
+        plane.nodes.setShortID(node, 0)
+        named = nil
+        settleSoon(now)
+        events.nodeLeft(node)
+        forgetLater(node, now)
+    }
+
+    /// A node that nobody has advertised, or that has left: its index is given back, unless it has been met.
+    func forgetLater(_ node: NodeIndex, _ now: UInt64) {
+        guard node != NodeTable.own, !plane.nodes[node].isMet, !forgettable.contains(where: { $0.node == node }) else {
+            return
+        }
+        forgettable.append((node, now + Self.memory))
+        plane.wake(at: now + Self.memory)
+    }
+
+    private func forgetDue(_ now: UInt64) {
+        guard let first = forgettable.first, first.at <= now else { return }
+        let due = forgettable.prefix { $0.at <= now }
+        forgettable.removeFirst(due.count)
+        for (node, _) in due {
+            // It has come back.
+            if plane.nodes[node].isMet || !(database[node]?.hasLeft ?? true) || isLinked(node) { continue }
+            guard events.forget(node) else {
+                forgettable.append((node, now + 1_000))
+                continue
+            }
+            database.forget(node)
+            plane.nodes.release(node)
+            named = nil
+        }
+    }
+
+    private func isLinked(_ node: NodeIndex) -> Bool {
+        plane.establishedLinks.contains { plane.peer(of: $0) == node }
     }
 
     // MARK: Routes
@@ -203,6 +255,8 @@ final class LinkState {
             new.links != routes.links || new.distances != routes.distances || new.children != routes.children
         new.version = routes.version + (hasChanged ? 1 : 0)
         routes = new
+        named = nil
+        for node in present where routes.isReachable(node) { nodes.meet(node) }
         hastenAlone(now)
         let renumbered = assignShortIDs(now)
         if renumbered.contains(NodeTable.own) { events.shortIDChanged(nodes[NodeTable.own].shortID) }
@@ -241,6 +295,22 @@ final class LinkState {
                 // Who joins has heard of nodes before it has routes to them, and gives way to these, too.
                 isReachable: isJoining || routes.isReachable(node))
         }
+    }
+
+    /// Says nothing from now on, and has no routes any longer.
+    /// - Parameter isTold: whether all others are told that this node is no more; not if another one is it.
+    func leave(isTold: Bool) {
+        if isTold, !identity.hasLeft {
+            isLeaving = true
+            adjacencies = []
+            originate(plane.now)
+        }
+        identity.hasLeft = true
+        var none = Routes()
+        none.version = routes.version + 1
+        routes = none
+        settleAt = nil
+        events.routesChanged(routes)
     }
 
     // MARK: What others ask
@@ -290,4 +360,8 @@ final class LinkState {
 
     /// The nodes there are, this one included, by index.
     var nodes: [NodeIndex] { database.present }
+}
+
+extension LinkStateEvents {
+    func forget(_ node: NodeIndex) -> Bool { true }
 }

@@ -21,6 +21,8 @@ final class LinkStateEntry {
     var usable = UInt64.max
     /// How many more advertisements are taken of this origin.
     var rate: TokenBucket
+    /// How many more nodes of which nobody has heard are taken because this one names them as its neighbours.
+    var vouching: TokenBucket
 
     init(node: NodeIndex, advertisement: Advertisement, frame: [UInt8], expiresAt: UInt64, now: UInt64) {
         self.node = node
@@ -30,6 +32,8 @@ final class LinkStateEntry {
         receivedAt = now
         rate = TokenBucket(
             capacity: LinkStateDatabase.originBurst, interval: LinkStateDatabase.originInterval, now: now)
+        vouching = TokenBucket(
+            capacity: UInt64(Advertisement.maxAdjacencies), interval: LinkStateDatabase.newcomerInterval, now: now)
         resolve()
     }
 
@@ -60,6 +64,8 @@ struct LinkStateDatabase {
     static let maxNodes = 1_024
     /// Nodes that have left and whose last version is remembered.
     static let maxLeft = 1_024
+    /// Nodes that are known while more are taken without anybody's naming them.
+    static let maxUnnamed = 2_048
     /// Milliseconds for one more node of which nobody has heard, after as many as there may be.
     static let newcomerInterval: UInt64 = 1_000
     /// Milliseconds an advertisement is good for.
@@ -150,11 +156,35 @@ struct LinkStateDatabase {
             digest &-= Self.digest(entry)
             gone.append(node)
         }
-        guard !gone.isEmpty else { return [] }
+        takeOut(gone)
+        return gone
+    }
+
+    /// Takes a node out at once: it has said that it leaves, or has to make room.
+    mutating func leave(_ node: NodeIndex) {
+        guard let entry = self[node], !entry.hasLeft else { return }
+        entry.hasLeft = true
+        digest &-= Self.digest(entry)
+        takeOut([node])
+    }
+
+    private mutating func takeOut(_ gone: [NodeIndex]) {
+        guard !gone.isEmpty else { return }
         present.removeAll { entries[$0]?.hasLeft ?? true }
         left += gone
         while left.count > Self.maxLeft { entries[left.removeFirst()] = nil }
-        return gone
+    }
+
+    /// Forgets a node that has left, version and all, and whoever names it forgets its index.
+    mutating func forget(_ node: NodeIndex) {
+        left.removeAll { $0 == node }
+        if node < entries.count { entries[node] = nil }
+        for other in present {
+            guard let entry = entries[other] else { continue }
+            for place in entry.neighbours.indices where entry.neighbours[place] == Int32(node) {
+                entry.neighbours[place] = -1
+            }
+        }
     }
 
     /// The links that hold in both directions, between vertices in the order of ``present``.

@@ -11,6 +11,8 @@ struct Dials {
         var isDialling = false
         var nextAt: UInt64
         var failures = 0
+        /// The other end does not take the secret: the one before is tried in turn with it.
+        var usesPreviousSecret = false
         /// What the log has been told last.
         var lastProblem = ""
         /// It is this node itself, or something else that waiting does not mend.

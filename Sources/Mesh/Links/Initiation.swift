@@ -147,6 +147,25 @@ enum ByeReason: UInt8, Sendable, CaseIterable {
     case otherHalf = 14
     /// The peer does not take what it is sent.
     case congested = 15
+    /// The certificate is not that of the node that the peer says it is.
+    case certificate = 16
+    /// It is not among the nodes that may be neighbours.
+    case notAllowed = 17
+    /// The node has left the mesh for good.
+    case left = 18
+
+    /// Counters of reasons have so many places.
+    static let places = 32
+
+    /// Whether somebody was kept out, and did not just come at the wrong moment.
+    var isRefusal: Bool {
+        switch self {
+        case .wrongMesh, .version, .secret, .duplicateNode, .tooManyLinks, .malformed, .silence, .certificate,
+            .notAllowed:
+            true
+        case .stopping, .ownself, .alreadyLinked, .noLink, .removed, .replaced, .otherHalf, .congested, .left: false
+        }
+    }
 
     /// The frame that says so.
     func frame(_ text: String) -> [UInt8] {

@@ -26,6 +26,12 @@ public final class MeshConversation: Conversation {
     private(set) var phase = Phase.initiating
     var own = Initiation()
     private var ownFrame: [UInt8] = []
+    /// Names or ids of nodes that may be at the other end; empty for any.
+    let allow: [String]
+    /// What this end proves to know. An acceptor's is the one that the dialler has proven.
+    var secret: String?
+    /// Who the peer says it is; nil until it has.
+    private(set) var theirs: Initiation?
     private let deadline: UInt64
     /// Why it ends, told to the other side or heard from it.
     private(set) var farewell: (reason: ByeReason?, text: String, isOurs: Bool)?
@@ -41,6 +47,8 @@ public final class MeshConversation: Conversation {
         self.target = target
         self.dataOf = dataOf?.number ?? 0
         isDialler = entry != nil
+        allow = entry?.allow ?? []
+        secret = node.settings.secret
         deadline = node.now + Self.handshakeMilliseconds
         super.init()
         link.tick(at: deadline)
@@ -163,7 +171,7 @@ public final class MeshConversation: Conversation {
         switch reason {
         // Nobody is there to read it.
         case .silence, .otherHalf, .replaced, .congested: link.close(.connectionLost)
-        case .stopping: link.finish(.shutdown)
+        case .stopping, .left: link.finish(.shutdown)
         default: link.finish(.protocolError)
         }
     }
@@ -171,6 +179,7 @@ public final class MeshConversation: Conversation {
     // MARK: Handshake
 
     private func meet(_ theirs: Initiation, _ frame: [UInt8]) -> (ByeReason, String)? {
+        self.theirs = theirs
         if let refusal = node.judge(theirs, self) { return refusal }
         if !isDialler, theirs.purpose == .control, let old = node.link(to: theirs), old.instance != theirs.instance {
             // Another process with this id: the one before, unless its connection answers.
@@ -198,7 +207,7 @@ public final class MeshConversation: Conversation {
     private func sendProof(_ theirFrame: [UInt8]) {
         let (dialler, acceptor) = isDialler ? (ownFrame, theirFrame) : (theirFrame, ownFrame)
         var writer = WireWriter(.authenticate)
-        writer.raw(SecretProof.make(node.settings.secret, isDialler: isDialler, dialler, acceptor))
+        writer.raw(SecretProof.make(secret, isDialler: isDialler, dialler, acceptor))
         send(writer.finish())
     }
 
@@ -206,13 +215,17 @@ public final class MeshConversation: Conversation {
         _ body: UnsafeRawBufferPointer, _ theirs: Initiation, _ theirFrame: [UInt8]
     ) -> (ByeReason, String)? {
         let (dialler, acceptor) = isDialler ? (ownFrame, theirFrame) : (theirFrame, ownFrame)
-        let expected = SecretProof.make(node.settings.secret, isDialler: !isDialler, dialler, acceptor)
-        guard SecretProof.matches(body, expected) else { return (.secret, "mesh.secret is another one") }
+        func isProof(of secret: String?) -> Bool {
+            SecretProof.matches(body, SecretProof.make(secret, isDialler: !isDialler, dialler, acceptor))
+        }
+        if !isDialler, let previous = node.settings.previousSecret, isProof(of: previous) { secret = previous }
+        guard isProof(of: secret) else { return (.secret, "mesh.secret is another one") }
         if !isDialler { sendProof(theirFrame) }
         switch theirs.purpose {
         case .control:
             if let (reason, text) = node.settle(self, theirs) { return (reason, text) }
         case .data:
+            if let refusal = node.judgeData(self, theirs) { return refusal }
             guard let mesh = node.attach(self, theirs) else { return (.noLink, "there is no such link any more") }
             phase = .data(mesh)
         }

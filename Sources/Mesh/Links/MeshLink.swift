@@ -21,6 +21,8 @@ final class MeshLink {
     var data: MeshConversation?
     /// What it was dialled as; 0 for accepted ones.
     let target: Int
+    /// What may cross it; nil for everything.
+    let gate: LinkGate?
 
     // Liveness
     let helloMilliseconds: UInt64
@@ -64,8 +66,9 @@ final class MeshLink {
 
     init(
         number: LinkNumber, peer: NodeIndex, own: Initiation, theirs: Initiation, isDialler: Bool, target: Int,
-        control: MeshConversation, maxBytes: Int, now: UInt64
+        control: MeshConversation, gate: LinkGate?, maxBytes: Int, now: UInt64
     ) {
+        self.gate = gate
         self.number = number
         self.peer = peer
         self.isDialler = isDialler
@@ -115,4 +118,7 @@ struct LinkCounters: Equatable {
     var dropped: UInt64 = 0
     /// Frames sent another way when it went down.
     var salvaged: UInt64 = 0
+    /// Frames that the policy has kept from going out and from coming in.
+    var keptOut: UInt64 = 0
+    var keptIn: UInt64 = 0
 }

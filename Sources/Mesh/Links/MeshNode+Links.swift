@@ -28,6 +28,7 @@ extension MeshNode {
         let conversation = MeshConversation(
             node: self, link: link, dialling: entry ?? MeshSettings.LinkEntry(address: ""),
             target: isLate ? 0 : target, dataOf: mesh)
+        if dials.target(target)?.usesPreviousSecret ?? false { conversation.secret = settings.previousSecret }
         if entry == nil || isLate { conversation.end(.removed, "not wanted any more") }
         handshakes.append(conversation)
         return conversation
@@ -70,7 +71,7 @@ extension MeshNode {
 
     /// Whether a peer may come in; called with its first frame.
     func judge(_ theirs: Initiation, _ conversation: MeshConversation) -> (ByeReason, String)? {
-        if let hasLeft { return (.duplicateNode, hasLeft) }
+        if let hasLeft { return (leftBecause, hasLeft) }
         guard theirs.meshID == settings.meshID else {
             return (
                 .wrongMesh, "this node is of the mesh '\(settings.meshID)', the peer of '\(theirs.meshID)' (mesh.id)"
@@ -84,6 +85,7 @@ extension MeshNode {
                     + "the peer \(theirs.versionMin) to \(theirs.versionMax)"
             )
         }
+        if let refusal = judgeIdentity(theirs, conversation) { return refusal }
         guard theirs.hasSecret == (settings.secret != nil) else {
             return (
                 .secret, theirs.hasSecret ? "the peer has a mesh.secret, this node has none" : "mesh.secret is required"
@@ -144,7 +146,9 @@ extension MeshNode {
         let mesh = MeshLink(
             number: LinkNumber(conversation.own.linkNumber), peer: peer, own: conversation.own, theirs: theirs,
             isDialler: conversation.isDialler, target: conversation.target, control: conversation,
-            maxBytes: settings.maxLinkBytes, now: now)
+            gate: LinkGate.of(
+                settings.policies, theirs.node, name(of: theirs, conversation.link.certificate),
+                hashKey: router.hashSeed, now: now), maxBytes: settings.maxLinkBytes, now: now)
         if let old = links.first(where: { $0.peer == peer && $0.name == mesh.name }) {
             // Whoever dials knows best that the old connection is no more.
             takeDown(old, .replaced, "a newer connection takes its place")
@@ -160,6 +164,7 @@ extension MeshNode {
             $0.failures = 0
             $0.lastProblem = ""
         }
+        tellPolicy(on: mesh)
         linkState.linkUp(mesh.number)
         interest.linkUp(mesh.number)
         retained.linkUp(mesh.number)
@@ -190,7 +195,7 @@ extension MeshNode {
     func ended(_ conversation: MeshConversation, _ phase: MeshConversation.Phase, _ reason: CloseReason) {
         handshakes.removeAll { $0 === conversation }
         let text = conversation.farewell?.text ?? "\(reason)"
-        if let said = conversation.farewell?.reason { counters.refused[Int(said.rawValue) & 15] &+= 1 }
+        if let said = conversation.farewell?.reason { counters.refused[Int(said.rawValue) % ByeReason.places] &+= 1 }
         switch phase {
         case .control(let mesh), .data(let mesh): takeDown(mesh, .otherHalf, text)
         case .initiating, .probing, .proving, .over:
@@ -204,13 +209,17 @@ extension MeshNode {
     }
 
     private func handshakeEnded(_ conversation: MeshConversation, _ text: String) {
+        audit(conversation)
         if conversation.dataOf != 0 {
             link(conversation.dataOf)?.control.end(.otherHalf, "the data connection has failed: \(text)")
             return
         }
         guard conversation.isDialler else {
-            if conversation.farewell?.isOurs ?? false {
+            guard let farewell = conversation.farewell else { return }
+            if farewell.isOurs {
                 log(.warning, "a peer at \(conversation.link.peer) was refused: \(text)")
+            } else if farewell.reason?.isRefusal ?? false {
+                log(.warning, "a peer at \(conversation.link.peer) does not want this node: \(text)")
             }
             return
         }
@@ -218,6 +227,10 @@ extension MeshNode {
         if reason == .ownself { return dials.update(conversation.target) { $0.isHopeless = true } }
         if reason == .alreadyLinked {
             return dials.failed(conversation.target, now: now, random: random(), isRefusal: false)
+        }
+        if reason == .secret, settings.previousSecret != nil {
+            // The other end may not have the new one yet.
+            dials.update(conversation.target) { $0.usesPreviousSecret.toggle() }
         }
         failed(conversation.target, text, isRefusal: conversation.farewell != nil)
     }
@@ -248,6 +261,7 @@ extension MeshNode {
         interest.linkDown(mesh.number)
         retained.linkDown(mesh.number)
         if mesh.isUp { linkState.adjacencyDown(mesh.number) }
+        if linkState.node(mesh.peer) == nil { linkState.forgetLater(mesh.peer, now) }
         dials.lost(mesh.target, now: now, random: random())
     }
 
@@ -399,6 +413,9 @@ extension MeshNode {
 
     private func wants(_ node: NodeIndex) -> Bool {
         guard !links.contains(where: { $0.peer == node }), isReachable(node) else { return false }
+        guard settings.allow.isEmpty || Self.lists(settings.allow, nodes[node].id, nodes[node].name) else {
+            return false
+        }
         switch settings.join {
         case .configured: return false
         case .full: return links.count < settings.maxLinks

@@ -11,6 +11,8 @@ import Core
 ///                   hash u64, version, place u32
 ///       4 answer    round u32, portion u32, sections compared v, partly compared u8, through hash u64, taken v,
 ///                   newer v; each: absent u8, place u32, hash u64
+///       5 offer     over what may cross the link u64, 0 u64
+///       6 had       over what may cross the link u64, 0 u64, of each of 1,024 buckets u64
 ///     retainedRequest: number u32, wants v; each: absent u8, place u32, hash u64, offset u32
 ///     retainedValues: number u32, values v, in the order of the request; each: flags u8 (0 gone, 1 told; after gone
 ///       nothing follows), version, milliseconds left u64 (0: does not expire), QoS u8, extension u16, topic u16,
@@ -106,6 +108,10 @@ enum RetainedFrame {
         case finished = 2
         case listing = 3
         case answer = 4
+        /// One digest over what the sender may give; neighbours with a policy.
+        case offer = 5
+        /// One for each bucket, of what the sender may be given.
+        case had = 6
     }
 
     /// Entries of a listing or an answer; both stay below 64 KiB.
@@ -126,9 +132,11 @@ enum RetainedFrame {
         return writer.finish()
     }
 
-    static func buckets(_ digest: UInt64, since: UInt64, _ digests: [UInt64]) -> [UInt8] {
+    static func buckets(
+        _ kind: Kind, _ digest: UInt64, since: UInt64, _ digests: [UInt64]
+    ) -> [UInt8] {
         var writer = WireWriter(.retainedDigests, capacity: 32 + digests.count * 8)
-        writer.u8(Kind.buckets.rawValue)
+        writer.u8(kind.rawValue)
         writer.u64(digest)
         writer.u64(since)
         for digest in digests { writer.u64(digest) }

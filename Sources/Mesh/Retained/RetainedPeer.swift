@@ -30,6 +30,13 @@ final class RetainedPeer {
     let leads: Bool
     var links: [LinkNumber]
 
+    /// What may cross: this one's direction only. Nil for everything, in both.
+    var filter: RetainedFilter?
+    /// What this node has of that.
+    var view = RetainedView()
+    /// A taker's: the digest that the giver has said and that has not been answered.
+    var offered: UInt64?
+
     // When to compare.
     /// When the other one is told this node's digest again.
     var compareAt: UInt64
@@ -83,10 +90,10 @@ final class RetainedPeer {
     var unsent: [[UInt8]] = []
     static let maxUnsent = 4
 
-    init(node: NodeIndex, leads: Bool, link: LinkNumber, now: UInt64, pause: UInt64) {
+    init(node: NodeIndex, leads: Bool, links: [LinkNumber], now: UInt64, pause: UInt64) {
         self.node = node
         self.leads = leads
-        links = [link]
+        self.links = links
         compareAt = now
         self.pause = pause
     }

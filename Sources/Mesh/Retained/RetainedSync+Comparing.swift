@@ -14,7 +14,7 @@ extension RetainedSync {
             if !peer.isComparing, !isFruitless(peer, theirs) { sendDigest(.digest, to: peer) }
         } else if peer.comparison == nil, let link = peer.links.first {
             let (digest, digests) = (router.retainedDigest, router.retainedBucketDigests)
-            plane.send(RetainedFrame.buckets(digest, since: self.since, digests), on: link)
+            plane.send(RetainedFrame.buckets(.buckets, digest, since: self.since, digests), on: link)
         }
         return true
     }
@@ -25,7 +25,7 @@ extension RetainedSync {
         guard reader.isWhole, !peer.leads else { return false }
         (peer.digest, peer.since) = (theirs, since)
         peer.stop()
-        synchronised(peer, areEqual: theirs == digest)
+        synchronised(peer, areEqual: peer.filter == nil && theirs == digest)
         return true
     }
 
@@ -38,11 +38,13 @@ extension RetainedSync {
         guard !peer.isComparing, !isFruitless(peer, theirs) else { return true }
         (peer.digest, peer.since) = (theirs, since)
         let own = router.retainedBucketDigests
-        let differing = own.indices.filter { own[$0] != digests[$0] }
-        guard !differing.isEmpty else {
-            synchronised(peer, areEqual: true)
-            return true
-        }
+        begin(peer, own.indices.filter { own[$0] != digests[$0] })
+        return true
+    }
+
+    /// Begins to list what is in buckets that differ.
+    func begin(_ peer: RetainedPeer, _ differing: [Int]) {
+        guard !differing.isEmpty else { return synchronised(peer, areEqual: true) }
         // Neighbours of one node begin at different places, so that it does not get all from each of them.
         let first = Int(plane.random() % UInt64(differing.count))
         let order = differing[first...] + differing[..<first]
@@ -54,7 +56,6 @@ extension RetainedSync {
         peer.deadline = plane.now + Time.patience
         began(peer)
         counters.rounds += 1
-        return true
     }
 
     /// Rounds in close succession become rarer, unless they end with equal digests.
@@ -77,8 +78,10 @@ extension RetainedSync {
             if range.last < wanted.last {
                 peer.ranges.append(HashRange(first: range.last + 1, last: wanted.last))
             }
-            peer.sections.append(RetainedSection(range: range, entries: peer.reader.entries))
-            count += peer.reader.entries.count
+            var entries = peer.reader.entries
+            if let filter = peer.filter { entries.removeAll { !filter.admits($0, router) } }
+            peer.sections.append(RetainedSection(range: range, entries: entries))
+            count += entries.count
         }
         guard !peer.sections.isEmpty else { return finish(peer) }
         peer.portion &+= 1
@@ -108,15 +111,18 @@ extension RetainedSync {
         peer.ranges.append(contentsOf: left.reversed())
         peer.awaited = []
         peer.dropWants()
-        peer.wants = answer.newer
+        // With a policy the other end gives what it has by itself.
+        peer.wants = peer.filter == nil ? answer.newer : []
     }
 
     private func finish(_ peer: RetainedPeer) {
         peer.stop()
-        let own = digest
+        let own = peer.filter == nil ? digest : peer.view.total
         peer.fruitless = peer.gained == 0 ? (own, peer.digest, plane.now + Time.fruitless) : nil
         synchronised(peer, areEqual: false)
-        sendDigest(.finished, to: peer)
+        if let link = peer.links.first {
+            plane.send(RetainedFrame.digest(.finished, own, since: peer.filter == nil ? since : 0), on: link)
+        }
         if peer.gained > 0 { peer.compareAt = min(peer.compareAt, plane.now + peer.pause) }
     }
 
@@ -184,6 +190,7 @@ extension RetainedSync {
         func want(_ entry: RetainedEntry, isAbsent: Bool) -> RetainedWant {
             RetainedWant(place: entry.place, hash: entry.hash, isAbsent: isAbsent)
         }
+        if peer.filter != nil { return wantNewer(theirs, than: own, peer) }
         if theirs.count <= 1, own.count <= 1 {
             switch (theirs.first, own.first) {
             case (let theirs?, let own?):
@@ -199,5 +206,16 @@ extension RetainedSync {
         guard theirs.map(\.version).sorted() != own.map(\.version).sorted() else { return }
         for entry in theirs { peer.wants.append(want(entry, isAbsent: false)) }
         for entry in own { answer.newer.append(want(entry, isAbsent: false)) }
+    }
+
+    /// With a policy: what is newer there; what is newer here goes the other way by itself, if it may.
+    private func wantNewer(
+        _ theirs: ArraySlice<RetainedEntry>, than own: ArraySlice<RetainedEntry>, _ peer: RetainedPeer
+    ) {
+        for entry in theirs where !own.contains(where: { $0.version == entry.version }) {
+            // Of several topics with one hash nobody knows which is which.
+            if theirs.count == 1, own.count == 1, let known = own.first, entry.version < known.version { continue }
+            peer.wants.append(RetainedWant(place: entry.place, hash: entry.hash, isAbsent: own.isEmpty))
+        }
     }
 }

@@ -92,7 +92,14 @@ extension RetainedSync {
     ) -> Bool {
         let topic = UnsafeRawBufferPointer(rebasing: bytes[..<part.topicLength])
         guard Topic.isValid(topic, limits: router.limits) else { return false }
+        let properties = UnsafeRawBufferPointer(
+            rebasing: bytes[part.topicLength..<part.topicLength + part.propertiesLength])
+        guard EventProperties.areSound(properties, extensionLength: Int(part.extensionLength)) else { return false }
         counters.received += 1
+        if let filter = peer.filter, !filter.admits(topic) {
+            counters.kept += 1
+            return true
+        }
         let isDeletion = part.payloadLength == 0
         var left = min(part.millisecondsLeft, 1 << 50)
         if isDeletion {
@@ -104,8 +111,8 @@ extension RetainedSync {
         }
         let propertiesEnd = part.topicLength + part.propertiesLength
         let event = Event(
-            topic: topic, properties: UnsafeRawBufferPointer(rebasing: bytes[part.topicLength..<propertiesEnd]),
-            payload: UnsafeRawBufferPointer(rebasing: bytes[propertiesEnd...]), qos: part.qos,
+            topic: topic, properties: properties, payload: UnsafeRawBufferPointer(rebasing: bytes[propertiesEnd...]),
+            qos: part.qos,
             isRetained: !isDeletion || part.isTold, expiresAt: left == 0 ? 0 : plane.now + left,
             extensionLength: part.extensionLength)
         switch router.mergeRetained(event, part.version, now: plane.now) {
@@ -181,6 +188,10 @@ extension RetainedSync {
         guard let stored = router.retainedEvent(at: want.place, hash: want.hash),
             !stored.event.isExpired(at: plane.now)
         else { return nil }
+        if let filter = peer.filter {
+            // It asks by a number: it may be another topic than the one that was listed.
+            return withExtendedLifetime(stored.event) { filter.admits(stored.event.topic) } ? stored : nil
+        }
         guard want.isAbsent, stored.event.payloadLength > 0, isForgotten(stored.version, by: peer) else {
             return stored
         }

@@ -41,7 +41,7 @@ final class RetainedSync {
     /// Gives subscribers of this node a value that came by replication and is newer than what was there.
     let deliver: (Event, EventVersion) -> Void
     /// By node.
-    private(set) var peers: [RetainedPeer] = []
+    var peers: [RetainedPeer] = []
     private var nextSweep: UInt64 = 0
     /// The peer that a tick begins with, so that all have their turn.
     private var firstPeer = 0
@@ -77,13 +77,19 @@ final class RetainedSync {
     /// A control connection is established.
     func linkUp(_ link: LinkNumber) {
         let node = plane.peer(of: link)
-        if let peer = peer(node) {
+        let known = peers.filter { $0.node == node }
+        for peer in known {
             if !peer.links.contains(link) { peer.links.append(link) }
-            peer.compareAt = plane.now
+            if peer.filter == nil || peer.leads { peer.compareAt = plane.now }
+        }
+        if !known.isEmpty {
+            // There is another link already.
+        } else if plane.gate(on: link)?.isSelective ?? false {
+            addFiltered(node, [link], ToldPolicy())
         } else {
             let leads = plane.nodes[NodeTable.own].id < plane.nodes[node].id
             let peer = RetainedPeer(
-                node: node, leads: leads, link: link, now: plane.now, pause: Time.minPause)
+                node: node, leads: leads, links: [link], now: plane.now, pause: Time.minPause)
             peers.insert(peer, at: peers.firstIndex { $0.node > node } ?? peers.count)
         }
         plane.wake(at: plane.now)
@@ -91,14 +97,18 @@ final class RetainedSync {
 
     /// A control connection has gone.
     func linkDown(_ link: LinkNumber) {
-        guard let index = peers.firstIndex(where: { $0.links.contains(link) }) else { return }
-        peers[index].links.removeAll { $0 == link }
-        if peers[index].links.isEmpty { peers.remove(at: index) }
+        for peer in peers where peer.links.contains(link) {
+            peer.links.removeAll { $0 == link }
+            // What was on its way over the link is lost.
+            if peer.isBusy { abandon(peer) }
+        }
+        peers.removeAll { $0.links.isEmpty }
     }
 
     /// A hello has come with a digest. The same two that differ twice in a row are not of events on their way.
     func heard(digest theirs: UInt64, on link: LinkNumber) {
-        guard let peer = peers.first(where: { $0.links.contains(link) }) else { return }
+        // Digests over everything say nothing where not everything may cross.
+        guard let peer = peers.first(where: { $0.links.contains(link) }), peer.filter == nil else { return }
         let own = digest
         if own == theirs {
             peer.heard = nil
@@ -130,24 +140,37 @@ final class RetainedSync {
     /// - Returns: why it is malformed, or nil.
     func receive(_ type: FrameType, _ reader: inout WireReader, fromNode node: NodeIndex) -> String? {
         // From somebody whose link has just gone, or has not come up here.
-        guard let peer = peer(node) else { return nil }
+        guard let first = peer(node) else { return nil }
+        // With a policy there are two, one for each direction.
+        let (giver, taker) = first.filter == nil ? (first, first) : (first, peers.last { $0.node == node } ?? first)
         let isSound =
             switch type {
-            case .retainedDigests: receiveDigests(&reader, peer)
-            case .retainedRequest: receiveRequest(&reader, peer)
-            case .retainedValues: receiveValues(&reader, peer)
+            case .retainedDigests: receiveDigests(&reader, giver: giver, taker: taker)
+            case .retainedRequest: receiveRequest(&reader, giver)
+            case .retainedValues: receiveValues(&reader, taker)
             default: false
             }
         plane.wake(at: plane.now)
         return isSound ? nil : "retained events: a \(type) that makes no sense"
     }
 
-    private func receiveDigests(_ reader: inout WireReader, _ peer: RetainedPeer) -> Bool {
-        switch RetainedFrame.Kind(rawValue: reader.u8()) {
-        case .digest?: return receiveDigest(&reader, peer)
-        case .finished?: return receiveFinished(&reader, peer)
-        case .buckets?: return receiveBuckets(&reader, peer)
+    private func receiveDigests(
+        _ reader: inout WireReader, giver: RetainedPeer, taker: RetainedPeer
+    ) -> Bool {
+        let kind = RetainedFrame.Kind(rawValue: reader.u8())
+        if giver.filter != nil, kind == .digest || kind == .buckets {
+            // From before the other end knew of the policy.
+            _ = reader.rest()
+            return !reader.isBroken
+        }
+        switch kind {
+        case .digest?: return receiveDigest(&reader, giver)
+        case .finished?: return receiveFinished(&reader, taker)
+        case .buckets?: return receiveBuckets(&reader, giver)
+        case .offer?: return receiveOffer(&reader, taker)
+        case .had?: return receiveHad(&reader, giver)
         case .listing?:
+            let peer = taker
             let listing = RetainedFrame.readListing(&reader)
             guard !reader.isBroken, !peer.leads else { return false }
             let answer = RetainedAnswer(
@@ -160,8 +183,8 @@ final class RetainedSync {
             return true
         case .answer?:
             let answer = RetainedFrame.readAnswer(&reader)
-            guard !reader.isBroken, peer.leads else { return false }
-            take(answer, from: peer)
+            guard !reader.isBroken, giver.leads else { return false }
+            take(answer, from: giver)
             return true
         case nil: return false
         }
@@ -187,6 +210,7 @@ final class RetainedSync {
 
     private func deadline(of peer: RetainedPeer) -> UInt64 {
         if !peer.unsent.isEmpty { return plane.now + Time.retry }
+        if peer.offered != nil { return plane.now + 1 }
         return max(plane.now + 1, min(peer.compareAt, peer.deadline, peer.pull?.deadline ?? .max))
     }
 
@@ -196,7 +220,11 @@ final class RetainedSync {
             counters.abandoned += 1
             abandon(peer)
         }
-        if peer.compareAt <= plane.now {
+        if let filter = peer.filter {
+            offer(peer, filter, &budget)
+            answerOffer(peer, filter, &budget)
+            if !peer.leads { peer.compareAt = .max }
+        } else if peer.compareAt <= plane.now {
             peer.compareAt = plane.now + Time.interval
             #if DEBUG
                 if plane.sabotage.contains(.retainedNotCompared) { return }
@@ -248,7 +276,8 @@ final class RetainedSync {
 
     /// The control connection is there before the routes are.
     private func route(_ frame: [UInt8], to peer: RetainedPeer) -> Bool {
-        plane.isReachable(peer.node) && plane.route(frame, to: peer.node, isBulk: true)
+        guard plane.isReachable(peer.node) else { return false }
+        return peer.links.contains { plane.sendBulk(frame, on: $0) }
     }
 
     func isFruitless(_ peer: RetainedPeer, _ theirs: UInt64) -> Bool {
@@ -259,6 +288,8 @@ final class RetainedSync {
     /// The two have the same, or have compared everything.
     func synchronised(_ peer: RetainedPeer, areEqual: Bool) {
         peer.isSynchronised = true
+        // Who only gives has heard of nothing.
+        if peer.filter != nil, peer.leads { return }
         if areEqual { peer.pause = Time.minPause }
         lastSynchronised = (plane.now, plane.wallClock())
         if peer.since != 0 { since = min(since, peer.since) }
@@ -275,6 +306,8 @@ struct RetainedSyncCounters: Equatable {
     /// Values and deletions received, and those of them that were newer.
     var received = 0
     var advanced = 0
+    /// Values that a policy has kept from coming in.
+    var kept = 0
     /// Values for which there was no room.
     var refused = 0
     /// Values that were dropped because other nodes have deleted them long ago.

@@ -56,7 +56,9 @@ extension MeshNode {
         }
         statistics.ownFilters = interest.filterCount(of: NodeTable.own)
         statistics.dropped = drops
-        statistics.ended = ByeReason.allCases.map { .init($0.label, counters.refused[Int($0.rawValue) & 15]) }
+        statistics.ended = ByeReason.allCases.map {
+            .init($0.label, counters.refused[Int($0.rawValue) % ByeReason.places])
+        }
         statistics.counts = counts
         statistics.streamDrops = [
             .init("unreachable", streams.counters.droppedUnreachable),
@@ -104,6 +106,9 @@ extension MeshNode {
             .init("stream_duplicate", streams.counters.duplicates),
             .init("stream_beyond_window", streams.counters.beyondWindow),
             .init("interest_full", interest.counters.framesDropped),
+            .init(
+                "policy_out", links.reduce(gone.reduce(0) { $0 &+ $1.counters.keptOut }) { $0 &+ $1.counters.keptOut }),
+            .init("policy_in", links.reduce(gone.reduce(0) { $0 &+ $1.counters.keptIn }) { $0 &+ $1.counters.keptIn }),
         ]
     }
 
@@ -191,6 +196,9 @@ extension ByeReason {
         case .silence: "silence"
         case .otherHalf: "other_half"
         case .congested: "congested"
+        case .certificate: "certificate"
+        case .notAllowed: "not_allowed"
+        case .left: "left"
         }
     }
 }

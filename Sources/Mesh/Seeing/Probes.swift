@@ -76,7 +76,7 @@ final class Probes {
         sealed += stamp()
         node.forwarder.branchOut(wanted, lane: Self.lane)
         node.forwarder.writeBranches(
-            type: .trace, frameClass: .direct, lane: Self.lane, flags: 0, sealed: sealed.count
+            type: .trace, frameClass: .direct, lane: Self.lane, flags: 0, sealed: sealed.count, label: nil
         ) { place in
             sealed.withUnsafeBytes {
                 if let base = $0.baseAddress { place.copyMemory(from: base, byteCount: $0.count) }

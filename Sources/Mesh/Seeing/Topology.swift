@@ -147,7 +147,7 @@ extension MeshNode {
         var explanation = MeshExplanation()
         let matches = Array(topic.utf8).withUnsafeBytes { router.remoteMatches($0) }
         explanation.local = matches.local
-        for node in matches.nodes { explanation.nodes.append(way(to: node)) }
+        for node in matches.nodes { explanation.nodes.append(way(to: node, topic)) }
         for group in matches.groups {
             explanation.groups.append(
                 MeshExplanation.Group(
@@ -164,12 +164,15 @@ extension MeshNode {
         return explanation
     }
 
-    private func way(to node: NodeIndex) -> MeshExplanation.Node {
+    private func way(to node: NodeIndex, _ topic: String) -> MeshExplanation.Node {
         let next = linkState.routes.link(to: node)
         var way = MeshExplanation.Node(name: nodes[node].name, link: next, via: "", problem: "")
         if let mesh = link(next) {
             way.via = nodes[mesh.peer].name
             if nodes[node].shortID == 0 { way.problem = "it has no number in destination sets yet" }
+            if let gate = mesh.gate, !Array(topic.utf8).withUnsafeBytes({ gate.export.admits($0) }) {
+                way.problem = "mesh.policies of this node does not let the topic out to \(way.via)"
+            }
         } else {
             way.problem = "there is no way to it: direct events are dropped, guaranteed ones wait for 30 seconds"
         }

@@ -165,6 +165,11 @@ final class SessionMoves {
         finish()
     }
 
+    /// Whether nothing is under way with a node. What is remembered of its claims names its life.
+    func hasForgotten(_ node: NodeIndex) -> Bool {
+        deferred.isEmpty && !departures.contains { $0.target == node } && !arrivals.contains { $0.source == node }
+    }
+
     /// Does what is due.
     /// - Returns: when something will be, at the latest.
     func tick() -> UInt64? {

@@ -7,6 +7,8 @@ enum StreamFlags {
     static let possibleDuplicate: UInt8 = 1
     /// Carries nothing, so that the numbers have no hole: what had this number has expired or was given up.
     static let void: UInt8 = 2
+    /// With ``void``: a policy has kept back what it carried.
+    static let keptBack: UInt8 = 4
 }
 
 /// What a destination has of a stream.

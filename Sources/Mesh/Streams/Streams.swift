@@ -342,6 +342,20 @@ final class Streams {
         if node < incoming.count, let stream = incoming[node] { forget(stream) }
     }
 
+    /// A node to which there never was a way is forgotten: its index is going to be another's.
+    func forget(_ node: NodeIndex) {
+        if node < outgoing.count, let stream = outgoing[node] {
+            giveUp(stream)
+            active.removeAll { $0 === stream }
+            outgoing[node] = nil
+        }
+        if node < incoming.count, let stream = incoming[node] {
+            forget(stream)
+            incoming[node] = nil
+        }
+        due.removeAll { $0 == node }
+    }
+
     /// Gives up all that waits for a node.
     private func giveUp(_ stream: OutgoingStream) {
         for index in 0..<stream.window.count where !stream.window[index].isVoid {

@@ -66,6 +66,8 @@ public enum FrameType: UInt8, Sendable, CaseIterable {
     case inquiry = 31
     /// The answer to it.
     case inquiryAnswer = 32
+    /// Which topics the sender lets cross the link.
+    case linkPolicy = 33
 }
 
 /// Which queue of a link a frame waits in.

@@ -90,6 +90,10 @@ extension Configuration {
         if mesh.listen != other.listen { keys.append("mesh.listen") }
         if mesh.advertise != other.advertise { keys.append("mesh.advertise") }
         if mesh.secret != other.secret { keys.append("mesh.secret") }
+        if mesh.previousSecret != other.previousSecret { keys.append("mesh.previous_secret") }
+        if mesh.tls != other.tls { keys.append("mesh.tls") }
+        if mesh.allow != other.allow { keys.append("mesh.allow") }
+        if mesh.policies != other.policies { keys.append("mesh.policies") }
         if mesh.join != other.join { keys.append("mesh.join") }
         if mesh.profile != other.profile { keys.append("mesh.profile") }
         if mesh.isTransit != other.isTransit { keys.append("mesh.transit") }

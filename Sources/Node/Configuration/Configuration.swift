@@ -65,6 +65,8 @@ public struct ListenerSettings: Sendable, Equatable {
     public var tls: String?
     /// `anonymous`: who may come here without a user name; nil for what `security` says.
     public var anonymous: AnonymousPolicy?
+    /// Who may come in.
+    public var entrance = EntranceSettings()
 
     /// The same without what a reload changes.
     var fixed: ListenerSettings {
@@ -95,6 +97,8 @@ public struct SecuritySettings: Sendable, Equatable {
     public var accessPlaces: [String] = []
     /// `broad_subscriptions`: what becomes of subscriptions that are broader than the rules.
     public var broadSubscriptions = BroadSubscriptions.refuse
+    /// `quotas`: in the order of the file.
+    public var quotas: [QuotaRule] = []
 
     /// The defaults.
     public init() {}

@@ -241,7 +241,7 @@ public enum ConfigurationKeys {
         ]
         + TLSKeys.all
         + MeshKeys.all
-        + SecurityKeys.all + TokenKeys.all
+        + SecurityKeys.all + TokenKeys.all + QuotaKeys.all
         + [
             ConfigurationKey(
                 "admin.listen", .addressOrOff, ListenAddress.standardAdmin.description,

@@ -29,7 +29,9 @@ struct ConfigurationReader {
         configuration.tls = tls(root["tls"])
         configuration.listeners = listeners(root["listeners"], configuration.tls)
         configuration.mesh = mesh(root["mesh"])
+        check(meshTLS: root["mesh"]?["tls"], configuration.tls)
         configuration.security = security(root["security"])
+        check(configuration.security.quotas, configuration.listeners, root["security"])
         configuration.admin = admin(root["admin"], configuration.security, configuration.tls)
         configuration.mqtt = mqtt(root["mqtt"])
         configuration.amqp = amqp(root["amqp"])
@@ -61,10 +63,12 @@ struct ConfigurationReader {
             let name = text(fields["name"], "\(called).name")
             let tls = reference(fields["tls"], "\(called).tls", among: sections)
             let anonymous = choice(fields["anonymous"], "\(called).anonymous", of: AnonymousPolicy.self)
+            let entrance = entrance(fields, called)
             guard let kind, let address else { continue }
             var listener = ListenerSettings(protocolName: kind, address: address, name: name)
             listener.tls = tls
             listener.anonymous = anonymous
+            listener.entrance = entrance
             if !address.isAnyPort, let other = addresses.updateValue(called, forKey: address) {
                 report(fields["listen"], "\(called).listen", "\(other) listens on \(address) as well")
             }

@@ -50,6 +50,7 @@ extension ConfigurationReader {
             security.broadSubscriptions = answer
         }
         security.tokens = tokens(fields["tokens"])
+        security.quotas = quotas(fields["quotas"])
         for (index, item) in items(fields["access"], "security.access").enumerated() {
             if let rule = rule(item, "security.access[\(index)]") {
                 security.access.append(rule)

@@ -150,3 +150,13 @@ extension ConfigurationReader {
         return nil
     }
 }
+
+extension ConfigurationReader {
+    /// What the mesh refers to must be able to tell who a peer is.
+    mutating func check(meshTLS setting: Setting?, _ sections: [TLSSettings]) {
+        guard let setting, let name = reference(setting, "mesh.tls", among: sections),
+            let section = sections.first(where: { $0.name == name }), section.peerAuthorities == nil
+        else { return }
+        report(setting, "mesh.tls", "tls.\(name) needs client_ca, the authority that the nodes' certificates come from")
+    }
+}

@@ -162,8 +162,13 @@ final class JSONConversation: Conversation {
                 principal = renewed
                 inbox.attach(link, principal: renewed)
             } else {
-                let principal = Principal(identity: identity, clientID: "", router: router)
+                let principal = Principal(identity: identity, clientID: "", router: router, link: link)
                 (principal.peer, principal.protocolName) = (link.peer, "http")
+                guard principal.join(link, on: lane) == nil else {
+                    return fail(id, 429, "Too many connections of this user.")
+                }
+                // Whoever opened the socket is this user now.
+                link.carrier.stay = nil
                 self.principal = principal
             }
             endsAt = identity.end(from: lane.now)
@@ -201,6 +206,7 @@ final class JSONConversation: Conversation {
         switch outcome {
         case .granted: answer(message.id) { _ in }
         case .notAuthorized: throw Problem(403, "Subscribing to this filter is not allowed.")
+        case .overQuota: throw Problem(429, "This user has as many subscriptions as it may.")
         case .overLimit: throw Problem(429, "A client has at most \(lane.limits.maxSubscriptionsPerSession) filters.")
         }
     }
@@ -243,6 +249,7 @@ final class JSONConversation: Conversation {
                 if run.pointee.qos > 0, outcome.pending > 0 { unsettled[outcome.token] = item } else { settle(item) }
             case .notAuthorized: fail(id, 403, "Publishing to this topic is not allowed.")
             case .quotaExceeded: fail(id, 429, "More events a second than this node takes.")
+            case .payloadTooLarge: fail(id, 413, "The payload is larger than this user may publish.")
             case .malformedTopic: fail(id, 400, "topic is no topic.")
             }
         }

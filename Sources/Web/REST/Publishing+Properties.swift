@@ -132,6 +132,7 @@ extension WebSite {
         case .routed: nil
         case .notAuthorized: .forbidden("Publishing to this topic is not allowed.", principal, context)
         case .quotaExceeded: .later(429, "More events a second than this node takes.", seconds: 1)
+        case .payloadTooLarge: .payloadTooLarge
         case .malformedTopic: noTopic
         }
     }

@@ -156,6 +156,7 @@ extension WebLane {
         case .notAuthorized:
             connection.respond(.forbidden("Publishing to this topic is not allowed.", principal, context))
         case .quotaExceeded: connection.respond(.later(429, "More events a second than this node takes.", seconds: 1))
+        case .payloadTooLarge: connection.respond(.payloadTooLarge)
         case .malformedTopic: connection.respond(Problem(400, "The path is no topic."))
         }
     }

@@ -40,6 +40,7 @@ enum Queries {
         case .routed: connection.respond(.noContent)
         case .notAuthorized: throw .forbidden("Publishing to this topic is not allowed.", principal, state.context)
         case .quotaExceeded: throw .later(429, "More events a second than this node takes.", seconds: 1)
+        case .payloadTooLarge: throw .payloadTooLarge
         case .malformedTopic: throw noTopic
         }
         return .answered

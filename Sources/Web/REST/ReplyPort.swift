@@ -76,6 +76,7 @@ final class ReplyPort: Port {
         switch outcome.verdict {
         case .notAuthorized: throw .forbidden("Publishing to this topic is not allowed.", principal, state.context)
         case .quotaExceeded: throw .later(429, "More events a second than this node takes.", seconds: 1)
+        case .payloadTooLarge: throw .payloadTooLarge
         case .malformedTopic: throw Problem(400, "The path is no topic.")
         case .routed: break
         }

@@ -34,20 +34,25 @@ final class Visitor {
 
     /// The answer has come.
     func settle(
-        _ result: AuthenticationResult, from peer: String, hadToken: Bool, _ context: WebContext, now: UInt64
+        _ result: AuthenticationResult, hadToken: Bool, _ context: WebContext, _ link: Link, on lane: Lane
     ) {
         func unauthorized(_ detail: String) -> Problem {
             .unauthorized(detail, offersTokens: context.takesTokens, hadToken: hadToken)
         }
         switch result {
         case .accepted(let identity):
-            endsAt = identity.end(from: now)
+            endsAt = identity.end(from: lane.now)
             guard let router = context.routers[identity.namespace] else {
                 refusal = Problem(403, "This user belongs to a namespace that the node does not have.")
                 return
             }
-            let principal = Principal(identity: identity, clientID: "", router: router)
-            (principal.peer, principal.protocolName) = (peer, "http")
+            let principal = Principal(identity: identity, clientID: "", router: router, link: link)
+            (principal.peer, principal.protocolName) = (link.peer, "http")
+            guard principal.join(link, on: lane) == nil else {
+                isBusy = true
+                refusal = .tooManyConnections
+                return
+            }
             self.principal = principal
         case .refused(.busy):
             var headers = Headers()
@@ -119,16 +124,22 @@ extension WebSite {
             guard let connection = conversation as? HTTPConversation, let visitor = Visitor.of(connection),
                 visitor.isPending, visitor.authorization == asked
             else { return }
-            visitor.settle(result, from: connection.link.peer, hadToken: hadToken, context, now: lane.now)
+            visitor.settle(result, hadToken: hadToken, context, connection.link, on: lane)
             connection.link.resume()
         }
         guard let result = context.authenticator.authenticate(credentials, reply: reply) else { return .pending }
-        visitor.settle(result, from: connection.link.peer, hadToken: hadToken, context, now: lane.now)
+        visitor.settle(result, hadToken: hadToken, context, connection.link, on: lane)
         return admit(head, of: connection, on: lane)
     }
 }
 
 extension Problem {
+    /// A user has as many connections as it may, or makes them too fast.
+    static var tooManyConnections: Problem { .later(429, "Too many connections of this user.", seconds: 5) }
+
+    /// A payload is larger than the quotas allow.
+    static var payloadTooLarge: Problem { Problem(413, "The payload is larger than this user may publish.") }
+
     /// What somebody is told who may not do something: those without a name may come back with one.
     static func forbidden(_ detail: String, _ principal: Principal, _ context: WebContext) -> Problem {
         principal.identity.user == nil

@@ -57,6 +57,8 @@ extension WebSite {
             (kind, limits) = (.any, WebSocketLimits(messageBytes: self.limits.bodyBytes))
             make = { EchoConversation(link: $0) }
         }
+        // Who is inside is counted inside.
+        if socket == .mqtt || socket == .amqp { connection.link.stay = nil }
         connection.switchToWebSocket(handshake.fields)
         let inside = WebSocketConversation(
             on: connection.link, kind: kind, limits: limits, lane: lane, makeInside: make)

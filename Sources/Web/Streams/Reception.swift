@@ -32,9 +32,7 @@ final class Reception: HTTPTraveller {
 
     func arrived(_ connection: HTTPConversation, on lane: Lane) -> RequestVerdict {
         // What a principal remembers of its decisions is true for the former lane only.
-        let former = principal
-        principal = Principal(identity: former.identity, clientID: former.clientID, router: former.router)
-        (principal.peer, principal.protocolName) = (former.peer, former.protocolName)
+        principal = principal.again()
         do throws(Problem) {
             return try receive(connection, on: lane)
         } catch {
@@ -119,7 +117,7 @@ final class Reception: HTTPTraveller {
         _ key: ChannelKey, _ lanes: StreamLane, on lane: Lane
     ) throws(Problem) -> EventChannel {
         // The channel may live longer than the connection that caused it.
-        let owner = Principal(identity: principal.identity, clientID: principal.clientID, router: principal.router)
+        let owner = principal.again()
         let channel = try lanes.makeChannel(key, wanted.filters, owner, on: lane)
         for filter in wanted.filters {
             let subscription = Subscription(filter: filter, options: .qos(2))
@@ -128,6 +126,9 @@ final class Reception: HTTPTraveller {
             case .notAuthorized:
                 lanes.end(channel, on: lane)
                 throw forbidden(filter)
+            case .overQuota:
+                lanes.end(channel, on: lane)
+                throw .later(429, "This user has as many subscriptions as it may.", seconds: 5)
             case .overLimit:
                 lanes.end(channel, on: lane)
                 throw Problem(403, "The node allows no more subscriptions for one stream.")

@@ -66,6 +66,7 @@ final class WebSocketLink: Link {
     }
 
     override var peer: String { carrier.peer }
+    override var address: NetworkAddress? { carrier.address }
     override var admitted: Identity? {
         guard var identity = letIn else { return nil }
         identity.lifetimeMilliseconds = letInUntil == .max ? nil : letInUntil - min(lane.now, letInUntil)

@@ -38,8 +38,35 @@ private func body(of frame: [UInt8], _ read: (inout WireReader) -> Void) {
     }
 }
 
+/// What policies read of frames: no more than is there, and the topic that subscribers see.
+private func policies(_ bytes: UnsafeRawBufferPointer) {
+    var policy = LinkPolicy(peers: ["*"])
+    policy.export.deny = ["de/>"].compactMap { try? TopicFilter($0, grammar: .smf) }
+    let gate = LinkGate(policy, hashKey: 1, now: 0)
+    for type: FrameType in [.session, .inquiryAnswer, .retainedValues] {
+        var writer = WireWriter(type)
+        writer.raw(bytes)
+        let frame = writer.finish()
+        if case .change(let changed) = GatedFrames.judge(frame, gate.export, back: gate.export) {
+            precondition(changed.count <= frame.count && changed[3] == frame[3])
+        }
+    }
+    var reader = WireReader(bytes)
+    if let told = ToldPolicy(&reader) {
+        body(of: told.frame()) { precondition(ToldPolicy(&$0) != nil, "what is said cannot be read") }
+    }
+    let label = EventContent.label(bytes)
+    if let part = EventContent.Part(bytes) {
+        precondition(label.topic?.elementsEqual(part.topic) == true)
+    } else if let content = EventContent(bytes), content.flags & EventContent.partFlag == 0 {
+        precondition(label.topic?.elementsEqual(content.topic) == true && label.events == content.eventCount)
+    }
+}
+
 private func content(_ bytes: UnsafeRawBufferPointer) {
+    policies(bytes)
     guard let content = EventContent(bytes) else { return }
+    _ = EventProperties.areSound(content.properties, extensionLength: Int(content.extensionLength))
     precondition(content.topic.count > 0 && content.eventCount > 0)
     precondition(Int(content.extensionLength) <= content.properties.count)
     var offset = 0
