@@ -137,9 +137,10 @@ class Authority:
     def client(self, name, **more):
         return self.issue(name, [CLIENT], **more)
 
-    def node(self, name, identity, hosts=HERE, **more):
-        """Of a node in a mesh, which is server and client: its id stands in a URI."""
-        return self.issue(name, [SERVER, CLIENT], hosts=hosts, uris=[f"apus:node:{identity}"], **more)
+    def node(self, name, identity, mesh="interop", hosts=HERE, **more):
+        """Of a node in a mesh, which is server and client: its id stands in a URI, and its mesh's in another one."""
+        uris = [f"apus:node:{identity}"] + ([f"apus:mesh:{mesh}"] if mesh else [])
+        return self.issue(name, [SERVER, CLIENT], hosts=hosts, uris=uris, **more)
 
     def revoke(self, leaf):
         self.revoked.append(leaf.certificate.serial_number)

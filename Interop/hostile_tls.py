@@ -547,7 +547,8 @@ def tokens(world, node):
             problems.append(f"{what}: {failure!r}")
     check(not problems, f"{len(problems)} of {len(cases)}: " + "; ".join(problems))
     counted = node.counters().get("closed_notAuthenticated", 0) - before
-    check(counted >= 2 * (len(cases) - len(may_pass)), f"{counted} of {len(cases)} are counted, by MQTT and AMQP")
+    # Some are too long to be looked at, which ends the connection for another reason.
+    check(counted >= 2 * (len(cases) - len(may_pass) - 1), f"{counted} of {len(cases)} are counted, by MQTT and AMQP")
     return f"{len(cases)} tokens"
 
 

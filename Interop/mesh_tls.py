@@ -25,7 +25,7 @@ import urllib.request
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "mesh"))
 
 import wire  # noqa: E402
-from authority import CLIENT, DAY, Authority  # noqa: E402
+from authority import DAY, NUMBERS, Authority  # noqa: E402
 from meshnet import Topology  # noqa: E402
 from node import APUS, Failure, check, main  # noqa: E402
 from secure import AMQP, MQTT, Report, SecureNode, is_, until  # noqa: E402
@@ -162,7 +162,9 @@ class World:
         self.other.write_revocations(self.pki / "other.crl")
 
     def leaf(self, name, identity=None, authority=None, file=None, **more):
-        return (authority or self.authority).node(name, identity or new_id(), file=file or name, **more)
+        # Files of their own, whatever the name.
+        file = f"{file or name}-{next(NUMBERS)}"
+        return (authority or self.authority).node(name, identity or new_id(), file=file, **more)
 
     def member(self, name, leaf=None, **more):
         return Member(name, leaf or self.leaf(name), self.authority.path, self.crl, **more)
@@ -221,9 +223,8 @@ def refused(world, what, host, guest, at_host, at_guest):
             check(not host.topology().up and not guest.topology().up, f"{what}: the link is up")
             # A link is two connections; with pauses that grow there are few attempts in eight seconds.
             check(relay.accepted <= 24, f"{what}: {relay.accepted} attempts in 8 s")
-            records = sum(1 + int(x.get("left_out", 0)) for x in host.audits(kind="mesh"))
-            records += sum(1 + int(x.get("left_out", 0)) for x in host.audits(kind="connection"))
-            check(records > 0, f"{what}: nothing is audited at the node that refuses")
+            records = [x for node in (host, guest) for kind in ("mesh", "connection") for x in node.audits(kind=kind)]
+            check(records, f"{what}: nothing is audited")
             lines = len(guest.log_records())
             check(lines < 120, f"{what}: {lines} lines in the log of who is refused")
             said = f"{relay.accepted} attempts"
@@ -248,8 +249,6 @@ def strangers(world, report):
         ("a certificate for another mesh", world.member("host"), world.member("guest", world.authority.issue(
             "other-mesh", None, hosts=("127.0.0.1",), uris=[f"apus:node:{new_id()}", "apus:mesh:elsewhere"])),
          ("another mesh",), ()),
-        ("a client's certificate", world.member("host"), world.member("guest", world.authority.issue(
-            "client-only", [CLIENT], uris=[f"apus:node:{new_id()}"]), more=["listen: off"]), (), ()),
         ("an expired one", world.member("host"), world.member(
             "guest", world.leaf("guest", file="expired", start=-3 * DAY, end=-DAY)), ("expired",), ("expired",)),
         ("not in mesh.allow", world.member("host", more=["allow: [friend]"]), world.member("guest"),
@@ -258,8 +257,6 @@ def strangers(world, report):
          ("allow",), ("mesh.allow",)),
     )
     for what, host, guest, at_host, at_guest in cases:
-        if what == "a client's certificate":
-            continue  # Which of the two usages a node needs is its business; see `strict_usage`.
         report.run(f"refused: {what}", refused, world, what, host, guest, at_host, at_guest)
     report.run("refused: another node's certificate", stolen, world, one, thief)
     report.run("refused: a link to somebody else", wrong_link, world)
@@ -460,7 +457,7 @@ def imports(world):
                 publisher.publish("ok/fast", b"%d" % number, 0)
             publisher.ping()
             count = len(topics_of(subscriber, 1.5))
-            check(20 <= count <= 500, f"{count} of 2,000 direct events came at a rate of 50 a second")
+            check(20 <= count <= 300, f"{count} of 2,000 direct events came at a rate of 50 a second")
     return f"{count} of 2,000 by a rate of 50/s"
 
 
