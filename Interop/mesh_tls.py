@@ -15,6 +15,7 @@ import os
 import pathlib
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,8 @@ import wire  # noqa: E402
 from authority import DAY, NUMBERS, Authority  # noqa: E402
 from meshnet import Topology  # noqa: E402
 from node import APUS, Failure, check, main  # noqa: E402
-from secure import AMQP, MQTT, Report, SecureNode, is_, until  # noqa: E402
+from mesh_wire import BYE, INITIATE, Reader, block, frame as mesh_frame  # noqa: E402
+from secure import AMQP, MQTT, Report, SecureNode, context, is_, until, why  # noqa: E402
 import amqp_wire  # noqa: E402
 
 SECTION = """tls:
@@ -244,8 +246,6 @@ def strangers(world, report):
          ("issuer",), ("unknown ca",)),
         ("a node that trusts another authority", world.member("host"), Member(
             "guest", world.leaf("guest"), world.other.path, world.pki / "other.crl"), ("unknown ca",), ("issuer",)),
-        ("no node's certificate", world.member("host"), world.member("guest", world.authority.issue(
-            "no-node", None, hosts=("localhost", "127.0.0.1"))), ("apus:node:",), ()),
         ("a certificate for another mesh", world.member("host"), world.member("guest", world.authority.issue(
             "other-mesh", None, hosts=("127.0.0.1",), uris=[f"apus:node:{new_id()}", "apus:mesh:elsewhere"])),
          ("another mesh",), ()),
@@ -285,6 +285,74 @@ def stolen(world, one, thief):
             host.says("certificate", "node")
             time.sleep(3)
             check(not host.topology().up, "the link is up")
+
+
+def greeting(mesh, identity, name):
+    """The first frame of a link (docs/wire-format.md)."""
+    raw = struct.pack("<QQ", int(identity[:16], 16), int(identity[16:], 16))
+    return mesh_frame(INITIATE, b"apus" + bytes([1, 1]) + struct.pack("<Q", 0) + block(mesh.encode())
+                      + raw + struct.pack("<QQ", 1 << 16, 1) + block(name.encode()) + bytes([0])
+                      + block(b"") + struct.pack("<QQBHQIBI", 1, 2, 0, 1, 0, 100, 4, 25))
+
+
+def greeted(host, world, leaf, identity, name="impostor", mesh="interop"):
+    """Greets a node over TLS with a certificate as whoever; what it says: None for nothing against it, else why."""
+    made = socket.create_connection(("127.0.0.1", host.ports["mesh"]), 5)
+    tls = context(str(world.authority.path), leaf, alpn=["apus-mesh"], check_name=False)
+    connection = tls.wrap_socket(made)
+    connection.sendall(greeting(mesh, identity, name))
+    buffer, end = b"", time.monotonic() + 2
+    connection.settimeout(0.2)
+    while time.monotonic() < end:
+        try:
+            chunk = connection.recv(65_536)
+        except TimeoutError:
+            continue
+        except OSError as error:
+            return why(error)
+        if not chunk:
+            break
+        buffer += chunk
+    connection.close()
+    while len(buffer) >= 8:
+        size = int.from_bytes(buffer[:3], "little")
+        if buffer[3] == BYE:
+            reader = Reader(buffer[9:size])
+            return reader.block().decode()
+        buffer = buffer[size:]
+    return None
+
+
+def impostors(world):
+    """Frames by hand, because no node would start so: good certificates, shown by somebody who says to be another."""
+    one, other = new_id(), new_id()
+    with world.member("host") as host:
+        own = world.leaf("impostor", one)
+        is_("who is who it says", None, greeted(host, world, own, one))
+        with world.member("known", world.leaf("known", other), links=[host.ports["mesh"]]) as known:
+            host.wait_links("known")
+            cases = (
+                ("another's id", own, new_id(), "interop", "certificate"),
+                ("the id of a neighbour", own, other, "interop", "certificate"),
+                ("a client's certificate", world.authority.client("plain-client"), one, "interop", "apus:node:"),
+                ("a server's certificate", world.authority.server("plain-server"), one, "interop",
+                 "UNSUPPORTED_CERTIFICATE"),
+                ("two nodes in one", world.authority.issue("double", None, uris=[
+                    f"apus:node:{one}", f"apus:node:{other}"]), one, "interop", "several"),
+                ("a node that is none", world.authority.issue("zero", None, uris=["apus:node:abc"]), one, "interop",
+                 "certificate"),
+                ("another mesh", own, one, "elsewhere", "mesh"),
+            )
+            for what, leaf, identity, mesh, reason in cases:
+                said = greeted(host, world, leaf, identity, mesh=mesh)
+                check(said and reason in said, f"{what}: answered with {said!r}")
+                if "CERTIFICATE" in said:
+                    host.wait_audit(what, kind="connection")
+                else:
+                    host.wait_audit(what, kind="mesh", reason=said[:40])
+            is_("links", ["known"], host.topology().up)
+            crosses(host, known)
+    return f"{len(cases)} of them"
 
 
 def wrong_link(world):
@@ -537,7 +605,7 @@ def invitations(world):
         check(said, "no word of a wrong address")
 
 
-PARTS = (three, strangers, revoked, policies, imports, invitations)
+PARTS = (three, strangers, impostors, revoked, policies, imports, invitations)
 
 
 def test(*only):
