@@ -34,16 +34,18 @@ import Web
 
     /// What a request is answered; 200 stands for being let pass.
     private static func ask(
-        _ authorization: String?, certificate: String? = nil, users: Set<String> = ["anna"], _ door: Door = Door()
+        _ authorization: String?, certificate: String? = nil, users: Set<String> = ["anna"], _ door: Door = Door(),
+        method: Method = .get, rules: AccessRules = .none, audit: Records? = nil
     ) throws -> HTTPResponse {
         var headers = Headers()
         if let authorization { headers.add("Authorization", authorization) }
-        var request = try HTTPRequest(method: .get, target: "/v1/node", headers: headers, host: "any.name")
+        var request = try HTTPRequest(method: method, target: "/v1/node", headers: headers, host: "any.name")
         request.sender.certificateUser = certificate
         let outcome = Outcome()
         let responder = HTTPResponder(execute: { $0() }, answer: { answer in outcome.answer.withLock { $0 = answer } })
-        AdminGuard(users: users, authenticator: door).check(request, responder) {
-            responder.send(HTTPResponse(status: 200))
+        let router = Router(limits: Limits(), accessRules: rules, hashKey: 1)
+        AdminGuard(users: users, authenticator: door, router: router, audit: audit).check(request, responder) {
+            $0.send(HTTPResponse(status: 200))
         }
         return try #require(outcome.answer.withLock { $0 })
     }
@@ -62,6 +64,38 @@ import Web
         #expect(try Self.ask(nil, certificate: "bert").status == 403)
         #expect(try Self.ask("Bearer bad", certificate: "anna").status == 401)
         #expect(try Self.ask("Digest x", certificate: "anna").status == 401)
+    }
+
+    /// What was recorded.
+    private final class Records: AuditSink {
+        let all = Mutex<[AuditRecord]>([])
+        func record(_ record: AuditRecord) { all.withLock { $0.append(record) } }
+    }
+
+    @Test("A rule for somebody decides, whatever the list of users says")
+    func rules() throws {
+        let rules = try AccessRules([
+            AccessRule(effect: .deny, action: .admin, topics: [], users: ["anna"]),
+            AccessRule(effect: .allow, action: .admin, topics: [], users: ["bert"]),
+        ])
+        #expect(try Self.ask("Bearer anna", rules: rules).status == 403)
+        #expect(try Self.ask("Bearer bert", rules: rules).status == 200)
+        #expect(try Self.ask("Bearer carl", rules: rules).status == 403)
+        #expect(try Self.ask("Bearer bert", users: [], rules: rules).status == 200)
+        #expect(try Self.ask(nil, users: [], rules: rules).status == 401)
+    }
+
+    @Test("Refusals and changes are recorded with who it was, and no look that was allowed")
+    func records() throws {
+        let records = Records()
+        _ = try Self.ask("Bearer anna", audit: records)
+        #expect(records.all.withLock { $0 }.isEmpty)
+        _ = try Self.ask("Bearer anna", method: .delete, audit: records)
+        _ = try Self.ask("Bearer bert", audit: records)
+        let all = records.all.withLock { $0 }
+        #expect(all.map(\.isRefusal) == [false, true])
+        #expect(all.map(\.user) == ["anna", nil])
+        #expect(all.allSatisfy { $0.kind == .administration && $0.action.hasSuffix("/v1/node") })
     }
 
     @Test func challenges() throws {
