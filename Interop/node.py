@@ -70,7 +70,7 @@ class Node:
                 self.admin = record["admin"]
                 return
             time.sleep(0.05)
-        raise Failure("the node did not start: " + self.log.read_text())
+        raise Failure("the node did not start: " + self.log.read_text()[:1500])
 
     def configuration(self, base):
         listeners = "".join(
