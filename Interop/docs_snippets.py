@@ -48,7 +48,7 @@ def sections(path, heading="#"):
             else:
                 lines.append(line)
         elif line.startswith("```"):
-            language, *words = line[3:].split()
+            language, *words = line[3:].split() or [""]
             fence, lines = (f"{path.name}:{number}", language, frozenset(words)), []
         elif line.startswith(heading):
             found.append([])
