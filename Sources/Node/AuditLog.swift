@@ -57,8 +57,10 @@ final class AuditLog: AuditSink, Sendable {
         logger.notice("\(record.isRefusal ? "refused" : "done"): \(record.action)", metadata: metadata)
         guard let publish else { return }
         var document = Dictionary(fields, uniquingKeysWith: { first, _ in first })
-        document["time"] = Date().formatted(.iso8601.time(includingFractionalSeconds: true))
-        guard let payload = try? JSONEncoder().encode(document) else { return }
+        document["time"] = Date().formatted(Date.ISO8601FormatStyle(includingFractionalSeconds: true))
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+        guard let payload = try? encoder.encode(document) else { return }
         publish("$SYS/audit/\(record.kind.rawValue)", Array(payload))
     }
 

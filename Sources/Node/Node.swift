@@ -207,12 +207,14 @@ public struct Node {
             case .toggleDebug:
                 let isDebug = log.levels.toggleDebug()
                 logger.notice("log level changed", metadata: ["debug": "\(isDebug)"])
+                audit.record(AuditRecord(.administration, isDebug ? "debug.on" : "debug.off", isRefusal: false))
             }
         }
     }
 
     private func stop() {
         logger.notice("stopping", metadata: ["drain_seconds": "\(configuration.drainSeconds)"])
+        audit.record(AuditRecord(.administration, "stop", isRefusal: false))
         notify(.stopping)
         admin?.service.becomeDraining()
         report()
@@ -247,6 +249,7 @@ public struct Node {
             configuration.log.level = new.log.level
             configuration.log.levels = new.log.levels
             doors.reload(reactor)
+            reactor.judgeIdentities { [authenticator] in authenticator.isStillGood($0) }
             audit.record(AuditRecord(.administration, "reload", isRefusal: false))
             logger.notice("configuration reloaded")
         } catch {

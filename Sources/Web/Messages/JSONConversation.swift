@@ -323,8 +323,11 @@ final class JSONConversation: Conversation {
 
     // MARK: The end
 
+    override var provenIdentity: Identity? { principal?.identity }
+
     override func tick(on lane: Lane) -> Result<UInt64?, CloseReason> {
         guard lane.now >= endsAt else { return .success(endsAt == .max ? nil : endsAt) }
+        principal?.proofHasEnded()
         fail(nil, 401, "The token or certificate has ended.")
         return .failure(.proofEnded)
     }
