@@ -5,6 +5,7 @@ import Core
 import Logging
 import Mesh
 import Reactor
+import Synchronization
 import TLS
 
 /// All doors of a node. Callable from any thread; reading files is for threads that may wait.
@@ -16,7 +17,7 @@ final class Doors: Sendable {
     private let names: [String]
     private let logger = Logger(label: "tls")
     private let audit: any AuditSink
-    private let timer: any DispatchSourceTimer
+    private let timer = Mutex<(any DispatchSourceTimer)?>(nil)
 
     /// Reads what the listeners and the management interface of a configuration need.
     init(_ configuration: Configuration, audit: any AuditSink) throws(Node.StartFailure) {
@@ -34,7 +35,6 @@ final class Doors: Sendable {
         } catch { throw Node.StartFailure(description: error.description, isConfiguration: true) }
         self.doors = doors
         self.names = names
-        timer = DispatchSource.makeTimerSource(queue: DispatchQueue(label: "tls"))
         warn()
     }
 
@@ -78,6 +78,8 @@ final class Doors: Sendable {
     /// Looks at the files from time to time, and takes over what has changed.
     func watch(_ reactor: Reactor) {
         guard !doors.isEmpty else { return }
+        // Made no earlier: Dispatch cannot release one that never ran, as when the node does not start.
+        let timer = DispatchSource.makeTimerSource(queue: DispatchQueue(label: "tls"))
         timer.schedule(
             deadline: .now() + .seconds(Self.lookSeconds), repeating: .seconds(Self.lookSeconds),
             leeway: .milliseconds(200))
@@ -85,6 +87,7 @@ final class Doors: Sendable {
             if doors.contains(where: \.haveFilesChanged) { reload(reactor, onlyChanged: true) }
         }
         timer.resume()
+        self.timer.withLock { $0 = timer }
     }
 
     /// Reads certificates, keys and revocation lists anew. What is no good is not taken: what was read before stays in
