@@ -32,7 +32,11 @@ extension Connection {
         if wasHandshaking, output.count > 0 || !session.isHandshaking { lane.handshakeSteps += 1 }
         sendSealed(secured, output)
         if wasHandshaking, !session.isHandshaking, session.failure == nil { handsShaken(secured) }
-        if data == 0 { settleInput() }
+        if data == 0 {
+            settleInput()
+            // What the session has to say, as a long chain of certificates, may have to wait for the socket.
+            updateInterest()
+        }
         return data
     }
 

@@ -206,6 +206,8 @@ public final class TLSSession {
 
     private func unseal(into plain: UnsafeMutableRawBufferPointer) -> Int {
         guard failure == nil, let base = plain.baseAddress else { return 0 }
+        // What the handshake left behind would be taken for an error of the data.
+        ERR_clear_error()
         wire.pointee.recordsLeft = Self.maxEmptyRecords
         var count = 0
         while wire.pointee.inputLeft > 0 || SSL_pending(ssl) > 0 {

@@ -177,6 +177,22 @@ extension Sockets {
             #expect(diary.reasons == ["the peer's certificate: certificate revoked"])
         }
 
+        @Test("A chain of certificates that the socket does not take at once arrives", .timeLimit(.minutes(1)))
+        func longChain() throws {
+            let ground = try SecureGround()
+            let pair = ground.settings.certificates[0]
+            let chain = try (0..<60).map { try ground.files.makeAuthority("Link \($0)").pem }.joined()
+            try ground.files.write("server.pem", String(contentsOfFile: pair.certificate, encoding: .utf8) + chain)
+            let stage = try Stage(door: ground.door())
+            // Accepted sockets have what the listener has.
+            Listener.set(stage.listener.socket, SOL_SOCKET, SO_SNDBUF, 4_096)
+            for version in SocketSession.Version.allCases {
+                let client = try SecureClient(stage, version: version, receiveBuffer: 2_048)
+                try client.send("SUB t\n")
+                #expect(try client.line() == "OK")
+            }
+        }
+
         @Test("A dialled connection says its first word at once, and it arrives after the handshake")
         func dialling() throws {
             let ground = try SecureGround()
