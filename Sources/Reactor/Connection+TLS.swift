@@ -116,6 +116,7 @@ extension Connection {
         if finishing == nil {
             if let asked = secured.askedDeadline { lane.setTimer(self, asked) } else { lane.cancelTimer(self) }
         }
+        judgeLate()
         // What waited for this is sent when the socket says that it takes it.
         updateInterest()
     }
@@ -208,6 +209,12 @@ extension Connection {
     }
 
     // MARK: Judging
+
+    /// The door's files may have been read anew in the middle of the handshake, or while the connection was between two
+    /// lanes: when all others were judged it was not seen.
+    func judgeLate() {
+        if let secured, secured.session.isJudgementOld { _ = judgeCertificate() }
+    }
 
     /// Ends the connection if its peer's certificate is no longer good.
     /// - Returns: whether there was one to judge.

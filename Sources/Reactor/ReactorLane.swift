@@ -380,6 +380,7 @@ final class ReactorLane: Lane {
             return connection.close(.overLimit)
         }
         if connection.isDrainAwaited { drained.append(token(of: connection)) }
+        connection.judgeLate()
         arrived(connection.conversation, self)
     }
 

@@ -193,6 +193,34 @@ extension Sockets {
             }
         }
 
+        @Test("Who is revoked in the middle of the handshake does not stay", arguments: SocketSession.Version.allCases)
+        func revocationInHandshake(version: SocketSession.Version) throws {
+            let ground = try SecureGround()
+            let bad = try ground.files.make("bad", issuer: ground.authority)
+            ground.settings.peerAuthorities = ground.caPath
+            ground.settings.clientCertificate = .required
+            ground.settings.revocations = try ground.files.write(
+                "crl.pem", ground.files.revocationList(of: ground.authority, revoked: []))
+            let (door, diary) = (try ground.door(), AuditDiary())
+            let stage = try Stage(door: door, audit: diary)
+            let number: Int32 = version == .v12 ? 0x0303 : 0x0304
+            let client = LibsslClient(.init(certificate: bad, versions: number...number))
+            let wire = try Client(stage)
+            try wire.send(client.takeOutput())
+            var last: [UInt8] = []
+            while version == .v12 ? last.isEmpty : !client.isOpen {
+                client.take(try wire.receive(1))
+                last += client.takeOutput()
+            }
+            try ground.files.write("crl.pem", ground.files.revocationList(of: ground.authority, revoked: [bad]))
+            try door.reload()
+            stage.reactor.judgeCertificates()
+            usleep(100_000)
+            try wire.send(last)
+            #expect(eventually { stage.closed(.proofEnded) == 1 })
+            #expect(diary.reasons == ["the peer's certificate: certificate revoked"])
+        }
+
         @Test("A dialled connection says its first word at once, and it arrives after the handshake")
         func dialling() throws {
             let ground = try SecureGround()
