@@ -1,12 +1,11 @@
-/// Transport security of a node: the sections of `tls` as listeners, the mesh and the management interface use them, and
-/// how their files are read again while the node runs.
+/// Transport security of a node: the sections of `tls` as listeners, the mesh and the management interface use
+/// them, and how their files are read again while the node runs.
 import Admin
 import Core
 @preconcurrency import Dispatch
 import Logging
 import Mesh
 import Reactor
-import Synchronization
 import TLS
 
 /// All doors of a node. Callable from any thread; reading files is for threads that may wait.
@@ -18,7 +17,7 @@ final class Doors: Sendable {
     private let names: [String]
     private let logger = Logger(label: "tls")
     private let audit: any AuditSink
-    private let timer = Mutex<(any DispatchSourceTimer)?>(nil)
+    private let timer: any DispatchSourceTimer
 
     /// Reads what the listeners and the management interface of a configuration need.
     init(_ configuration: Configuration, audit: any AuditSink) throws(Node.StartFailure) {
@@ -36,6 +35,10 @@ final class Doors: Sendable {
         } catch { throw Node.StartFailure(description: error.description, isConfiguration: true) }
         self.doors = doors
         self.names = names
+        timer = DispatchSource.makeTimerSource(queue: DispatchQueue(label: "tls"))
+        // One that has never run must not be released.
+        timer.schedule(deadline: .distantFuture)
+        timer.resume()
         warn()
     }
 
@@ -79,16 +82,12 @@ final class Doors: Sendable {
     /// Looks at the files from time to time, and takes over what has changed.
     func watch(_ reactor: Reactor, _ server: HTTPServer?) {
         guard !doors.isEmpty else { return }
-        // Made no earlier: Dispatch cannot release one that never ran, as when the node does not start.
-        let timer = DispatchSource.makeTimerSource(queue: DispatchQueue(label: "tls"))
         timer.schedule(
             deadline: .now() + .seconds(Self.lookSeconds), repeating: .seconds(Self.lookSeconds),
             leeway: .milliseconds(200))
         timer.setEventHandler { [self] in
             if doors.contains(where: \.haveFilesChanged) { reload(reactor, server, onlyChanged: true) }
         }
-        timer.resume()
-        self.timer.withLock { $0 = timer }
     }
 
     /// Reads certificates, keys and revocation lists anew. What is no good is not taken: what was read before stays in

@@ -3,7 +3,7 @@ import Testing
 
 @testable import Node
 
-/// A node's doors, without what stands behind them.
+/// The doors of a node, without what stands behind them.
 @Suite("Doors")
 struct DoorsTests {
     @Test("Doors of a node that does not start can be let go")
