@@ -396,6 +396,7 @@ final class ReactorLane: Lane {
             return connection.close(.overLimit)
         }
         if connection.isDrainAwaited { drained.append(token(of: connection)) }
+        connection.judgeLate()
         arrived(connection.conversation, self)
     }
 

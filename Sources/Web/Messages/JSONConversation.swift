@@ -167,8 +167,6 @@ final class JSONConversation: Conversation {
                 guard principal.join(link, on: lane) == nil else {
                     return fail(id, 429, "Too many connections of this user.")
                 }
-                // Whoever opened the socket is this user now.
-                link.carrier.stay = nil
                 self.principal = principal
             }
             endsAt = identity.end(from: lane.now)
