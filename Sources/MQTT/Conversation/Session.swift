@@ -292,7 +292,8 @@ final class Session: Inbox {
         guard let link else { return }
         while unsent < inFlight.next, !link.isCongested, unsent - inFlight.first < UInt64(client.receiveMaximum) {
             sendAgain(unsent, on: link, lane)
-            unsent += 1
+            // What is done because it may not be sent again may end a row of those that the client has settled.
+            unsent = max(unsent + 1, inFlight.first)
         }
         while hasRoom(link, lane), let entry = nextWaiting(on: lane) { put(entry, on: link, lane) }
         if retained != nil { lane.workLater(self) }
