@@ -306,6 +306,11 @@ final class Session: Inbox {
         if slot.state == .awaitingPubcomp { return PacketWriter.acknowledge(0x62, identifier, to: link) }
         guard let event = slot.event else { return }
         let qos: UInt8 = slot.state == .awaitingPuback ? 1 : 2
+        guard maySendAgain(event, group: slot.group) else {
+            lane.counters.drop(.notReadable)
+            _ = inFlight.advance(identifier, from: slot.state, to: .settled)
+            return
+        }
         let isSent = slot.identifiers.withUnsafeBufferPointer {
             write(PublishParts(event), 8 | qos << 1 | (slot.isRetained ? 1 : 0), identifier, $0, to: link, lane)
         }
