@@ -207,7 +207,14 @@ extension Session {
         guard let contents = try? SessionBytes.Contents(bytes, now: lane.now, limits: lane.limits) else {
             return false
         }
-        for entry in contents.waiting where move?.isFirst(entry.event.identity) ?? true { _ = send(entry, on: lane) }
+        for entry in contents.waiting where move?.isFirst(entry.event.identity) ?? true {
+            // Its own node may have had other rules.
+            if principal.router.mayRead(entry.event.topic, as: principal) {
+                _ = send(entry, on: lane)
+            } else {
+                lane.counters.drop(.notReadable)
+            }
+        }
         return true
     }
 
