@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -56,12 +57,7 @@ class Node:
         """Starts the process; after a kill, on the ports it had."""
         base = pathlib.Path(self.directory.name)
         config = base / "node.yaml"
-        listeners = "".join(
-            f'  - {{ protocol: {name}, listen: "127.0.0.1:{self.ports[name]}" }}\n' for name in self.protocols)
-        config.write_text(
-            f"node: {{ name: interop, data: {base}/data, lanes: {self.lanes} }}\nlisteners:\n" + listeners
-            + self.extra.replace("DIRECTORY", str(base))
-        )
+        config.write_text(self.configuration(base))
         self.log = base / "node.log"
         self.process = subprocess.Popen(
             [APUS, "run", "--config", str(config), "--admin", "127.0.0.1:0", "--log-format", "json"],
@@ -70,12 +66,21 @@ class Node:
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline and self.process.poll() is None:
             for record in self.records("ready"):
-                for listener in record["listeners"]:
-                    self.ports[listener["protocol"]] = int(listener["address"].rsplit(":", 1)[1])
+                self.take_ports(record["listeners"])
                 self.admin = record["admin"]
                 return
             time.sleep(0.05)
-        raise Failure("the node did not start: " + self.log.read_text())
+        raise Failure("the node did not start: " + self.log.read_text()[:1500])
+
+    def configuration(self, base):
+        listeners = "".join(
+            f'  - {{ protocol: {name}, listen: "127.0.0.1:{self.ports[name]}" }}\n' for name in self.protocols)
+        return (f"node: {{ name: interop, data: {base}/data, lanes: {self.lanes} }}\nlisteners:\n" + listeners
+                + self.extra.replace("DIRECTORY", str(base)))
+
+    def take_ports(self, listeners):
+        for listener in listeners:
+            self.ports[listener["protocol"]] = int(listener["address"].rsplit(":", 1)[1])
 
     def kill(self):
         """Ends the process as a power failure would."""
@@ -91,6 +96,10 @@ class Node:
         except subprocess.TimeoutExpired:
             self.process.kill()
             status = "a kill: it did not end"
+        if kind is None and status != 0:
+            lines = [line for line in self.log.read_text(errors="replace").splitlines(True)
+                     if "Fatal" in line or "crashed" in line or re.match(r" *\d+ .* in ", line)]
+            sys.stderr.write("".join(lines[:20]))
         self.directory.cleanup()
         if kind is None:
             check(status == 0, f"the node ended with {status}")

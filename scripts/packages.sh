@@ -12,7 +12,7 @@ toolchain="binutils libc6-dev libcurl4 libncurses6 libsqlite3-0 libxml2 pkg-conf
 node="libssl-dev libmosquitto-dev libcurl4-openssl-dev libqpid-proton-dev"
 bench="mosquitto valgrind nginx-light wrk rabbitmq-server"
 interop="curl slowhttptest python3 python3-venv mosquitto-clients prometheus chromium chromium-driver fonts-dejavu-core \
-    nodejs python3-qpid-proton gcc python3-dev iproute2"
+    nodejs python3-qpid-proton gcc python3-dev iproute2 openssl sslscan testssl.sh"
 demo="curl python3 python3-qpid-proton mosquitto-clients"
 models="default-jre-headless python3 python3-venv"
 

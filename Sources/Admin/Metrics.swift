@@ -31,6 +31,9 @@ public enum Metrics {
             "apus_quota_refused_total", "What quotas have refused, by the key that sets the limit.",
             QuotaResource.allCases.map { ([("resource", $0.key)], "\(counters.refused[$0.rawValue])") })
         text.counter(
+            "apus_audit_records_total", "Audit records, those that a flood left out of the log included.",
+            AuditRecord.Kind.allCases.map { ([("kind", $0.rawValue)], "\(node.auditRecords[$0] ?? 0)") })
+        text.counter(
             "apus_connect_requests_total",
             "Requests to connect (MQTT CONNECT, SASL logins of AMQP), whatever the answer.",
             counters.connects)

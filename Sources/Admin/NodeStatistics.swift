@@ -25,6 +25,8 @@ public struct NodeStatistics: Sendable {
     public var retainedBytes = 0
     /// Protocols that the node speaks, used or not.
     public var protocols: [String] = []
+    /// Audit records, by kind.
+    public var auditRecords: [AuditRecord.Kind: Int] = [:]
     /// What the mesh counts; nil for a node in none.
     public var mesh: MeshStatistics?
     /// What the system says of the process; nil when nobody wanted to know.

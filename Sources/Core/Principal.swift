@@ -152,8 +152,8 @@ public final class Principal {
         return made
     }
 
-    /// How much of what a filter matches it may subscribe to, and the version of the rules that say so: 0 when there are
-    /// none, nil for one whom none bind.
+    /// How much of what a filter matches it may subscribe to, and the version of the rules that say so: 0 when there
+    /// are none, nil for one whom none bind.
     func reach(_ filter: TopicFilter) -> (reach: AccessReach, version: UInt32?) {
         if accessVersion != router.accessVersion { resolveAgain() }
         guard let access else { return (.everything, isNode ? nil : 0) }

@@ -4,9 +4,9 @@ import Synchronization
 /// for whatever reason, comes through here with a ``Principal``.
 ///
 /// Threading: shared by all lanes. Every call names the lane it is made on.
-/// SAFETY: `index`, `lanes`, `changes`, `meshHook` and `redistributed` are used under `indexLock`, `retainedEvents` under
-/// `retainedLock`, `sessions`, `movers` and `access` are in mutexes, generation, version and identity base are atomics,
-/// `audit` is set before others know the router, everything else never changes.
+/// SAFETY: `index`, `lanes`, `changes`, `meshHook` and `redistributed` are used under `indexLock`, `retainedEvents`
+/// under `retainedLock`, `sessions`, `movers` and `access` are in mutexes, generation, version and identity base are
+/// atomics, `audit` is set before others know the router, everything else never changes.
 public final class Router: @unchecked Sendable {
     /// The namespace's name.
     public let name: String

@@ -3,7 +3,8 @@
 /// A subscription that the rules allow as a whole is delivered to without a further look. Where they allow only some of
 /// it (``DeliveryOptions/filtered``), or where rules or reader have changed since it was judged
 /// (``PortRecord/judged``), its reader is asked about each topic when the topic is looked up; the answer is part of
-/// what the lanes' match caches remember, so an event costs nothing for it. Under the router's lock, as the whole index.
+/// what the lanes' match caches remember, so an event costs nothing for it. Under the router's lock, as the
+/// whole index.
 extension TopicIndex {
     /// Notes who has subscribed at a port.
     /// - Parameters:

@@ -1,5 +1,5 @@
-/// Transport security of a node: the sections of `tls` as listeners, the mesh and the management interface use them, and
-/// how their files are read again while the node runs.
+/// Transport security of a node: the sections of `tls` as listeners, the mesh and the management interface use
+/// them, and how their files are read again while the node runs.
 import Core
 @preconcurrency import Dispatch
 import Logging

@@ -74,7 +74,8 @@ final class MeshShell: Sendable {
         } catch { throw MeshIdentityFile.Failure(description: error.description) }
         throw MeshIdentityFile.Failure(
             description: """
-                \(path) is no certificate of a node: it has no alternative name apus:node:ID; `apus certs node` makes one
+                \(path) is no certificate of a node: it has no alternative name apus:node:ID; `apus certs node` makes \
+                one
                 """)
     }
 
@@ -153,8 +154,7 @@ extension MeshShell: MeshManaging {
         guard settings.provesPeers || MeshKeys.isLocal(to) else {
             throw Problem(
                 409,
-                "'\(to)' may be another machine: that needs mesh.secret or mesh.tls in the configuration, and a restart."
-            )
+                "'\(to)' may be another machine: that needs mesh.secret or mesh.tls, and a restart.")
         }
         var entry = MeshSettings.LinkEntry(address: to)
         entry.name = name

@@ -141,7 +141,7 @@ public struct Node {
         settings.audit = audit
         let service = AdminService(
             settings, lanes: reactor.lanes, router: router, authenticator: authenticator, mesh: mesh,
-            metrics: { reply in Self.metrics(statistics, mesh, reply) })
+            metrics: { reply in Self.metrics(statistics, mesh, audit, reply) })
         do throws(HTTPServer.Failure) {
             let server = try HTTPServer(limits: AdminService.limits, logger: Logger(label: "admin")) {
                 request, responder in service.handle(request, responder)
@@ -156,16 +156,18 @@ public struct Node {
 
     /// The text is written on the statistics' own thread, hence the mesh is asked first.
     private static func metrics(
-        _ statistics: StatisticsSource, _ mesh: MeshShell?, _ reply: @escaping @Sendable (String) -> Void
+        _ statistics: StatisticsSource, _ mesh: MeshShell?, _ audit: AuditLog,
+        _ reply: @escaping @Sendable (String) -> Void
     ) {
-        guard let mesh else { return statistics.gather { reply(Metrics.prometheus($0)) } }
-        mesh.statistics { numbers in
+        let gather = { @Sendable (numbers: MeshStatistics?) in
             statistics.gather { node in
                 var node = node
                 node.mesh = numbers
+                node.auditRecords = audit.counts
                 reply(Metrics.prometheus(node))
             }
         }
+        if let mesh { mesh.statistics { gather($0) } } else { gather(nil) }
     }
 
     private static func listen(

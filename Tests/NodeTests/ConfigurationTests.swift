@@ -110,7 +110,7 @@ struct ConfigurationTests {
             ("nod: {}", "apus.yaml:1: nod: unknown key; did you mean 'node'? allowed: node, listeners"),
             (
                 "zzzzzz: {}",
-                "apus.yaml:1: zzzzzz: unknown key; allowed: node, listeners, mesh, security, admin, mqtt, amqp, http,"
+                "apus.yaml:1: zzzzzz: unknown key; allowed: node, listeners, tls, mesh, security, admin, mqtt, amqp,"
             ),
             ("node:\n  nmae: x", "apus.yaml:2: node.nmae: unknown key; did you mean 'name'?"),
             ("node: 5", "apus.yaml:1: node: expected a group of keys, found a single value"),

@@ -159,6 +159,7 @@ struct MeshConfigurationTests {
         let other = try load(
             """
             node: { name: a }
+            tls: { t: { certificate: c, client_ca: ca } }
             mesh: { id: b, listen: off, advertise: ["a:1"], secret: 0123456789abcdef, links: [{ to: "localhost:2" }],
               previous_secret: 0123456789abcdefg, tls: t, allow: [c], policies: [{ peers: [c] }],
               join: 1, profile: fast, transit: false, max_links: 5, max_link_bytes: 1MiB, max_stream_bytes: 1MiB,
@@ -166,7 +167,7 @@ struct MeshConfigurationTests {
             """)
         #expect(
             other.keysNeedingRestart(since: old) == [
-                "mesh.id", "mesh.listen", "mesh.advertise", "mesh.secret", "mesh.previous_secret", "mesh.tls",
+                "tls", "mesh.id", "mesh.listen", "mesh.advertise", "mesh.secret", "mesh.previous_secret", "mesh.tls",
                 "mesh.allow", "mesh.policies", "mesh.join", "mesh.profile", "mesh.transit", "mesh.max_links",
                 "mesh.max_link_bytes", "mesh.max_stream_bytes", "mesh.max_filters",
             ])
@@ -179,6 +180,7 @@ struct MeshConfigurationTests {
         let mesh = try #require(
             try load(
                 """
+                tls: { links: { certificate: c, client_ca: ca } }
                 mesh:
                   listen: 0.0.0.0:7400
                   tls: links

@@ -118,12 +118,14 @@ public final class LibsslClient: Wired {
     /// Says goodbye.
     public func close() { SSL_shutdown(ssl) }
 
+    /// What is to go over the wire.
     public func takeOutput() -> [UInt8] {
         var buffer = [UInt8](repeating: 0, count: 1 << 16)
         let count = BIO_read(output, &buffer, Int32(buffer.count))
         return Array(buffer.prefix(max(0, Int(count))))
     }
 
+    /// Takes what came over the wire.
     public func take(_ bytes: [UInt8]) {
         BIO_write(input, bytes, Int32(bytes.count))
         advance()

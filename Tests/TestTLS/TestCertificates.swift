@@ -4,7 +4,10 @@ import Glibc
 /// Makes authorities, certificates and revocation lists for tests, and writes them to a folder that goes with the test.
 public final class TestCertificates {
     /// What went wrong in a test's preparations.
-    public struct Failure: Error { public let what: String }
+    public struct Failure: Error {
+        /// In words.
+        public let what: String
+    }
 
     /// A certificate with its key.
     public final class Certificate {

@@ -27,7 +27,8 @@ import Testing
             "Synchronization",
         ],
         "apus-bench": [
-            "ArgumentParser", "CLinux", "COpenSSL", "CProton", "Glibc", "Foundation", "FoundationEssentials", "Synchronization",
+            "ArgumentParser", "CLinux", "COpenSSL", "CProton", "Glibc", "Foundation", "FoundationEssentials",
+            "Synchronization",
         ],
     ]
 
