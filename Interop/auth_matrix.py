@@ -19,15 +19,12 @@ import tempfile
 import threading
 import time
 
-from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import connect as websocket
-
 import amqp_wire
 from authority import Authority
 from node import check, main
 from secure import (
-    AMQP, AUTH, MQTT, PATIENCE, Issuer, Report, Scram, SecureNode, WebBytes, add_user, auth_fields, auth_packet, basic,
-    bearer, context, is_, login, method, plain, until,
+    AMQP, AUTH, MQTT, PATIENCE, Issuer, Report, Scram, SecureNode, Web, WebBytes, add_user, auth_fields, auth_packet,
+    basic, bearer, context, is_, login, method, plain, until,
 )
 
 LISTENERS = {"mqtts": "mqtt, tls: main", "amqps": "amqp, tls: main", "https": "http, tls: main"}
@@ -153,10 +150,7 @@ class Way:
         return {}
 
     def websocket(self, node, path, protocol, with_fields=True):
-        return websocket(
-            f"wss://localhost:{node.ports['https']}{path}", subprotocols=[protocol], compression=None,
-            sock=node.dial("https"), ssl=self.world.context(self.leaf),
-            additional_headers=self.fields if with_fields else None)
+        return Web(self.dial(node, "https"), path, protocol, self.fields if with_fields else None)
 
     def request(self, node, method_, path, body=None, **more):
         """Status and body."""
@@ -384,13 +378,14 @@ def wrong(world, node):
         try:
             way.websocket(node, "/ws", "apus.v1.json")
             check(False, f"{way.name}: WebSocket lets it in")
-        except InvalidStatus as refused:
-            is_(f"{way.name}, WebSocket", 401, refused.response.status_code)
+        except Web.Refused as refused:
+            is_(f"{way.name}, WebSocket", 401, refused.status)
     node.wait_audit("a wrong password", kind="authentication", user="pia", protocol="mqtt")
     node.wait_audit("a wrong password", kind="authentication", user="pia", protocol="amqp")
     node.wait_audit("a wrong password", kind="authentication", user="pia", protocol="http")
     text = node.log.read_text()
-    for secret in ("not hers 17", "not his 17", "word of pia", "word of sam", world.issuer.token("jan").split(".")[0] + "."):
+    head = world.issuer.token("jan").split(".")[0]
+    for secret in ("not hers 17", "not his 17", "word of pia", "word of sam", f"{head}."):
         check(secret not in text, f"the log holds {secret!r}")
 
 
@@ -501,9 +496,8 @@ def expiry(world, node):
 
 def closed(web, seconds):
     try:
-        while True:
-            web.recv(seconds)
-    except ConnectionClosed:
+        while web.recv(seconds):
+            pass
         return True
     except TimeoutError:
         return False

@@ -35,7 +35,7 @@ LANGUAGES = {"bash": "sh", "python": "py", "javascript": "mjs"}
 Block = collections.namedtuple("Block", "place language words text")
 
 
-def sections(path):
+def sections(path, heading="#"):
     """The blocks of a document that have words, in a list for each heading."""
     found = [[]]
     fence = None
@@ -48,9 +48,9 @@ def sections(path):
             else:
                 lines.append(line)
         elif line.startswith("```"):
-            language, *words = line[3:].split()
+            language, *words = line[3:].split() or [""]
             fence, lines = (f"{path.name}:{number}", language, frozenset(words)), []
-        elif line.startswith("#"):
+        elif line.startswith(heading):
             found.append([])
     check(fence is None, f"{path.name}: a fence is not closed")
     return [blocks for blocks in found if blocks]

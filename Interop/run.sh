@@ -12,7 +12,7 @@ mkdir -p "$logs"
 everything="mosquitto_clients.sh mosquitto5.sh paho_client.py paho5.py aiomqtt_client.py gmqtt_client.py hostile.py \
     hostile5.py hostile_http.py slowhttp.sh access.sh certs.sh admin.sh metrics.sh takeovers.py killed_clients.py \
     http_clients.py http_rules.py websocket_clients.py websocket_json.py request_reply.py web_stops.py \
-    browser.py docs_snippets.py openapi.py mesh_configs.py mesh_wire.py \
+    browser.py docs_snippets.py security_snippets.py openapi.py mesh_configs.py mesh_wire.py \
     amqp_clients.py amqp_durable.py amqp_mapping.py amqp_connections.py amqp_websocket.py amqp_azure.py hostile_amqp.py \
     tls_clients.py auth_matrix.py hostile_tls.py mesh_tls.py broker_cves.py"
 wanted=${*:-$everything}

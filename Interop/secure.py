@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
-from websockets.exceptions import ConnectionClosed
+import websocket
 
 import amqp_wire
 import wire
@@ -439,6 +439,47 @@ class MQTT(wire.Wire):
         return None
 
 
+class Web:
+    """A WebSocket over a socket that is there already. The library is one without threads: Python's TLS cannot be
+    written to while another thread reads."""
+
+    class Refused(Failure):
+        """A handshake that was answered with another status."""
+
+        def __init__(self, status):
+            super().__init__(f"the handshake was answered with {status}")
+            self.status = status
+
+    def __init__(self, made, path, protocol, fields=None, host="localhost"):
+        made.settimeout(PATIENCE)
+        try:
+            self.inner = websocket.create_connection(
+                f"ws://{host}{path}", socket=made, subprotocols=[protocol], header=fields or {}, suppress_origin=True,
+                timeout=PATIENCE)
+        except websocket.WebSocketBadStatusException as refused:
+            raise self.Refused(refused.status_code) from refused
+
+    def send(self, message):
+        try:
+            self.inner.send(message, websocket.ABNF.OPCODE_TEXT if isinstance(message, str)
+                            else websocket.ABNF.OPCODE_BINARY)
+        except websocket.WebSocketConnectionClosedException as closed:
+            raise ConnectionResetError(str(closed)) from closed
+
+    def recv(self, seconds=PATIENCE):
+        """The next message; empty at the end."""
+        self.inner.settimeout(seconds)
+        try:
+            return self.inner.recv()
+        except websocket.WebSocketTimeoutException as late:
+            raise TimeoutError from late
+        except (websocket.WebSocketException, ssl.SSLError):
+            return b""
+
+    def close(self):
+        self.inner.close(timeout=1)
+
+
 class WebBytes:
     """A WebSocket with the manners of a socket."""
 
@@ -449,17 +490,11 @@ class WebBytes:
         self.timeout = seconds
 
     def sendall(self, data):
-        try:
-            self.inner.send(bytes(data))
-        except ConnectionClosed as closed:
-            raise ConnectionResetError(str(closed)) from closed
+        self.inner.send(bytes(data))
 
     def recv(self, count):
         if not self.rest:
-            try:
-                self.rest = self.inner.recv(self.timeout)
-            except ConnectionClosed:
-                return b""
+            self.rest = self.inner.recv(self.timeout) or b""
         taken, self.rest = self.rest[:count], self.rest[count:]
         return taken
 

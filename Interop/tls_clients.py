@@ -22,14 +22,13 @@ import time
 
 import paho.mqtt.client as paho
 from proton import SSLDomain
-from websockets.sync.client import connect as websocket
 
 import amqp_wire
 from authority import Authority
 from node import check, main
 from proton_client import Client as Proton, data, text as amqp_text, until as proton_until
 from secure import (
-    AMQP, MQTT, PATIENCE, Calm, Report, SecureNode, WebBytes, add_user, context, gone, is_, until, why,
+    AMQP, MQTT, PATIENCE, Calm, Report, SecureNode, Web, WebBytes, add_user, context, gone, is_, until, why,
 )
 from web import Answer
 
@@ -122,10 +121,8 @@ class World:
         check(done.stdout, f"curl ended with {done.returncode}: {path} {done.stderr.decode()}")
         return Answer(done.stdout)
 
-    def websocket(self, node, path, protocol, leaf, **more):
-        return websocket(
-            f"wss://localhost:{node.ports['https']}{path}", subprotocols=[protocol], ssl=self.context(leaf),
-            compression=None, max_size=1 << 25, **more)
+    def websocket(self, node, path, protocol, leaf):
+        return Web(node.dial("https", self.context(leaf)), path, protocol)
 
 
 def mosquitto(world, node, program, leaf, *options, tls="tlsv1.3", version="5", listener="mqtts", **more):
@@ -535,7 +532,8 @@ def broken(world, node):
     for what, file, content in (
         ("no certificate", path, b"this is no certificate\n"), ("half a file", path, good[0][:300]),
         ("nothing", path, b""),
-        ("another's key", key, world.bert.key.read_bytes()), ("no list", world.pki / "ca.crl", b"nothing of that kind\n"),
+        ("another's key", key, world.bert.key.read_bytes()),
+        ("no list", world.pki / "ca.crl", b"nothing of that kind\n"),
         ("no authority", world.pki / "ca.pem", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
     ):
         before = file.read_bytes()

@@ -35,6 +35,9 @@ final class Doors: Sendable {
         self.doors = doors
         self.names = names
         timer = DispatchSource.makeTimerSource(queue: DispatchQueue(label: "tls"))
+        // One that has never run must not be released.
+        timer.schedule(deadline: .distantFuture)
+        timer.resume()
         warn()
     }
 
@@ -84,7 +87,6 @@ final class Doors: Sendable {
         timer.setEventHandler { [self] in
             if doors.contains(where: \.haveFilesChanged) { reload(reactor, onlyChanged: true) }
         }
-        timer.resume()
     }
 
     /// Reads certificates, keys and revocation lists anew. What is no good is not taken: what was read before stays in

@@ -11,6 +11,8 @@ public final class Reactor: Sendable {
     public let lanes: Lanes
     private let threads: Mutex<[pthread_t]>
     private let resolver = Resolver()
+    /// Kept until all lanes have ended: conversations of one lane use adapters whose listener another lane watches.
+    private let listeners = Mutex<[Listener]>([])
 
     /// Starts `count` lanes, each on its own thread.
     /// - Parameter name: what the threads are called, with their number.
@@ -72,6 +74,7 @@ public final class Reactor: Sendable {
 
     /// Accepts on a listener from now on.
     public func listen(_ listener: Listener) {
+        listeners.withLock { $0.append(listener) }
         lanes.call(0) { ($0 as? ReactorLane)?.listen(listener) }
     }
 

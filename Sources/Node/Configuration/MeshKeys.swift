@@ -24,7 +24,8 @@ enum MeshKeys {
                 "Where other nodes are told to dial this one, as `HOST:PORT`."),
             ConfigurationKey(
                 "mesh.secret", .text, "none",
-                "What both ends of a link must know; at least \(minSecretCharacters) characters; not with mesh.tls."
+                "What both ends of a link must know; at least \(minSecretCharacters) characters; "
+                    + "not needed with mesh.tls."
             ),
             ConfigurationKey(
                 "mesh.previous_secret", .text, "none",
