@@ -26,10 +26,8 @@ final class Doors: Sendable {
         var names: [String] = []
         do throws(TLSFailure) {
             for use in Self.uses(configuration) where !names.contains(use.name) {
-                guard var settings = configuration.tls.first(where: { $0.name == use.section }) else { continue }
-                // In the mesh everybody shows who it is.
-                if use.protocols == ["apus-mesh"] { settings.clientCertificate = .required }
-                doors.append(try TLSDoor(settings, role: use.role, protocols: use.protocols))
+                guard let door = try Self.make(use, configuration) else { continue }
+                doors.append(door)
                 names.append(use.name)
             }
         } catch { throw Node.StartFailure(description: error.description, isConfiguration: true) }
@@ -65,6 +63,14 @@ final class Doors: Sendable {
             uses += [Use(section, "mesh"), Use(section, "mesh", role: .client)]
         }
         return uses
+    }
+
+    /// Reads the files of a door; nil when the configuration has no such section.
+    private static func make(_ use: Use, _ configuration: Configuration) throws(TLSFailure) -> TLSDoor? {
+        guard var settings = configuration.tls.first(where: { $0.name == use.section }) else { return nil }
+        // In the mesh everybody shows who it is.
+        if use.protocols == ["apus-mesh"] { settings.clientCertificate = .required }
+        return try TLSDoor(settings, role: use.role, protocols: use.protocols)
     }
 
     private func door(_ use: Use) -> TLSDoor? { names.firstIndex(of: use.name).map { doors[$0] } }
@@ -121,4 +127,48 @@ final class Doors: Sendable {
             }
         }
     }
+}
+
+extension Doors {
+    /// What a node would say of the files that its doors need, all of it.
+    fileprivate static func look(at configuration: Configuration) -> Configuration.TLSReport {
+        var report = Configuration.TLSReport()
+        func add(_ text: String, to list: inout [String]) {
+            if !list.contains(text) { list.append(text) }
+        }
+        var seen: [String] = []
+        for use in uses(configuration) where !seen.contains(use.name) {
+            seen.append(use.name)
+            do throws(TLSFailure) {
+                guard let door = try make(use, configuration) else { continue }
+                add(use.section, to: &report.sections)
+                for warning in door.warnings { add("tls.\(use.section): \(warning)", to: &report.warnings) }
+            } catch {
+                add("\(error)", to: &report.problems)
+            }
+        }
+        do throws(MeshIdentityFile.Failure) {
+            let section = configuration.mesh?.tls
+            _ = try MeshShell.certified(configuration.tls.first { $0.name == section })
+        } catch {
+            // A file that cannot be read has been named already.
+            if report.problems.isEmpty { report.problems.append(error.description) }
+        }
+        return report
+    }
+}
+
+extension Configuration {
+    /// How the files are that `tls` names.
+    public struct TLSReport: Sendable, Equatable {
+        /// The sections that something uses and whose files are good.
+        public fileprivate(set) var sections: [String] = []
+        /// Why a node would not start.
+        public fileprivate(set) var problems: [String] = []
+        /// What is odd, as an expired certificate of the node.
+        public fileprivate(set) var warnings: [String] = []
+    }
+
+    /// Reads certificates, keys, authorities and revocation lists as a node does when it starts.
+    public func checkTLS() -> TLSReport { Doors.look(at: self) }
 }

@@ -47,7 +47,7 @@ final class MeshShell: Sendable {
         door = doors?.mesh(settings, .client)
         self.audit = audit
         do throws(MeshIdentityFile.Failure) {
-            identity = try MeshIdentityFile(data: data, name: name, certified: try Self.certified(door))
+            identity = try MeshIdentityFile(data: data, name: name, certified: try Self.certified(door?.settings))
         } catch { throw Node.StartFailure(description: error.description, isConfiguration: false) }
         do throws(SocketAddress.Failure) {
             listener = try settings.listen.map { address throws(SocketAddress.Failure) in
@@ -67,8 +67,8 @@ final class MeshShell: Sendable {
     }
 
     /// Who the node's own certificate says that it is.
-    private static func certified(_ door: TLSDoor?) throws(MeshIdentityFile.Failure) -> NodeID? {
-        guard let path = door?.settings.certificates.first?.certificate else { return nil }
+    static func certified(_ settings: TLSSettings?) throws(MeshIdentityFile.Failure) -> NodeID? {
+        guard let path = settings?.certificates.first?.certificate else { return nil }
         do throws(CertificateFailure) {
             if let id = (try Certificate.load(path).node).flatMap({ NodeID($0.id) }) { return id }
         } catch { throw MeshIdentityFile.Failure(description: error.description) }

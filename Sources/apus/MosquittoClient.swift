@@ -17,6 +17,18 @@ final class MosquittoClient {
         var keepAliveSeconds = 60
         var version = ProtocolVersion.v311
         var isDebugging = false
+        /// Nil without TLS.
+        var security: Security?
+    }
+
+    /// How TLS is spoken; all are paths of PEM files, or of a directory.
+    struct Security {
+        var authorities: String?
+        var authorityDirectory: String?
+        var certificate: String?
+        var key: String?
+        /// Whether the certificate must be for the host that is dialled.
+        var isNameVerified = true
     }
 
     enum ProtocolVersion {
@@ -59,6 +71,8 @@ final class MosquittoClient {
     private var connectCode: Int32?
     /// Publishes that were done before `publish` knew their id.
     private var doneEarly: Set<Int32> = []
+    /// What libmosquitto last called an error: it tells the log what OpenSSL says, and its caller only that it failed.
+    private var lastError: String?
 
     init(_ settings: Settings) throws {
         self.settings = settings
@@ -73,7 +87,21 @@ final class MosquittoClient {
         if settings.user != nil || settings.password != nil {
             try check(mosquitto_username_pw_set(client, settings.user, settings.password), "user name and password")
         }
+        if let security = settings.security { try secure(security) }
         setCallbacks()
+    }
+
+    private func secure(_ security: Security) throws {
+        for path in [security.authorities, security.authorityDirectory, security.certificate, security.key] {
+            if let path, !isReadable(path) { throw CommandFailure.system("cannot read \(path)") }
+        }
+        try check(
+            mosquitto_tls_set(
+                client, security.authorities, security.authorityDirectory, security.certificate, security.key, nil),
+            "TLS")
+        // 1 is SSL_VERIFY_PEER; nil are the versions and suites of OpenSSL, from TLS 1.2 on.
+        try check(mosquitto_tls_opts_set(client, 1, nil, nil), "TLS")
+        try check(mosquitto_tls_insecure_set(client, !security.isNameVerified), "TLS")
     }
 
     deinit {
@@ -101,10 +129,10 @@ final class MosquittoClient {
             MosquittoClient.from(context)?.onMessage?(
                 Message(topic: String(cString: topic), payload: payload ?? [], isRetained: message.retain))
         }
-        if settings.isDebugging {
-            mosquitto_log_callback_set(client) { _, _, _, text in
-                if let text { printError(String(cString: text)) }
-            }
+        mosquitto_log_callback_set(client) { _, context, level, text in
+            guard let client = MosquittoClient.from(context), let text else { return }
+            if client.settings.isDebugging { printError(String(cString: text)) }
+            if level == MOSQ_LOG_ERR { client.lastError = String(cString: text) }
         }
     }
 
@@ -194,8 +222,30 @@ final class MosquittoClient {
 
     private func check(_ result: Int32, _ what: String) throws {
         guard result != MOSQ_ERR_SUCCESS.rawValue else { return }
+        if result == MOSQ_ERR_TLS.rawValue, let lastError {
+            throw CommandFailure("\(what): \(Self.reason(ofTLS: lastError))")
+        }
         if result == MOSQ_ERR_ERRNO.rawValue { throw CommandFailure.system(what) }
         throw CommandFailure("\(what): \(String(cString: mosquitto_strerror(result)))")
+    }
+}
+
+extension MosquittoClient {
+    /// What OpenSSL or libmosquitto say about TLS, and what to try.
+    private static func reason(ofTLS text: String) -> String {
+        let advice =
+            if text.contains("certificate verify failed") {
+                "the node's certificate comes from no authority in --cafile or --capath, or has ended"
+            } else if text.contains("host name verification failed") {
+                "the node's certificate is for another name than --host"
+            } else if text.contains("wrong version number") {
+                "the node speaks no TLS there; leave --cafile out or give another --port"
+            } else if text.contains("certificate required") || text.contains("handshake failure") {
+                "the node asks for a certificate: --cert and --key"
+            } else {
+                ""
+            }
+        return advice.isEmpty ? text : "\(advice) (\(text))"
     }
 }
 

@@ -101,7 +101,8 @@ struct CheckCommand: ParsableCommand {
         abstract: "Check a configuration without starting a node.",
         discussion: """
             Reads the file as `apus run` would, with the environment applied, and says everything that is wrong with \
-            it: file, line, key, and what is allowed. Ends with 78 when something is.
+            it: file, line, key, and what is allowed. Certificates, keys, authorities, revocation lists and the user \
+            file are read, too. Ends with 78 when something is wrong.
 
             Examples:
               apus check mesh-configs/secured.yaml
@@ -130,12 +131,23 @@ struct CheckCommand: ParsableCommand {
         let security = configuration.security
         print("    anonymous clients: \(security.anonymous.rawValue); access rules: \(security.access.count)")
         if let users = security.users { try checkUsers(users) }
+        try checkTLS(configuration.checkTLS())
         if listeners.isEmpty { printError("warning: without listeners no client can connect") }
         if security.anonymous == .everywhere,
             configuration.listeners.contains(where: { !$0.address.isLocal })
         {
             printError("warning: anyone who reaches the node may connect without a user name")
         }
+    }
+
+    /// What would keep a node from starting is a fault of the configuration; the rest is worth knowing.
+    private func checkTLS(_ report: Configuration.TLSReport) throws {
+        if !report.sections.isEmpty, report.problems.isEmpty {
+            print("    TLS: \(report.sections.joined(separator: ", "))")
+        }
+        for warning in report.warnings { printError("warning: \(warning)") }
+        for problem in report.problems { printError(problem) }
+        if !report.problems.isEmpty { throw ExitCode(78) }
     }
 
     /// A user file that is not there yet is no fault of the configuration; one that cannot be read is.

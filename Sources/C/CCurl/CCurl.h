@@ -59,6 +59,11 @@ static inline CURLcode apus_curl_status(const apus_curl *curl, CURL *handle, lon
     return curl->getinfo(handle, CURLINFO_RESPONSE_CODE, status);
 }
 
+/* Why the other end's certificate was not taken: X509_V_…; 0 when its chain is good. */
+static inline CURLcode apus_curl_verify_result(const apus_curl *curl, CURL *handle, long *result) {
+    return curl->getinfo(handle, CURLINFO_SSL_VERIFYRESULT, result);
+}
+
 static inline CURLcode apus_curl_set_pointer(
     const apus_curl *curl, CURL *handle, CURLoption option, const void *value) {
     return curl->setopt(handle, option, value);

@@ -11,8 +11,20 @@ import Web
 struct AdminOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(
-            "The node's management address. Default: APUS_ADMIN_LISTEN, else 127.0.0.1:8222.", valueName: "address"))
+            "The node's management address; https://HOST:PORT with `admin.tls`. Default: APUS_ADMIN_LISTEN, else "
+                + "127.0.0.1:8222.", valueName: "address"))
     var admin: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "The authorities of the node's certificate, PEM. Default: those of the system.", valueName: "file"))
+    var ca: String?
+
+    @Option(help: ArgumentHelp("The certificate to show, PEM.", valueName: "file"))
+    var cert: String?
+
+    @Option(help: ArgumentHelp("Its key, PEM. Default: in the file of the certificate.", valueName: "file"))
+    var key: String?
 
     @Option(
         help: ArgumentHelp(
@@ -28,24 +40,33 @@ struct AdminOptions: ParsableArguments {
     func client() throws -> AdminClient {
         let environment = ProcessInfo.processInfo.environment
         let text = admin ?? environment["APUS_ADMIN_LISTEN"] ?? ListenAddress.standardAdmin.description
-        let address: ListenAddress
-        do throws(ListenAddress.Malformed) { address = try ListenAddress(parsing: text) } catch {
-            throw ValidationError("'\(text)' is no management address: \(error.reason)")
+        let address = try AdminAddress(parsing: text)
+        if !address.isSecure, ca ?? cert ?? key != nil {
+            throw ValidationError("--ca, --cert and --key go with --admin https://HOST:PORT, not with '\(text)'")
         }
-        if address.isAnyPort { throw ValidationError("'\(text)': with port 0 the node's ready record says the port") }
+        if key != nil, cert == nil { throw ValidationError("--key goes with --cert") }
+        for path in [ca, cert, key].compactMap({ $0 }) where !isReadable(path) {
+            throw CommandFailure.system("cannot read \(path)")
+        }
         var credentials: (user: String, password: [UInt8])?
         if let user {
             let known = environment[ConfigurationKeys.passwordVariable].map { Array($0.utf8) }
             credentials = (user, try known ?? password.read(twice: false))
         }
-        return AdminClient(address: address, credentials: credentials)
+        return AdminClient(
+            address: address, credentials: credentials, authorities: ca,
+            certificate: cert.map { ($0, key: key ?? $0) })
     }
 }
 
 /// A node's management interface, asked one thing at a time.
 struct AdminClient {
-    let address: ListenAddress
+    let address: AdminAddress
     let credentials: (user: String, password: [UInt8])?
+    /// Path of the file with the authorities that count; nil for those of the system.
+    let authorities: String?
+    /// Paths of what to show; nil for nothing.
+    let certificate: (path: String, key: String)?
 
     private static let maxAnswerBytes = 256 << 20
 
@@ -80,16 +101,6 @@ struct AdminClient {
 
     private var place: String { address.description }
 
-    /// The address to connect to: one that listens everywhere is reached on this machine.
-    private var url: String {
-        switch address {
-        case .ipv4("0.0.0.0", let port): "http://127.0.0.1:\(port)"
-        case .ipv6("::", let port): "http://[::1]:\(port)"
-        case .ipv4, .ipv6: "http://\(address)"
-        case .unix: "http://localhost"
-        }
-    }
-
     private func perform(
         _ method: String, _ path: String, _ query: [(String, String?)]
     ) throws -> (status: Int, body: [UInt8]) {
@@ -100,7 +111,7 @@ struct AdminClient {
         guard let handle = apus_curl_init(&curl) else { throw CommandFailure("libcurl cannot start") }
         defer { apus_curl_cleanup(&curl, handle) }
         let pairs = query.compactMap { name, value in value.map { "\(name)=\(Percent.encode($0))" } }
-        let target = url + path + (pairs.isEmpty ? "" : "?" + pairs.joined(separator: "&"))
+        let target = address.url + path + (pairs.isEmpty ? "" : "?" + pairs.joined(separator: "&"))
         let answer = Answer()
         var codes = [
             apus_curl_set_text(&curl, handle, CURLOPT_URL, target),
@@ -121,29 +132,97 @@ struct AdminClient {
                     return size * count
                 }, Unmanaged.passUnretained(answer).toOpaque()),
         ]
-        if case .unix(let path) = address {
+        if let path = address.socketPath {
             codes.append(apus_curl_set_text(&curl, handle, CURLOPT_UNIX_SOCKET_PATH, path))
         }
+        codes += secure(&curl, handle)
         if let credentials {
             codes.append(apus_curl_set_text(&curl, handle, CURLOPT_USERNAME, credentials.user))
             let password = credentials.password.map { CChar(bitPattern: $0) } + [0]
             codes.append(apus_curl_set_text(&curl, handle, CURLOPT_PASSWORD, password))
         }
-        if let wrong = codes.first(where: { $0 != CURLE_OK }) { throw failure(wrong, curl) }
+        if let wrong = codes.first(where: { $0 != CURLE_OK }) {
+            throw CommandFailure("\(place): \(String(cString: apus_curl_strerror(&curl, wrong)))")
+        }
+        let detail = UnsafeMutablePointer<CChar>.allocate(capacity: Int(CURL_ERROR_SIZE))
+        detail.initialize(repeating: 0, count: Int(CURL_ERROR_SIZE))
+        defer { detail.deallocate() }
+        _ = apus_curl_set_pointer(&curl, handle, CURLOPT_ERRORBUFFER, detail)
         let code = withExtendedLifetime(answer) { apus_curl_perform(&curl, handle) }
-        guard code == CURLE_OK else { throw failure(code, curl) }
+        guard code == CURLE_OK else {
+            var verified = 0
+            _ = apus_curl_verify_result(&curl, handle, &verified)
+            let known = detail.pointee == 0 ? apus_curl_strerror(&curl, code) : UnsafePointer(detail)
+            throw failure(code, verified, known.map { String(cString: $0) } ?? "error \(code.rawValue)")
+        }
         var status = 0
         _ = apus_curl_status(&curl, handle, &status)
         return (status, answer.body)
     }
 
-    private func failure(_ code: CURLcode, _ curl: apus_curl) -> CommandFailure {
-        let reason = withUnsafePointer(to: curl) { String(cString: apus_curl_strerror($0, code)) }
-        guard code == CURLE_COULDNT_CONNECT else { return CommandFailure("\(place): \(reason)") }
-        return CommandFailure(
-            """
-            no node can be reached at \(place). `apus run` starts one; --admin or APUS_ADMIN_LISTEN says where one is \
-            managed, as its ready record does
-            """)
+    /// Whom to trust and what to show. The certificate of the other end is verified always.
+    private func secure(_ curl: inout apus_curl, _ handle: UnsafeMutableRawPointer) -> [CURLcode] {
+        guard address.isSecure else { return [] }
+        var codes = [
+            apus_curl_set_long(&curl, handle, CURLOPT_SSL_VERIFYPEER, 1),
+            apus_curl_set_long(&curl, handle, CURLOPT_SSL_VERIFYHOST, 2),
+            apus_curl_set_long(&curl, handle, CURLOPT_SSLVERSION, Int(CURL_SSLVERSION_TLSv1_2)),
+            apus_curl_set_long(&curl, handle, CURLOPT_HTTP_VERSION, Int(CURL_HTTP_VERSION_1_1)),
+        ]
+        if let authorities {
+            codes.append(apus_curl_set_text(&curl, handle, CURLOPT_CAINFO, authorities))
+            // Those of the system do not count beside them.
+            codes.append(apus_curl_set_text(&curl, handle, CURLOPT_CAPATH, nil))
+        }
+        if let certificate {
+            codes.append(apus_curl_set_text(&curl, handle, CURLOPT_SSLCERT, certificate.path))
+            codes.append(apus_curl_set_text(&curl, handle, CURLOPT_SSLKEY, certificate.key))
+        }
+        return codes
+    }
+
+    /// What went wrong, and what to try.
+    /// - Parameters:
+    ///   - verified: what OpenSSL says of the node's certificate (X509_V_…); 0 when its chain is good.
+    ///   - detail: libcurl's own words.
+    private func failure(_ code: CURLcode, _ verified: Int, _ detail: String) -> CommandFailure {
+        switch code {
+        case CURLE_COULDNT_CONNECT:
+            return CommandFailure(
+                """
+                no node can be reached at \(place). `apus run` starts one; --admin or APUS_ADMIN_LISTEN says where one \
+                is managed, as its ready record does
+                """)
+        case CURLE_PEER_FAILED_VERIFICATION:
+            return CommandFailure("\(place): the node's certificate is not taken: \(detail). \(advice(verified))")
+        case CURLE_SSL_CACERT_BADFILE:
+            return CommandFailure("\(authorities ?? "the system's authorities"): no certificate can be read")
+        case CURLE_SSL_CONNECT_ERROR, CURLE_RECV_ERROR, CURLE_SEND_ERROR:
+            if address.isSecure, detail.contains("wrong version number") {
+                return CommandFailure("\(place): the node speaks no TLS there; leave https:// out")
+            }
+            if address.isSecure, detail.contains("alert") {
+                let hint =
+                    certificate == nil
+                    ? "If it asks for a certificate, show one by --cert and --key" : "It may not take --cert"
+                return CommandFailure("\(place): the node refuses the connection: \(detail). \(hint)")
+            }
+        default: break
+        }
+        let isOtherLanguage = [CURLE_GOT_NOTHING, CURLE_RECV_ERROR, CURLE_UNSUPPORTED_PROTOCOL].contains(code)
+        let hint = isOtherLanguage && !address.isSecure ? ". With admin.tls: --admin https://HOST:PORT --ca FILE" : ""
+        return CommandFailure("\(place): \(detail)\(hint)")
+    }
+
+    /// What helps when the node's certificate was not taken.
+    private func advice(_ verified: Int) -> String {
+        switch verified {
+        case 0: "Dial it by a name or an address that stands in its certificate"
+        // X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED.
+        case 9, 10: "It has ended or has not begun, or the clock of this machine is wrong"
+        default:
+            authorities.map { "It comes from another authority than those in \($0)" }
+                ?? "--ca names the authority that it comes from"
+        }
     }
 }
