@@ -3,6 +3,8 @@ public import Core
 
 /// An answer that does not end by itself, such as Server-Sent Events. Confined to its lane.
 public protocol HTTPStream: AnyObject {
+    /// Who reads it.
+    var reader: Identity? { get }
     /// Time has come to the deadline that the stream asked for with ``Link/tick(at:)``.
     /// - Returns: the next one, or why the connection is to be closed.
     func tick(on lane: Lane) -> Result<UInt64?, CloseReason>

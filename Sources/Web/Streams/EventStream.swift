@@ -160,6 +160,8 @@ final class EventStream: HTTPStream {
 
     // MARK: HTTPStream
 
+    var reader: Identity? { channel.principal.identity }
+
     func tick(on lane: Lane) -> Result<UInt64?, CloseReason> {
         guard place >= 0 else { return .success(nil) }
         guard lane.now < endsAt else {
