@@ -131,6 +131,7 @@ extension CheckQueue {
 
     private func verify(_ job: Job, _ token: [UInt8]) {
         guard refuseLimited(job.digest) else { return letGo(token) }
+        var hasMissed = false
         while true {
             let (now, wall) = (now(), wall())
             let (verifier, epoch) = state.withLock { state in
@@ -140,10 +141,15 @@ extension CheckQueue {
             // Counted before the keys are looked at: keys that come later are seen by the number.
             let looks = verifier.stores.map(\.looks)
             let verdict = verifier.verify(token, wall: wall, monotonic: now)
-            if case .unknownKey(let store, _) = verdict, !job.hasWaited, store.demand(now: now) {
-                missedKeys.withLock { $0 }?()
-                park(job, epoch) { verifier.stores.map(\.looks) != looks }
-                return
+            if case .unknownKey(let store, _) = verdict, !job.hasWaited, !hasMissed {
+                if store.demand(now: now) {
+                    missedKeys.withLock { $0 }?()
+                    park(job, epoch) { verifier.stores.map(\.looks) != looks }
+                    return
+                }
+                // They may have come since, which is why nobody is asked to look for them.
+                hasMissed = verifier.stores.map(\.looks) != looks
+                if hasMissed { continue }
             }
             if finish(job.digest, verdict, epoch, now, wall) { return letGo(token) }
         }
