@@ -225,12 +225,24 @@ final class MosquittoClient {
         if result == MOSQ_ERR_TLS.rawValue, let lastError {
             throw CommandFailure("\(what): \(Self.reason(ofTLS: lastError))")
         }
+        if result == MOSQ_ERR_CONN_LOST.rawValue, connectCode == nil { throw CommandFailure("\(what): \(lost)") }
         if result == MOSQ_ERR_ERRNO.rawValue { throw CommandFailure.system(what) }
         throw CommandFailure("\(what): \(String(cString: mosquitto_strerror(result)))")
     }
 }
 
 extension MosquittoClient {
+    /// What it may mean that the connection has ended before the server's answer came.
+    private var lost: String {
+        switch settings.security {
+        case .none: "The connection was lost; if the node speaks TLS there: --cafile"
+        // With TLS 1.3 the server's answer to a missing certificate comes after the handshake.
+        case .some(let security) where security.certificate == nil:
+            "The connection was lost; if the node asks for a certificate: --cert and --key"
+        case .some: "The connection was lost; perhaps the node does not take --cert"
+        }
+    }
+
     /// What OpenSSL or libmosquitto say about TLS, and what to try.
     private static func reason(ofTLS text: String) -> String {
         let advice =
@@ -242,6 +254,8 @@ extension MosquittoClient {
                 "the node speaks no TLS there; leave --cafile out or give another --port"
             } else if text.contains("certificate required") || text.contains("handshake failure") {
                 "the node asks for a certificate: --cert and --key"
+            } else if text.contains("unexpected eof") {
+                "the connection was lost in the handshake; perhaps the node speaks no TLS there"
             } else {
                 ""
             }
