@@ -184,7 +184,7 @@ struct AdminClient {
 
     /// What went wrong, and what to try.
     /// - Parameters:
-    ///   - verified: what OpenSSL says of the node's certificate (X509_V_…); 0 when its chain is good.
+    ///   - verified: what OpenSSL says of the chain of the node's certificate (X509_V_…).
     ///   - detail: libcurl's own words.
     private func failure(_ code: CURLcode, _ verified: Int, _ detail: String) -> CommandFailure {
         switch code {
@@ -218,7 +218,8 @@ struct AdminClient {
     /// What helps when the node's certificate was not taken.
     private func advice(_ verified: Int) -> String {
         switch verified {
-        case 0: "Dial it by a name or an address that stands in its certificate"
+        // The chain was good (0), or libcurl looked at the name first and has kept 1.
+        case 0, 1: "Dial it by a name or an address that stands in its certificate"
         // X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED.
         case 9, 10: "It has ended or has not begun, or the clock of this machine is wrong"
         default:
