@@ -36,6 +36,7 @@ bench: .packages-build .packages-bench node ## measure beside mosquitto, the bar
 	.build/release/apus-bench run $(BENCH)
 	.build/release/apus-bench amqp $(filter --quick,$(BENCH))
 	.build/release/apus-bench mesh $(filter --quick,$(BENCH))
+	.build/release/apus-bench tls $(filter --quick,$(BENCH))
 
 interop: .packages-build .packages-interop node ## third-party clients against a real node
 	Interop/run.sh

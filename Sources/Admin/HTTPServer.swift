@@ -1,4 +1,4 @@
-import Core
+public import Core
 import Glibc
 public import Logging
 public import Reactor
@@ -18,13 +18,17 @@ public final class HTTPServer: Sendable {
     private let adapter: HTTPAdapter
 
     /// Makes a server that listens nowhere yet.
-    /// - Parameter maxConnections: connections at once; a further one is closed.
+    /// - Parameters:
+    ///   - maxConnections: connections at once; a further one is closed.
+    ///   - audit: is told of connections that were refused.
     public init(
-        limits: HTTPLimits = HTTPLimits(), maxConnections: Int = 256, logger: Logger, handler: @escaping HTTPHandler
+        limits: HTTPLimits = HTTPLimits(), maxConnections: Int = 256, logger: Logger,
+        audit: (any AuditSink)? = nil, handler: @escaping HTTPHandler
     ) throws(Failure) {
         var bounds = Limits()
         bounds.maxConnections = maxConnections
         reactor = try Reactor(lanes: 1, limits: bounds, logger: logger, name: "admin")
+        if let audit { reactor.setAudit(audit) }
         adapter = HTTPAdapter(site: HandlerSite(limits: limits, handler: handler)) { time(nil) }
     }
 
@@ -37,6 +41,9 @@ public final class HTTPServer: Sendable {
         reactor.listen(listener)
         return listener.address.description
     }
+
+    /// Ends connections whose peers' certificates are no longer good; see ``Reactor/judgeCertificates()``.
+    public func judgeCertificates() { reactor.judgeCertificates() }
 
     /// Stops listening, lets requests that are under way be answered for at most `graceMilliseconds`, and ends.
     public func stop(graceMilliseconds: Int) { reactor.stop(drainMilliseconds: UInt64(max(graceMilliseconds, 0))) }

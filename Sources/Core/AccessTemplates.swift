@@ -84,8 +84,10 @@ struct CompiledRule: Sendable {
 
     private func has(_ identity: Identity, _ name: String, _ value: String) -> Bool {
         guard !identity.attributes.isEmpty else { return false }
-        return identity.attributes[name]?.contains(value) == true
-            || identity.attributes["claim.\(name)"]?.contains(value) == true
+        if identity.attributes[name]?.contains(value) == true { return true }
+        // A token may have claims of any name: one that is called `cert.cn` proves nothing about a certificate.
+        if name.hasPrefix("claim.") || name.hasPrefix("cert.") { return false }
+        return identity.attributes["claim.\(name)"]?.contains(value) == true
             || identity.attributes["cert.\(name)"]?.contains(value) == true
     }
 }

@@ -63,6 +63,9 @@ open class Conversation {
     /// The connection ends; the last call. Inboxes are detached and wills are published here.
     open func close(_ reason: CloseReason, on lane: Lane) {}
 
+    /// Who has proven to be at the other end; nil while that is not known.
+    open var provenIdentity: Identity? { nil }
+
     /// For the log: who is at the other end.
     open var label: String { "" }
 }

@@ -19,6 +19,7 @@ open class Inbox: Port {
     /// Makes an inbox that nobody is attached to.
     public init(principal: Principal, takesPacked: Bool = false) {
         self.principal = principal
+        judgedBy = UInt32(truncatingIfNeeded: principal.router.accessVersion)
         super.init(takesPacked: takesPacked)
     }
 
@@ -30,13 +31,33 @@ open class Inbox: Port {
         attachedLink = Unmanaged.passUnretained(link)
         let former = self.principal
         self.principal = principal
-        if former !== principal, principal.router.replaceReader(of: self, principal) { judgeWaiting() }
+        guard former !== principal else { return }
+        _ = principal.router.replaceReader(of: self, principal)
+        // Also where nothing is subscribed to any more: something may be left of what was.
+        if !former.reader.hasSameRights(as: principal.reader) { judgeKept() }
     }
 
-    /// What waits was matched under other rights than the reader may have now: it is looked at before it is sent.
-    public final func judgeWaiting() { judgesWaiting = !waiting.isEmpty }
+    /// What waits, and what was sent and may be sent again, was matched under other rights than the reader may have
+    /// now: it is looked at before it is sent.
+    public final func judgeKept() {
+        judgesWaiting = !waiting.isEmpty
+        judgesSent = true
+        judgedBy = UInt32(truncatingIfNeeded: principal.router.accessVersion)
+    }
 
-    open override func rightsChanged(on lane: Lane) { judgeWaiting() }
+    open override func rightsChanged(on lane: Lane) { judgeKept() }
+
+    /// Whether an event that was sent before may be sent again.
+    /// - Parameter group: the shared group that it is this member's share of; 0 for none.
+    public final func maySendAgain(_ event: Event, group: UInt32) -> Bool {
+        noticeRules()
+        return !judgesSent || mayTake(event, group: group)
+    }
+
+    /// Rules that were reloaded while nothing was subscribed to have told nobody.
+    private final func noticeRules() {
+        if UInt32(truncatingIfNeeded: principal.router.accessVersion) != judgedBy { judgeKept() }
+    }
 
     /// The connection is gone. From here on direct events pass by and guaranteed ones wait.
     public final func detach() { attachedLink = nil }
@@ -153,25 +174,29 @@ open class Inbox: Port {
 
     /// Takes the event that has waited longest; those whose time is over are dropped and counted.
     public final func nextWaiting(on lane: Lane) -> EventQueue.Entry? {
+        noticeRules()
         while let entry = popWaiting(on: lane) {
             if entry.event.isExpired(at: lane.now) {
                 lane.counters.drop(.expired)
-            } else if !judgesWaiting || mayTake(entry, on: lane) {
+            } else if !judgesWaiting || mayTake(entry.event, group: entry.group) {
                 return entry
+            } else if entry.group == 0 {
+                lane.counters.drop(.notReadable)
+            } else {
+                lane.redistributeLater(entry.event, group: entry.group, in: principal.router)
             }
         }
         judgesWaiting = false
         return nil
     }
 
-    private final func mayTake(_ entry: EventQueue.Entry, on lane: Lane) -> Bool {
-        if principal.mayRead(entry.event.topic) { return true }
-        if entry.group == 0 {
-            lane.counters.drop(.notReadable)
-        } else {
-            lane.redistributeLater(entry.event, group: entry.group, in: principal.router)
+    /// Whether the reader may have an event now. Of a shared group that is everybody who may be a member.
+    private final func mayTake(_ event: Event, group: UInt32) -> Bool {
+        guard group != 0, let filter = principal.router.filter(ofGroup: group) else {
+            // Where the node itself has subscribed for its client no rules are asked.
+            return principal.mayRead(event.topic) || principal.router.isNodesOwn(self)
         }
-        return false
+        return principal.reach(filter).reach != .nothing
     }
 
     /// Takes everything that waits.
@@ -191,6 +216,10 @@ open class Inbox: Port {
     private final var isCounted = true
     /// Whether what waits is to be looked at before it is sent.
     private final var judgesWaiting = false
+    /// The same for what was sent and may be sent again.
+    private final var judgesSent = false
+    /// The version of the access rules that all that was noticed by.
+    private final var judgedBy: UInt32
 
     private final func count(_ queue: EventQueue, _ sign: Int, on lane: Lane) {
         guard isCounted else { return }

@@ -12,6 +12,8 @@ extension Principal {
             link.stay = nil
             return nil
         }
+        // Who has proven anew who it is, on the same connection, is not one more.
+        if let stay = link.stay, stay.counts(on: allowance.connections) { return nil }
         if let (resource, usage) = Quotas.enter(allowance.connectionRate, allowance.connections, lane.now) {
             lane.counters.refuse(resource)
             allowance.quotas.note(resource, usage, lane.now) { record("connect") }

@@ -72,6 +72,17 @@ public final class Principal {
         return renewed
     }
 
+    /// The proof of who it is has ended, and with it the connection: an operator will want to know.
+    public func proofHasEnded() {
+        guard let audit = router.audit else { return }
+        var record = AuditRecord(.authentication, "expire", reason: "the token or certificate has ended")
+        record.user = identity.user
+        record.clientID = clientID
+        record.peer = peer
+        record.protocolName = protocolName
+        audit.record(record)
+    }
+
     /// The node itself, in a namespace.
     private init(nodeOf router: Router) {
         reader = Reader(identity: Identity(namespace: router.name, user: nil), clientID: "", isNode: true)

@@ -30,6 +30,12 @@ extension Router {
         return isChanged
     }
 
+    /// Whether the node itself reads at a port.
+    func isNodesOwn(_ port: Port) -> Bool {
+        port.number != 0
+            && indexLock.withLock { _ in index.ports[port.number].reader?.takeUnretainedValue().isNode ?? false }
+    }
+
     private func review(ports: ClosedRange<UInt32>, on lane: Lane) {
         let review = AccessReview(self, ports)
         review.address = lane.place(review)

@@ -288,6 +288,17 @@ extension Router {
     /// This node's number for a shared group; nil when nobody is known to be in it.
     public func groupNumber(_ key: UInt64) -> UInt32? { indexLock.withLock { _ in index.groupsByKey[key] } }
 
+    /// What members of a shared group are subscribed to, the group's name included; nil when nobody is known to be in
+    /// it any more.
+    func filter(ofGroup number: UInt32) -> TopicFilter? {
+        indexLock.withLock { _ in
+            index.groups[number].map { group in
+                TopicFilter(
+                    path: index.path(to: group.node), ending: group.ending, group: group.name, isLocalOnly: false)
+            }
+        }
+    }
+
     /// Gives a run to a member on this node of a shared group, because another node has chosen this one for it: to one
     /// that is present if there is one. Nothing has matched when there is no member, or when the group is another that
     /// happens to have the same key.

@@ -75,26 +75,24 @@ public struct TopicFilter: Sendable, Equatable {
         try self.init(Array(text.utf8), grammar: grammar, limits: limits)
     }
 
-    /// Reads `$share/<group>/` and `$local/` off the front.
-    private static func options(_ text: [UInt8]) throws(Failure) -> (start: Int, group: [UInt8]?, local: Bool) {
+    /// Reads `$share/<group>/` and `$local/` off the front, each once: `$local/$share/<group>/<filter>` is a group that
+    /// other nodes do not learn of, and what else begins with `$` is a topic's own.
+    private static func options(_ whole: [UInt8]) throws(Failure) -> (start: Int, group: [UInt8]?, local: Bool) {
         let share = Array("$share".utf8)
         let local = Array("$local/".utf8)
-        if text.starts(with: local) {
-            // A group may be local-only too: `$local/$share/<group>/<filter>`.
-            let (start, group, _) = try options(Array(text[local.count...]))
-            return (local.count + start, group, true)
+        let isLocal = whole.starts(with: local)
+        let text = isLocal ? whole[local.count...] : whole[...]
+        let nameStart = text.startIndex + share.count + 1
+        guard text.starts(with: share), text.count == share.count || text[nameStart - 1] == UInt8(ascii: "/") else {
+            return (text.startIndex, nil, isLocal)
         }
-        guard text.starts(with: share), text.count == share.count || text[share.count] == UInt8(ascii: "/") else {
-            return (0, nil, false)
-        }
-        let nameStart = share.count + 1
-        guard nameStart < text.count,
+        guard nameStart < text.endIndex,
             let nameEnd = text[nameStart...].firstIndex(of: UInt8(ascii: "/")), nameEnd > nameStart,
-            nameEnd + 1 < text.count
+            nameEnd + 1 < text.endIndex
         else { throw .malformedShare }
         let name = text[nameStart..<nameEnd]
         guard !name.contains(UInt8(ascii: "+")), !name.contains(UInt8(ascii: "#")) else { throw .malformedShare }
-        return (nameEnd + 1, Array(name), false)
+        return (nameEnd + 1, Array(name), isLocal)
     }
 
     private static func split(_ text: [UInt8], grammar: Grammar, limits: Limits) throws(Failure) -> [Level] {

@@ -341,6 +341,9 @@ public final class QuotaStay: Sendable {
         self.allowance = allowance
     }
 
+    /// Whether it is this row that the connection is counted on.
+    func counts(on usage: Usage?) -> Bool { usage != nil && counted === usage }
+
     deinit { counted?.subtract(.connections) }
 }
 

@@ -54,11 +54,13 @@ final class AuditLog: AuditSink, Sendable {
         let fields = Self.fields(record, leftOut: leftOut)
         var metadata: Logger.Metadata = [:]
         for (name, value) in fields { metadata[name] = "\(value)" }
-        logger.notice("\(record.isRefusal ? "refused" : "done"): \(record.action)", metadata: metadata)
+        logger.notice("\(record.isRefusal ? "refused" : "done"): \(Self.text(record.action))", metadata: metadata)
         guard let publish else { return }
         var document = Dictionary(fields, uniquingKeysWith: { first, _ in first })
-        document["time"] = Date().formatted(.iso8601.time(includingFractionalSeconds: true))
-        guard let payload = try? JSONEncoder().encode(document) else { return }
+        document["time"] = Date().formatted(Date.ISO8601FormatStyle(includingFractionalSeconds: true))
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+        guard let payload = try? encoder.encode(document) else { return }
         publish("$SYS/audit/\(record.kind.rawValue)", Array(payload))
     }
 
@@ -69,14 +71,19 @@ final class AuditLog: AuditSink, Sendable {
         }
     }
 
+    /// No more of what peers write than one wants to read.
+    private static func text(_ value: String) -> String {
+        String(String.UnicodeScalarView(value.unicodeScalars.prefix(1_024)))
+    }
+
     /// Only what is known.
     private static func fields(_ record: AuditRecord, leftOut: Int) -> [(String, String)] {
         var fields = [
             ("kind", record.kind.rawValue), ("outcome", record.isRefusal ? "refused" : "done"),
-            ("action", record.action),
+            ("action", text(record.action)),
         ]
         func add(_ name: String, _ value: String?) {
-            if let value, !value.isEmpty { fields.append((name, String(value.prefix(1_024)))) }
+            if let value, !value.isEmpty { fields.append((name, text(value))) }
         }
         add("object", record.object)
         add("user", record.user)

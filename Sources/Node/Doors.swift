@@ -1,5 +1,6 @@
 /// Transport security of a node: the sections of `tls` as listeners, the mesh and the management interface use
 /// them, and how their files are read again while the node runs.
+import Admin
 import Core
 @preconcurrency import Dispatch
 import Logging
@@ -85,19 +86,20 @@ final class Doors: Sendable {
     }
 
     /// Looks at the files from time to time, and takes over what has changed.
-    func watch(_ reactor: Reactor) {
+    func watch(_ reactor: Reactor, _ server: HTTPServer?) {
         guard !doors.isEmpty else { return }
         timer.schedule(
             deadline: .now() + .seconds(Self.lookSeconds), repeating: .seconds(Self.lookSeconds),
             leeway: .milliseconds(200))
         timer.setEventHandler { [self] in
-            if doors.contains(where: \.haveFilesChanged) { reload(reactor, onlyChanged: true) }
+            if doors.contains(where: \.haveFilesChanged) { reload(reactor, server, onlyChanged: true) }
         }
     }
 
     /// Reads certificates, keys and revocation lists anew. What is no good is not taken: what was read before stays in
-    /// use. Connections whose peers' certificates have been revoked, or have ended, are closed.
-    func reload(_ reactor: Reactor, onlyChanged: Bool = false) {
+    /// use. Connections whose peers' certificates have been revoked, or have ended, are closed, those to the management
+    /// interface as well.
+    func reload(_ reactor: Reactor, _ server: HTTPServer?, onlyChanged: Bool = false) {
         for door in doors where !onlyChanged || door.haveFilesChanged {
             var record = AuditRecord(.administration, "tls.reload", isRefusal: false)
             record.object = "tls.\(door.settings.name)"
@@ -115,6 +117,7 @@ final class Doors: Sendable {
         }
         warn()
         reactor.judgeCertificates()
+        server?.judgeCertificates()
     }
 
     private func warn() {

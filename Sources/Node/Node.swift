@@ -99,7 +99,7 @@ public struct Node {
             try Self.listen(configuration, reactor, router, authenticator, webhooks, mesh, admin, doors, log)
         } catch { throw StartFailure(description: error.description, isConfiguration: false) }
         webhooks.start(configuration.webhooks, users: users)
-        doors.watch(reactor)
+        doors.watch(reactor, admin?.server)
     }
 
     /// Audit records become topics below `$SYS/audit/`, for those whom the access rules allow to read them: without
@@ -143,7 +143,7 @@ public struct Node {
             settings, lanes: reactor.lanes, router: router, authenticator: authenticator, mesh: mesh,
             metrics: { reply in Self.metrics(statistics, mesh, audit, reply) })
         do throws(HTTPServer.Failure) {
-            let server = try HTTPServer(limits: AdminService.limits, logger: Logger(label: "admin")) {
+            let server = try HTTPServer(limits: AdminService.limits, logger: Logger(label: "admin"), audit: audit) {
                 request, responder in service.handle(request, responder)
             }
             let door = doors.server(configuration.admin.tls, "http")
@@ -207,12 +207,14 @@ public struct Node {
             case .toggleDebug:
                 let isDebug = log.levels.toggleDebug()
                 logger.notice("log level changed", metadata: ["debug": "\(isDebug)"])
+                audit.record(AuditRecord(.administration, isDebug ? "debug.on" : "debug.off", isRefusal: false))
             }
         }
     }
 
     private func stop() {
         logger.notice("stopping", metadata: ["drain_seconds": "\(configuration.drainSeconds)"])
+        audit.record(AuditRecord(.administration, "stop", isRefusal: false))
         notify(.stopping)
         admin?.service.becomeDraining()
         report()
@@ -246,7 +248,8 @@ public struct Node {
             configuration.drainSeconds = new.drainSeconds
             configuration.log.level = new.log.level
             configuration.log.levels = new.log.levels
-            doors.reload(reactor)
+            doors.reload(reactor, admin?.server)
+            reactor.judgeIdentities { [authenticator] in authenticator.isStillGood($0) }
             audit.record(AuditRecord(.administration, "reload", isRefusal: false))
             logger.notice("configuration reloaded")
         } catch {

@@ -32,7 +32,11 @@ extension Connection {
         if wasHandshaking, output.count > 0 || !session.isHandshaking { lane.handshakeSteps += 1 }
         sendSealed(secured, output)
         if wasHandshaking, !session.isHandshaking, session.failure == nil { handsShaken(secured) }
-        if data == 0 { settleInput() }
+        if data == 0 {
+            settleInput()
+            // What the session has to say, as a long chain of certificates, may have to wait for the socket.
+            updateInterest()
+        }
         return data
     }
 
@@ -112,6 +116,7 @@ extension Connection {
         if finishing == nil {
             if let asked = secured.askedDeadline { lane.setTimer(self, asked) } else { lane.cancelTimer(self) }
         }
+        judgeLate()
         // What waited for this is sent when the socket says that it takes it.
         updateInterest()
     }
@@ -204,6 +209,12 @@ extension Connection {
     }
 
     // MARK: Judging
+
+    /// The door's files may have been read anew in the middle of the handshake, or while the connection was between two
+    /// lanes: when all others were judged it was not seen.
+    func judgeLate() {
+        if let secured, secured.session.isJudgementOld { _ = judgeCertificate() }
+    }
 
     /// Ends the connection if its peer's certificate is no longer good.
     /// - Returns: whether there was one to judge.

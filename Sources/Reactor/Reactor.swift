@@ -72,6 +72,12 @@ public final class Reactor: Sendable {
         for lane in 0..<lanes.count { lanes.call(lane) { ($0 as? ReactorLane)?.judgeCertificates() } }
     }
 
+    /// Ends the connections of those who are no longer known (``CloseReason/proofEnded``). Callable from any thread.
+    /// - Parameter isKnown: called on the lanes, and so must not wait.
+    public func judgeIdentities(_ isKnown: @escaping @Sendable (Identity) -> Bool) {
+        for lane in 0..<lanes.count { lanes.call(lane) { ($0 as? ReactorLane)?.judgeIdentities(isKnown) } }
+    }
+
     /// Accepts on a listener from now on.
     public func listen(_ listener: Listener) {
         listeners.withLock { $0.append(listener) }

@@ -52,6 +52,8 @@ final class ReactorLane: Lane {
     var handshakeSteps = 0
     /// Is told of connections that were refused.
     var audit: (any AuditSink)?
+    /// Who has a name still; nil while nobody wants to know.
+    private var isKnown: (@Sendable (Identity) -> Bool)?
     /// The place in the table from which on certificates are still to be judged.
     private var judgedEntries = Int.max
     var touched: [UnsafeMutableRawPointer] = []
@@ -299,13 +301,27 @@ final class ReactorLane: Lane {
     /// Looks at the certificates of all peers anew, a few in each pass.
     func judgeCertificates() { judgedEntries = 0 }
 
+    /// The same, and ends the connections of those whom `isKnown` does not know.
+    func judgeIdentities(_ isKnown: @escaping @Sendable (Identity) -> Bool) {
+        self.isKnown = isKnown
+        judgedEntries = 0
+    }
+
     private func judgeSome() {
         var left = Self.judgedAtOnce
         while left > 0, judgedEntries < entries.count {
-            if let connection = entries[judgedEntries].connection, connection.judgeCertificate() { left -= 1 }
+            if let connection = entries[judgedEntries].connection {
+                if connection.judgeCertificate() { left -= 1 }
+                if let isKnown, let identity = connection.conversation.provenIdentity {
+                    left -= 1
+                    if !isKnown(identity) { connection.close(.proofEnded) }
+                }
+            }
             judgedEntries += 1
         }
-        if judgedEntries >= entries.count { judgedEntries = .max }
+        guard judgedEntries >= entries.count else { return }
+        judgedEntries = .max
+        isKnown = nil
     }
 
     func watch(_ connection: Connection, reads: Bool, writes: Bool) {
@@ -380,6 +396,7 @@ final class ReactorLane: Lane {
             return connection.close(.overLimit)
         }
         if connection.isDrainAwaited { drained.append(token(of: connection)) }
+        connection.judgeLate()
         arrived(connection.conversation, self)
     }
 

@@ -25,14 +25,25 @@ extension CheckQueue {
 
     /// The fetcher has ended a look at keys.
     func arrived(_ arrival: KeyStore.Arrival) {
-        let count = state.withLock { state in
-            if arrival.hasLostKeys {
+        if arrival.hasLostKeys {
+            state.withLock { state in
                 state.tokens.removeAll()
                 state.tokenEpoch += 1
             }
+        }
+        unpark()
+    }
+
+    /// Jobs that wait for keys are looked at again.
+    /// - Parameter isAnew: whether they may wait again, because they are going to be looked for elsewhere.
+    func unpark(isAnew: Bool = false) {
+        let count = state.withLock { state in
             let parked = state.parked
             state.parked = []
-            for job in parked { state.tokenLine.append(job) }
+            for var job in parked {
+                if isAnew { job.hasWaited = false }
+                state.tokenLine.append(job)
+            }
             return parked.count
         }
         for _ in 0..<count { tokenJobs.signal() }
@@ -131,7 +142,7 @@ extension CheckQueue {
             let verdict = verifier.verify(token, wall: wall, monotonic: now)
             if case .unknownKey(let store, _) = verdict, !job.hasWaited, store.demand(now: now) {
                 missedKeys.withLock { $0 }?()
-                park(job) { verifier.stores.map(\.looks) != looks }
+                park(job, epoch) { verifier.stores.map(\.looks) != looks }
                 return
             }
             if finish(job.digest, verdict, epoch, now, wall) { return letGo(token) }
@@ -146,11 +157,16 @@ extension CheckQueue {
     }
 
     /// Puts a job aside until keys have come; `isLate` says whether some have come already.
-    private func park(_ job: Job, isLate: () -> Bool) {
+    private func park(_ job: Job, _ epoch: Int, isLate: () -> Bool) {
         var job = job
-        job.hasWaited = true
         let goesOn = state.withLock { state in
             if state.isStopped { return false }
+            // After a reload nobody may look there any more.
+            guard state.tokenEpoch == epoch else {
+                state.tokenLine.append(job)
+                return true
+            }
+            job.hasWaited = true
             // Asked under the lock: a look counts first and then comes for the parked.
             if isLate() {
                 state.tokenLine.append(job)

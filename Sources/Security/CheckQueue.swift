@@ -140,6 +140,8 @@ final class CheckQueue: Sendable {
             state.tokens.removeAll()
             state.tokenEpoch += 1
         }
+        // Nobody may look any more where the parked wait for keys from.
+        unpark(isAnew: true)
     }
 
     // MARK: Answers

@@ -44,6 +44,8 @@ public struct User: Sendable, Equatable {
         if name.utf8.count > maxNameBytes { return "the user name is longer than \(maxNameBytes) bytes" }
         if name.utf8.contains(where: { $0 < 0x20 || $0 == 0x7F }) { return "the user name contains control characters" }
         if name == "anonymous" { return "the user name 'anonymous' stands for clients without a name" }
+        // Texts that differ in their bytes only are equal wherever names are compared: each name has one spelling.
+        if !name.isNormal { return "the user name is not in Unicode's normal form C" }
         return nil
     }
 

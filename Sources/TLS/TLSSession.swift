@@ -41,6 +41,8 @@ public final class TLSSession {
     private let door: TLSDoor
     /// They must outlive the session: libssl's calls lead to them.
     private let contexts: TLSContexts
+    /// By whose files the peer's certificate has been judged.
+    private var judges: TLSContexts
     private let ssl: OpaquePointer
     private let wire: UnsafeMutablePointer<TLSWire>
     private var isClosed = false
@@ -66,6 +68,7 @@ public final class TLSSession {
         }
         self.door = door
         self.contexts = contexts
+        judges = contexts
         self.ssl = ssl
         wire = .allocate(capacity: 1)
         wire.initialize(to: TLSWire())
@@ -206,6 +209,8 @@ public final class TLSSession {
 
     private func unseal(into plain: UnsafeMutableRawBufferPointer) -> Int {
         guard failure == nil, let base = plain.baseAddress else { return 0 }
+        // What the handshake left behind would be taken for an error of the data.
+        ERR_clear_error()
         wire.pointee.recordsLeft = Self.maxEmptyRecords
         var count = 0
         while wire.pointee.inputLeft > 0 || SSL_pending(ssl) > 0 {
@@ -273,6 +278,10 @@ public final class TLSSession {
     /// What is wrong with the peer's certificate by the door's files as they were last read; nil for nothing.
     public func judge() -> String? {
         guard certificate != nil, let peer = SSL_get0_peer_certificate(ssl) else { return nil }
-        return door.contexts.fault(of: peer, chain: SSL_get_peer_cert_chain(ssl))
+        judges = door.contexts
+        return judges.fault(of: peer, chain: SSL_get_peer_cert_chain(ssl))
     }
+
+    /// Whether the door's files have been read anew since the peer's certificate was judged.
+    public var isJudgementOld: Bool { certificate != nil && judges !== door.contexts }
 }

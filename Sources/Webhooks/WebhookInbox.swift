@@ -138,11 +138,33 @@ final class WebhookInbox: Inbox {
         lastError = failure
         switch verdict {
         case .delivered: delivered += 1
-        case .retry: retried += 1
+        case .retry:
+            retried += 1
+            giveUpUnreadable(on: lane)
         case .rejected, .abandoned:
             rejected += 1
             lane.counters.drop(.webhookRejected)
         case .stale: break
+        }
+    }
+
+    // MARK: Access rules
+
+    override func rightsChanged(on lane: Lane) {
+        super.rightsChanged(on: lane)
+        giveUpUnreadable(on: lane)
+        pump(on: lane)
+    }
+
+    /// What is to be tried again came under the rules of that time.
+    private func giveUpUnreadable(on lane: Lane) {
+        for entry in schedule.giveUp(where: { !maySendAgain($0.event, group: $0.group) }) {
+            if entry.group == 0 {
+                lane.counters.drop(.notReadable)
+                dropped += 1
+            } else {
+                lane.redistributeLater(entry.event, group: entry.group, in: router)
+            }
         }
     }
 

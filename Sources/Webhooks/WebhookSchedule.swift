@@ -183,6 +183,17 @@ struct WebhookSchedule {
         return .retry(at: now + wait)
     }
 
+    /// Gives up events that are not under way.
+    /// - Returns: those that were.
+    mutating func giveUp(where isUnwanted: (EventQueue.Entry) -> Bool) -> [EventQueue.Entry] {
+        var entries: [EventQueue.Entry] = []
+        for index in held.indices.reversed() where !held[index].isUnderWay && isUnwanted(held[index].entry) {
+            entries.append(held[index].entry)
+            remove(at: index)
+        }
+        return entries.reversed()
+    }
+
     private mutating func remove(at index: Int) {
         bytes -= held[index].entry.event.cost
         held.remove(at: index)

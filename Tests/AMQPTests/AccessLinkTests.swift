@@ -66,4 +66,42 @@ import Testing
         client.pump()
         #expect(client.texts(receiver) == ["answer"])
     }
+
+    /// What was sent and comes back is sent again only if its client may still read it.
+    @Test func whatComesBack() throws {
+        let node = try FieldNode()
+        let client = FieldClient(node)
+        client.leave(client.receiver("durable", from: "in/#", keeps: true), closes: false)
+        let (open, closed) = (client.sender("a", to: "in/open/1"), client.sender("b", to: "in/closed/1"))
+        _ = client.send(["1"], on: open)
+        _ = client.send(["2"], on: closed)
+        client.pump()
+        let receiver = client.receiver("durable", from: "in/#", credit: 10, keeps: true)
+        #expect(client.texts(receiver) == ["1", "2"], "neither is settled")
+        client.leave(receiver, closes: false)
+        node.router.reload(try Self.rules(["in/open/#"]))
+        client.pump()
+        let again = client.receiver("durable", from: "in/#", credit: 10, keeps: true)
+        client.pump()
+        #expect(client.texts(again) == ["1"])
+        #expect(node.counters.dropped[DropReason.notReadable.rawValue] == 1)
+    }
+
+    /// Replies that wait for credit while rules are reloaded.
+    @Test func repliesThatWait() throws {
+        let node = try FieldNode()
+        let client = FieldClient(node)
+        let receiver = client.receiver("reply", from: nil) { link in
+            pn_terminus_set_dynamic(pn_link_source(link), true)
+        }
+        let address = try #require(pn_terminus_get_address(pn_link_remote_source(receiver)).map { String(cString: $0) })
+        _ = client.send(["answer"], on: client.sender(to: address))
+        client.pump()
+        node.router.reload(
+            try AccessRules([AccessRule(effect: .allow, action: .publish, topics: ["apus/reply/#"])]))
+        client.pump()
+        pn_link_flow(receiver, 10)
+        client.pump()
+        #expect(client.texts(receiver) == ["answer"])
+    }
 }

@@ -74,6 +74,27 @@ struct AccessTests {
         #expect(!mayPublish(rules, "b"), "the rule is about subscribing")
     }
 
+    @Test("A claim that a rule names in full is that one, not one with a name like it")
+    func claimsInFull() throws {
+        let rules = [
+            AccessRule(effect: .allow, action: .publish, topics: ["c"], claims: ["cert.cn=ops"]),
+            AccessRule(effect: .allow, action: .publish, topics: ["t"], claims: ["claim.role=ops"]),
+            AccessRule(effect: .allow, action: .publish, topics: ["b"], claims: ["cn=ops"]),
+        ]
+        func may(_ attributes: [String: [String]]) throws -> [Bool] {
+            var identity = Identity(user: "eve")
+            identity.attributes = attributes
+            let access = try #require(try AccessRules(rules).resolve(for: identity, clientID: "c"))
+            return ["c", "t", "b"].map { mayPublish(access, $0) }
+        }
+        #expect(try may(["cert.cn": ["ops"]]) == [true, false, true])
+        #expect(try may(["claim.role": ["ops"]]) == [false, true, false])
+        // A token may have a claim of any name.
+        #expect(try may(["claim.cert.cn": ["ops"]]) == [false, false, false])
+        #expect(try may(["claim.claim.role": ["ops"]]) == [false, false, false])
+        #expect(try may(["claim.cn": ["ops"]]) == [false, false, true])
+    }
+
     @Test("Users, groups and actions select rules")
     func selection() throws {
         let rules = [

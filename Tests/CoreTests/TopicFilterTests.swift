@@ -93,6 +93,16 @@ struct TopicFilterTests {
         #expect(local.levels.map(\.kind) == [.literal, .more])
     }
 
+    @Test("An option in front counts once: a filter of nothing but options costs no more than another")
+    func repeatedOptions() throws {
+        let twice = try TopicFilter("$local/$local/a", grammar: .mqtt)
+        #expect(twice.isLocalOnly && twice.text == "$local/a" && twice.wholeText == "$local/$local/a")
+        // Read one in the other, this many would need a stack of megabytes and hundreds of megabytes of copies.
+        let many = String(repeating: "$local/", count: 9_000) + "a"
+        #expect(throws: TopicFilter.Failure.tooManyLevels) { try TopicFilter(many, grammar: .mqtt) }
+        #expect(try TopicFilter("$share/g/$share/h/a", grammar: .mqtt).text == "$share/h/a")
+    }
+
     @Test(
         "The standard's own examples (MQTT 3.1.1 section 4.7)",
         arguments: [

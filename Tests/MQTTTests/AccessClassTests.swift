@@ -204,4 +204,103 @@ import Testing
         #expect(back.isSessionPresent && back.returned.isEmpty && back.answers().isEmpty)
         #expect(node.dropped(.notReadable) == 2)
     }
+
+    /// What was sent and not acknowledged is sent again only to a client that may still read it.
+    @Test(arguments: [false, true]) func sentAgainWithFewerRights(_ isReloaded: Bool) throws {
+        let node = try node()
+        groups(["readers"], on: node)
+        let client = TestClient(node, "c", clean: false, user: "anna")
+        #expect(client.ask(Frame.subscribe(1, [("all/#", 1)])) == [.suback(1, [1])])
+        let publisher = TestClient(node, "p", user: "publisher")
+        for topic in ["all/closed", "all/open"] { publisher.send(Frame.publish(topic, "1", qos: 1, id: 1)) }
+        #expect(client.answers().count == 2, "neither is acknowledged")
+        client.cut()
+        if isReloaded {
+            node.router.reload(
+                try AccessRules([AccessRule(effect: .allow, action: .subscribe, topics: ["all/open"])]))
+            node.settle()
+        } else {
+            groups([], on: node)
+        }
+        let back = TestClient(node, "c", clean: false, user: "anna")
+        #expect(back.isSessionPresent)
+        #expect(back.returned == [.event("all/open", "1", qos: 1, id: 2, dup: true)])
+        #expect(node.dropped(.notReadable) == 1)
+        back.send(Frame.puback(1), Frame.puback(2))
+        #expect(back.closing == nil)
+    }
+
+    /// What waits is judged even if nothing is subscribed to any more.
+    @Test(arguments: [false, true]) func whatWaitsWithoutASubscription(_ isReloaded: Bool) throws {
+        var limits = Limits()
+        limits.maxInFlight = 1
+        let node = try TestNode(limits: limits, rules: Self.rules)
+        groups(["readers"], on: node)
+        let client = TestClient(node, "c", clean: false, user: "anna")
+        #expect(client.ask(Frame.subscribe(1, [("all/#", 1)])) == [.suback(1, [1])])
+        let publisher = TestClient(node, "p", user: "publisher")
+        for topic in ["all/open", "all/closed"] { publisher.send(Frame.publish(topic, "1", qos: 1, id: 1)) }
+        client.send(Frame.unsubscribe(2, ["all/#"]))
+        client.cut()
+        if isReloaded {
+            node.router.reload(
+                try AccessRules([AccessRule(effect: .allow, action: .subscribe, topics: ["all/open"])]))
+            node.settle()
+        } else {
+            groups([], on: node)
+        }
+        let back = TestClient(node, "c", clean: false, user: "anna")
+        #expect(back.isSessionPresent)
+        back.send(Frame.puback(1))
+        let events = back.returned + back.answers()
+        #expect(events == [.event("all/open", "1", qos: 1, id: 1, dup: true)])
+        #expect(node.dropped(.notReadable) == 1)
+    }
+
+    // MARK: A session that another user left behind
+
+    /// Stands for a mesh: brings the session that somebody else has begun under the same client id elsewhere, while
+    /// this node did not hear of it.
+    private final class Bringer: SessionMover {
+        let outline: [UInt8]
+        let contents: [UInt8]
+
+        init(outline: [UInt8], contents: [UInt8]) { (self.outline, self.contents) = (outline, contents) }
+
+        func claim(_ claim: SessionClaim, on lane: Lane, answer: (@Sendable (SessionClaimAnswer) -> Void)?) {
+            guard let router = (lane as? TestLane)?.node?.router else { return }
+            if let known = router.session(of: claim.clientID).flatMap({ lane.port(at: $0) as? Inbox }) {
+                _ = known.surrender(.superseded, to: nil, on: lane)
+            }
+            let made = claim.maker.makeSession(claim, outline: outline, in: router, on: lane)
+            #expect(made?.unpackContents(contents, on: lane) == true)
+            answer?(.proceed)
+        }
+
+        func sessionEnded(_ clientID: String) {}
+    }
+
+    @Test(arguments: ["anna", "bert"]) func sessionThatAnotherUserLeftBehind(_ newcomer: String) throws {
+        let (here, elsewhere) = (try TestNode(), try TestNode())
+        for (node, user, topic) in [(here, "anna", "annas"), (elsewhere, newcomer, "theirs")] {
+            let client = TestClient(node, "c", clean: false, user: user)
+            client.subscribe(topic, qos: 1)
+            client.cut()
+            TestClient(node, "p").send(Frame.publish(topic, "1", qos: 1, id: 1))
+        }
+        let lane = elsewhere.lanes[0]
+        let session = try #require(elsewhere.router.session(of: "c").flatMap { lane.port(at: $0) as? Inbox })
+        guard case .outline(let outline) = session.surrender(.move, to: newcomer, on: lane) else {
+            Issue.record("the session does not move")
+            return
+        }
+        let contents = try #require(session.packContents(on: lane))
+        here.router.attach(Bringer(outline: outline, contents: contents), identityBase: 1)
+        let client = TestClient(here, "c", clean: false, user: newcomer)
+        here.settle()
+        let topics = (client.returned + client.answers()).compactMap { answer -> String? in
+            if case .publish(let event) = answer { event.topic } else { nil }
+        }
+        #expect(topics == (newcomer == "anna" ? ["annas", "theirs"] : ["theirs"]))
+    }
 }

@@ -254,6 +254,27 @@ import Testing
         }
     }
 
+    /// A client that has acknowledged out of order comes back smaller than it was: what it does not take any more is
+    /// done, and what follows goes on.
+    @Test func whatDoesNotFitAnyMoreIsDone() throws {
+        let node = try TestNode()
+        let client = TestClient5(node, "c", clean: false, expiry: 100)
+        client.subscribe("t", qos: 1)
+        let publisher = TestClient5(node, "p")
+        let large = String(repeating: "x", count: 200)
+        for payload in [large, large, large, "small"] {
+            publisher.send(Frame5.publish("t", payload, qos: 1, id: 1))
+        }
+        #expect(client.events().map(\.id) == [1, 2, 3, 4])
+        client.send(Frame5.puback(2))
+        client.cut()
+        let back = TestClient5(node, "c", clean: false, expiry: 100, properties: [.maximumPacketSize(100)])
+        #expect(back.returnedEvents.map(\.id) == [4] && back.returnedEvents.allSatisfy(\.dup))
+        back.send(Frame5.puback(4))
+        publisher.send(Frame5.publish("t", "next", qos: 1, id: 1))
+        #expect(back.events().map(\.id) == [5])
+    }
+
     // MARK: Maximum Packet Size of the node
 
     @Test func whatIsTooLargeForTheNodeEndsTheConnection() throws {

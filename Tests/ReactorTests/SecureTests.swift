@@ -177,6 +177,50 @@ extension Sockets {
             #expect(diary.reasons == ["the peer's certificate: certificate revoked"])
         }
 
+        @Test("A chain of certificates that the socket does not take at once arrives", .timeLimit(.minutes(1)))
+        func longChain() throws {
+            let ground = try SecureGround()
+            let pair = ground.settings.certificates[0]
+            let chain = try (0..<60).map { try ground.files.makeAuthority("Link \($0)").pem }.joined()
+            try ground.files.write("server.pem", String(contentsOfFile: pair.certificate, encoding: .utf8) + chain)
+            let stage = try Stage(door: ground.door())
+            // Accepted sockets have what the listener has.
+            Listener.set(stage.listener.socket, SOL_SOCKET, SO_SNDBUF, 4_096)
+            for version in SocketSession.Version.allCases {
+                let client = try SecureClient(stage, version: version, receiveBuffer: 2_048)
+                try client.send("SUB t\n")
+                #expect(try client.line() == "OK")
+            }
+        }
+
+        @Test("Who is revoked in the middle of the handshake does not stay", arguments: SocketSession.Version.allCases)
+        func revocationInHandshake(version: SocketSession.Version) throws {
+            let ground = try SecureGround()
+            let bad = try ground.files.make("bad", issuer: ground.authority)
+            ground.settings.peerAuthorities = ground.caPath
+            ground.settings.clientCertificate = .required
+            ground.settings.revocations = try ground.files.write(
+                "crl.pem", ground.files.revocationList(of: ground.authority, revoked: []))
+            let (door, diary) = (try ground.door(), AuditDiary())
+            let stage = try Stage(door: door, audit: diary)
+            let number: Int32 = version == .v12 ? 0x0303 : 0x0304
+            let client = LibsslClient(.init(certificate: bad, versions: number...number))
+            let wire = try Client(stage)
+            try wire.send(client.takeOutput())
+            var last: [UInt8] = []
+            while version == .v12 ? last.isEmpty : !client.isOpen {
+                client.take(try wire.receive(1))
+                last += client.takeOutput()
+            }
+            try ground.files.write("crl.pem", ground.files.revocationList(of: ground.authority, revoked: [bad]))
+            try door.reload()
+            stage.reactor.judgeCertificates()
+            usleep(100_000)
+            try wire.send(last)
+            #expect(eventually { stage.closed(.proofEnded) == 1 })
+            #expect(diary.reasons == ["the peer's certificate: certificate revoked"])
+        }
+
         @Test("A dialled connection says its first word at once, and it arrives after the handshake")
         func dialling() throws {
             let ground = try SecureGround()

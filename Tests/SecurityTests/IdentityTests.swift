@@ -251,6 +251,26 @@ struct IdentityTests {
         #expect(answers.wait(for: 200 - refused).count == 200 - refused)
     }
 
+    @Test("A reload that takes the issuer away does not leave those waiting who wait for its keys")
+    func waitingAcrossReload() throws {
+        let server = try KeyServer()
+        defer { server.stop() }
+        server.hang()
+        var settings = IdentitySettings()
+        settings.issuers = [try issuer(server.url)]
+        let authenticator = try make(settings)
+        let answers = Answers()
+        let token = "\(Forge.input(#"{"alg":"EdDSA"}"#, claims())).AAAA"
+        #expect(authenticator.authenticate(credentials(nil, token)) { answers.reply($0) } == nil)
+        // It has been looked at, and put aside.
+        while authenticator.counters.tokens == 0 {}
+        let start = ContinuousClock.now
+        try authenticator.reload(IdentitySettings())
+        #expect(answers.wait(for: 1) == [.refused(.badCredentials)])
+        #expect(ContinuousClock.now - start < .seconds(5), "long before the fetch is given up")
+        #expect(authenticator.counters.waiting == 0)
+    }
+
     @Test("Tokens do not wait for passwords")
     func ownThread() throws {
         let (forge, scratch, gate) = (try Forge(.ed25519), try Scratch(), Gate())

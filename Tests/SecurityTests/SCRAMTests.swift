@@ -149,6 +149,22 @@ struct SCRAMTests {
         #expect(try #require(challenges[0].split(separator: ",").first).utf8.count >= 2 + 24 + 24)
     }
 
+    @Test("Names that look the same and are other bytes do not tell who exists")
+    func fakesOfLookalikes() throws {
+        // To Swift these are the same text: the Kelvin sign and K, e with an accent in one scalar and in two.
+        let names = [("Kevin", "\u{212A}evin"), ("ren\u{E9}", "rene\u{301}")]
+        let authenticator = try make([user("Kevin", "one", scram: true), user("ren\u{E9}", "two", scram: true)])
+        for (name, lookalike) in names {
+            let salts = try [name, lookalike].map { name in
+                let result = try log(in: SCRAMClient(user: name, password: "p"), authenticator)
+                return try #require(result.challenge).split(separator: ",")[1]
+            }
+            #expect(salts[0] != salts[1], "as of two users that do not exist")
+        }
+        let other = try log(in: SCRAMClient(user: "\u{212A}evin", password: "one"), authenticator)
+        #expect(other.end == .finished(.refused(.badCredentials), Array("e=invalid-proof".utf8)))
+    }
+
     @Test("Without any verifier the mechanism is not offered")
     func notOffered() throws {
         let authenticator = try make([user("anna", "one")])

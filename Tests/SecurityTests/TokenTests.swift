@@ -245,6 +245,22 @@ struct TokenTests {
             ])
     }
 
+    @Test("A name has one spelling: who is called like another one in other bytes is nobody")
+    func lookalikes() throws {
+        let forge = try Forge(.ed25519)
+        let verifier = try verifier(keySet(forge.jwk()))
+        func user(_ name: String) -> String? {
+            verifier.proof(forge.token(.edDSA, claims(["sub": "\"\(name)\""])))?.user
+        }
+        // The Kelvin sign is K, the Greek question mark is a semicolon, to whoever compares texts.
+        for name in ["\u{212A}evin", "\\u212Aevin", "a\u{37E}b", "rene\u{301}", "\u{1112}\u{1161}\u{11AB}"] {
+            #expect(user(name) == nil, "\(name)")
+        }
+        for name in ["Kevin", "a;b", "ren\u{E9}", "\u{D55C}", "\u{1F469}\u{200D}\u{1F680}", "x\u{301}"] {
+            #expect(user(name) == name, "\(name)")
+        }
+    }
+
     @Test("Huge claims, many claims, deep nesting, names twice, names of 64 KiB")
     func excessive() throws {
         let forge = try Forge(.ed25519)

@@ -64,9 +64,10 @@ private struct Scene {
     let router: Router
     let stage: FakeStage
 
-    init(_ door: Door = Door(), rules: [AccessRule] = []) throws {
+    init(_ door: Door = Door(), rules: [AccessRule] = [], quotas: [QuotaRule] = []) throws {
         self.door = door
-        let router = Router(limits: Limits(), accessRules: try AccessRules(rules), hashKey: 7)
+        let router = Router(
+            limits: Limits(), accessRules: try AccessRules(rules), quotas: Quotas(quotas), hashKey: 7)
         self.router = router
         let mqtt = MQTTAdapter(routers: ["default": router], authenticator: door, random: { 4 })
         let numbers = Atomic<UInt64>(7)
@@ -257,6 +258,25 @@ extension FakeConnection {
         let other = scene.connect()
         other.send("GET /events?filter=a HTTP/1.1\n\(host)\(bearer("anna:2000:group"))Last-Event-ID: \(id)\n\n")
         #expect(String(decoding: other.bytes(), as: UTF8.self).contains("gap"), "that is somebody else")
+    }
+
+    /// However often it says who it is, and of which protocol it becomes.
+    @Test func connectionCountsOnce() throws {
+        let scene = try Scene(quotas: [QuotaRule(users: ["anna"], limits: [.connections: 1])])
+        let client = scene.connect()
+        for token in ["anna:1000", "anna:2000", "anna:3000"] {
+            #expect(client.ask(post(bearer(token)))?.status == 202, "\(token)")
+        }
+        #expect(scene.connect().ask(post(bearer("anna")))?.status == 429)
+        let other = try Scene(quotas: [QuotaRule(users: ["anna"], limits: [.connections: 1])])
+        let socket = other.open("/ws", "apus.v1.json", bearer("anna:5000"))
+        #expect(socket.say(#"{"op":"authenticate","id":4,"token":"anna"}"#) == [#"{"op":"ok","id":4}"#])
+        #expect(other.connect().ask(post(bearer("anna")))?.status == 429)
+        let third = try Scene(quotas: [QuotaRule(users: ["anna"], limits: [.connections: 1])])
+        let inside = third.open("/mqtt", "mqtt", bearer("anna"))
+        inside.send(ClientFrame.binary([0x10, 13, 0, 4, 77, 81, 84, 84, 4, 2, 0, 60, 0, 1, 120]))
+        #expect(ServerFrame.all(inside.bytes())?.first?.payload == [0x20, 2, 0, 0])
+        #expect(third.connect().ask(post(bearer("anna")))?.status == 429)
     }
 
     // MARK: WebSocket

@@ -76,6 +76,28 @@ import Testing
         #expect(ContinuousClock.now - start >= .milliseconds(990))
     }
 
+    @Test("What is to be tried again is not, once the rules do not let its webhook read it any more")
+    func rulesBetweenAttempts() throws {
+        let stage = try WebhookStage(rules: AccessRules([AccessRule(effect: .allow, action: .all, topics: ["#"])]))
+        let server = try TestServer { _, number in .status(number == 1 ? 503 : 200, fields: ["Retry-After: 1"]) }
+        defer { server.stop() }
+        #expect(try stage.put(WebhookStage.definition("hook", server.url, ["#"])) == .created)
+        try stage.publish(["secret", "too"], to: "a/secret")
+        #expect(server.wait(for: 1).count == 1)
+        _ = try stage.eventually { $0.retried == 1 }
+        stage.router.reload(
+            try AccessRules(
+                [
+                    AccessRule(effect: .deny, action: .subscribe, topics: ["a/secret"]),
+                    AccessRule(effect: .allow, action: .all, topics: ["#"]),
+                ], broadSubscriptions: .filter))
+        try stage.publish(["open"], to: "a/open")
+        let description = try #require(try stage.eventually { $0.delivered == 1 })
+        #expect(description.delivered == 1 && description.queuedEvents == 0)
+        #expect(server.wait(for: 2).map(\.text) == ["secret", "open"])
+        #expect(stage.dropped(.notReadable) == 2)
+    }
+
     @Test("Refused codes end an event and are counted; a redirect is not followed but tried again")
     func refused() throws {
         let stage = try WebhookStage()

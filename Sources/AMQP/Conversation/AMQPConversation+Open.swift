@@ -104,8 +104,9 @@ extension AMQPConversation {
             return Step(consumed: count, verdict: begin(mechanism, initial.message, on: lane))
         }
         let isExternal = initial.mechanism == .external
-        // Nobody may act for another one (RFC 4422 appendix A).
-        guard !isExternal || initial.authorizationID == nil || initial.authorizationID == link.provenUser else {
+        // Nobody may act for another one (RFC 4422 appendix A, RFC 4616 §2).
+        let own = isExternal ? link.provenUser : initial.user
+        guard initial.authorizationID == nil || initial.authorizationID == own else {
             return refuse(.auth, .notAuthenticated, all)
         }
         state = .authenticating(isSASL: true)

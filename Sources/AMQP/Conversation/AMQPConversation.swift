@@ -93,6 +93,7 @@ final class AMQPConversation: Conversation {
         link.tick(at: connectDeadline)
     }
 
+    override var provenIdentity: Identity? { principal?.identity }
     override var label: String { principal?.clientID ?? engine?.remoteOpen.containerID ?? "" }
 
     // MARK: Bytes in
@@ -347,6 +348,7 @@ final class AMQPConversation: Conversation {
             return lane.now >= connectDeadline ? .failure(.connectTimeout) : .success(connectDeadline)
         }
         guard lane.now < proofEndsAt else {
+            principal?.proofHasEnded()
             _ = fail(.proofEnded, .proofEnded, on: lane)
             return .success(nil)
         }

@@ -238,8 +238,13 @@ final class Subscriber: Inbox {
     /// Takes the oldest event that came back; those whose time is over are dropped and counted.
     private func nextReturned(on lane: Lane) -> SentWindow.Entry? {
         while let entry = returned.next() {
-            guard entry.event.isExpired(at: lane.now) else { return entry }
-            lane.counters.drop(.expired)
+            if entry.event.isExpired(at: lane.now) {
+                lane.counters.drop(.expired)
+            } else if maySendAgain(entry.event, group: entry.group) {
+                return entry
+            } else {
+                lane.counters.drop(.notReadable)
+            }
         }
         return nil
     }

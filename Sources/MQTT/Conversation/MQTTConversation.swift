@@ -60,6 +60,7 @@ final class MQTTConversation: Conversation {
         return ClientLimits()
     }
 
+    override var provenIdentity: Identity? { principal?.identity }
     override var label: String {
         if let principal { return principal.clientID }
         if case .connecting(let connect) = state { return connect.clientID }
@@ -250,7 +251,10 @@ final class MQTTConversation: Conversation {
         guard case .established = state else {
             return lane.now >= connectDeadline ? .failure(.connectTimeout) : .success(connectDeadline)
         }
-        guard lane.now < proofEndsAt else { return .failure(.proofEnded) }
+        guard lane.now < proofEndsAt else {
+            principal?.proofHasEnded()
+            return .failure(.proofEnded)
+        }
         let isUnread = isHeld || slowedUntil > 0
         if slowedUntil > 0, lane.now >= slowedUntil {
             slowedUntil = 0

@@ -196,7 +196,7 @@ extension Session {
             if !brought.contains(entry.event.identity) { _ = wait(entry, on: lane) }
         }
         // Its own node may have had other rules.
-        judgeWaiting()
+        judgeKept()
         move.endsAt = lane.now + SessionMove.recentMilliseconds
         context.state(of: lane).moved.append(self)
         context.wait(self, on: lane)
@@ -207,7 +207,14 @@ extension Session {
         guard let contents = try? SessionBytes.Contents(bytes, now: lane.now, limits: lane.limits) else {
             return false
         }
-        for entry in contents.waiting where move?.isFirst(entry.event.identity) ?? true { _ = send(entry, on: lane) }
+        for entry in contents.waiting where move?.isFirst(entry.event.identity) ?? true {
+            // Its own node may have had other rules.
+            if principal.router.mayRead(entry.event.topic, as: principal) {
+                _ = send(entry, on: lane)
+            } else {
+                lane.counters.drop(.notReadable)
+            }
+        }
         return true
     }
 
@@ -236,8 +243,18 @@ extension MQTTContext: SessionMaker {
             // Left behind by an earlier move. Or it comes back before it was quite gone: then all that was in it has
             // gone, and what has come in since is its tail.
             guard known.lane == lane.number, let old = lane.port(at: known) as? Session else { return nil }
-            if old.move?.packed != nil { tail = old.takeWaiting(on: lane) } else { leftBehind = old.takeAll(on: lane) }
-            old.retire(on: lane)
+            if old.principal.identity.user != claim.identity.user {
+                // While the nodes could not see each other somebody else had the id here: what is left of that session
+                // is not for this one.
+                discard(old, on: lane)
+            } else {
+                if old.move?.packed != nil {
+                    tail = old.takeWaiting(on: lane)
+                } else {
+                    leftBehind = old.takeAll(on: lane)
+                }
+                old.retire(on: lane)
+            }
         }
         let principal = Principal(identity: claim.identity, clientID: claim.clientID, router: router)
         let session = Session(

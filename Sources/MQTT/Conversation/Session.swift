@@ -292,7 +292,8 @@ final class Session: Inbox {
         guard let link else { return }
         while unsent < inFlight.next, !link.isCongested, unsent - inFlight.first < UInt64(client.receiveMaximum) {
             sendAgain(unsent, on: link, lane)
-            unsent += 1
+            // What is done because it may not be sent again may end a row of those that the client has settled.
+            unsent = max(unsent + 1, inFlight.first)
         }
         while hasRoom(link, lane), let entry = nextWaiting(on: lane) { put(entry, on: link, lane) }
         if retained != nil { lane.workLater(self) }
@@ -305,6 +306,11 @@ final class Session: Inbox {
         if slot.state == .awaitingPubcomp { return PacketWriter.acknowledge(0x62, identifier, to: link) }
         guard let event = slot.event else { return }
         let qos: UInt8 = slot.state == .awaitingPuback ? 1 : 2
+        guard maySendAgain(event, group: slot.group) else {
+            lane.counters.drop(.notReadable)
+            _ = inFlight.advance(identifier, from: slot.state, to: .settled)
+            return
+        }
         let isSent = slot.identifiers.withUnsafeBufferPointer {
             write(PublishParts(event), 8 | qos << 1 | (slot.isRetained ? 1 : 0), identifier, $0, to: link, lane)
         }

@@ -93,7 +93,7 @@ extension CheckQueue {
     ) throws(ScryptError) -> Result<SCRAMVerifier, SASLFailure> {
         let now = now()
         let (reason, fakes, user) = state.withLock { state in
-            (state.limits.reasonAgainst(name: name, address: address, now: now), state.fakes, state.users[name])
+            (state.limits.reasonAgainst(name: name, address: address, now: now), state.fakes, state.scramUser(name))
         }
         // Made in any case, so that it takes the same time.
         let fake = try fakes.verifier(for: name)
@@ -113,12 +113,20 @@ extension CheckQueue {
                 return .refused(.tooManyFailures, reason)
             }
             // A reload may have changed the user meanwhile. A fake's proof cannot be made, nor does a user have it.
-            guard isProven, let user = state.users[name], user.scram == verifier else {
+            guard isProven, let user = state.scramUser(name), user.scram == verifier else {
                 state.limits.failed(name: name, address: address, now: now)
                 return .wrongPassword
             }
             state.limits.succeeded(name: name, address: address)
             return .accept(user.name, user, who, wall: wall)
         }
+    }
+}
+
+extension CheckQueue.State {
+    /// The user who is called just so. To a dictionary a name in other bytes may be the same: then the salt, which
+    /// would be another one for each of two fakes, would tell that somebody is there.
+    fileprivate func scramUser(_ name: String) -> User? {
+        users[name].flatMap { $0.name.utf8.elementsEqual(name.utf8) ? $0 : nil }
     }
 }

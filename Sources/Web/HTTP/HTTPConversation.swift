@@ -82,6 +82,9 @@ public final class HTTPConversation: Conversation {
     }
 
     public override var label: String { inside?.label ?? "" }
+    public override var provenIdentity: Identity? {
+        inside.map(\.provenIdentity) ?? (belonging as? Visitor)?.principal?.identity
+    }
 
     /// The conversation that an upgrade has put in this one's place.
     public var inside: Conversation? {

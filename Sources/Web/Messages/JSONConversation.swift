@@ -167,8 +167,6 @@ final class JSONConversation: Conversation {
                 guard principal.join(link, on: lane) == nil else {
                     return fail(id, 429, "Too many connections of this user.")
                 }
-                // Whoever opened the socket is this user now.
-                link.carrier.stay = nil
                 self.principal = principal
             }
             endsAt = identity.end(from: lane.now)
@@ -323,8 +321,11 @@ final class JSONConversation: Conversation {
 
     // MARK: The end
 
+    override var provenIdentity: Identity? { principal?.identity }
+
     override func tick(on lane: Lane) -> Result<UInt64?, CloseReason> {
         guard lane.now >= endsAt else { return .success(endsAt == .max ? nil : endsAt) }
+        principal?.proofHasEnded()
         fail(nil, 401, "The token or certificate has ended.")
         return .failure(.proofEnded)
     }

@@ -163,6 +163,7 @@ final class EventStream: HTTPStream {
     func tick(on lane: Lane) -> Result<UInt64?, CloseReason> {
         guard place >= 0 else { return .success(nil) }
         guard lane.now < endsAt else {
+            channel.principal.proofHasEnded()
             let line: StaticString = ": the token or certificate has ended\n\n"
             link.append(line.utf8Start, line.utf8CodeUnitCount)
             return .failure(.proofEnded)

@@ -58,6 +58,7 @@ final class WebSocketConversation: Conversation, Carrying {
 
     var inside: Conversation? { theInside }
     override var label: String { theInside.label }
+    override var provenIdentity: Identity? { theInside.provenIdentity }
 
     /// Whether the inside has neither ended nor asked for the end.
     var isOpen: Bool { if case .open = state { link.closing == nil } else { false } }

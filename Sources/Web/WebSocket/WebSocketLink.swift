@@ -62,6 +62,9 @@ final class WebSocketLink: Link {
         super.init()
         isLocal = carrier.isLocal
         isCongested = carrier.isCongested
+        // One connection, counted once: for whoever opened it until the inside says who it is.
+        stay = carrier.stay
+        carrier.stay = nil
         carrier.rider = self
     }
 
