@@ -1,7 +1,7 @@
 #!/bin/bash
 # The management interface with other people's tools: curl asks, mosquitto's clients are asked about. Health and
 # readiness up to the end of a drain, clients listed, shown and ended, retained events listed, read and removed; then
-# the same by the node's own commands, and with users.
+# the same by the node's own commands, with users and over TLS; and `apus check` on broken certificates.
 set -euo pipefail
 cd "$(dirname "$0")"
 . ./node.sh
@@ -129,4 +129,61 @@ has "the command" 'admin is ready' "$(APUS_ADMIN_PASSWORD=right manage status --
 has "the command without" '--user' "$(manage status 2>&1 || true)"
 grep -q right "$node_log" && fail "a password is in the log"
 stop_node
+
+# Over TLS: the commands verify who answers, and show a certificate where one is asked for.
+certs() { "$apus" certs "$1" --dir "$scratch/$2" "${@:3}" >/dev/null; }
+certs init pki
+certs init strange
+certs server pki web --host localhost
+certs client pki anna
+cat >"$scratch/tls.yaml" <<YAML
+node: { name: admin, data: $scratch/data }
+tls:
+  main: { certificate: $scratch/pki/web.crt, key: $scratch/pki/web.key, client_ca: $scratch/pki/ca.crt,
+          require_client_certificate: true, user: "\${cert.cn}", crl: $scratch/pki/ca.crl }
+listeners:
+  - { protocol: mqtt, listen: "127.0.0.1:0", tls: main }
+security: { users: $scratch/users }
+admin: { users: [anna], tls: main }
+YAML
+start_node "$scratch/tls.yaml"
+https() { "$apus" status --admin "https://${1:-localhost}:${node_admin##*:}" "${@:2}" 2>&1 || true; }
+own=(--cert "$scratch/pki/anna.crt" --key "$scratch/pki/anna.key")
+has "by certificate" 'admin is ready' "$(https localhost --ca "$scratch/pki/ca.crt" "${own[@]}")"
+has "no certificate" '--cert and --key' "$(https localhost --ca "$scratch/pki/ca.crt")"
+has "another authority" 'from another authority' "$(https localhost --ca "$scratch/strange/ca.crt" "${own[@]}")"
+has "no authority" '--ca names' "$(https localhost "${own[@]}")"
+has "another name" 'stands in its certificate' "$(https 127.0.0.1 --ca "$scratch/pki/ca.crt" "${own[@]}")"
+has "without TLS" 'With admin.tls' "$(manage status 2>&1 || true)"
+small() { "$apus" pub -h "$1" -p "$node_port" -t a -m b -q 1 "${@:2}" 2>&1 && echo sent || true; }
+is "an event over TLS" sent "$(small localhost --cafile "$scratch/pki/ca.crt" "${own[@]}")"
+has "to another name" 'another name than --host' "$(small 127.0.0.1 --cafile "$scratch/pki/ca.crt" "${own[@]}")"
+is "whatever the name" sent "$(small 127.0.0.1 --insecure --cafile "$scratch/pki/ca.crt" "${own[@]}")"
+has "not its authority" 'from no authority' "$(small localhost --cafile "$scratch/strange/ca.crt" "${own[@]}")"
+has "nothing shown" '--cert and --key' "$(small localhost --cafile "$scratch/pki/ca.crt")"
+has "no TLS at all" '--cafile' "$(small localhost)"
+stop_node
+
+# What would keep a node from starting is said before.
+look() { "$apus" check "$scratch/tls.yaml" 2>&1 && echo "ended with 0" || echo "ended with $?"; }
+has "good files" 'ended with 0' "$(look)"
+broken() { # broken FILE WHAT: with another file in its place
+    cp "$scratch/pki/$1" "$scratch/kept"
+    cat >"$scratch/pki/$1"
+    has "$2: it is said" "pki/$1" "$(look)"
+    has "$2: the end" 'ended with 78' "$(look)"
+    cp "$scratch/kept" "$scratch/pki/$1"
+}
+broken web.key "another key" <"$scratch/pki/anna.key"
+broken web.crt "no certificate" </dev/null
+broken ca.crt "no authority" <"$scratch/pki/anna.key"
+broken ca.crl "no list" <"$scratch/pki/ca.crt"
+rm "$scratch/pki/web.crt" "$scratch/users"
+has "no file" 'web.crt: No such file' "$(look)"
+openssl req -new -key "$scratch/pki/web.key" -subj /CN=old -out "$scratch/request"
+openssl x509 -req -in "$scratch/request" -signkey "$scratch/pki/web.key" -days -1 \
+    -out "$scratch/pki/web.crt" 2>"$scratch/err"
+has "expired" 'has expired' "$(look)"
+has "expired is no mistake" 'ended with 0' "$(look)"
+has "no users yet" 'apus user add' "$(look)"
 echo "admin: $checks checks passed"

@@ -71,8 +71,9 @@ final class MosquittoClient {
     private var connectCode: Int32?
     /// Publishes that were done before `publish` knew their id.
     private var doneEarly: Set<Int32> = []
-    /// What libmosquitto last called an error: it tells the log what OpenSSL says, and its caller only that it failed.
-    private var lastError: String?
+    /// The first error of this attempt: libmosquitto tells the log what is wrong with a certificate, and its caller
+    /// only that TLS failed.
+    private var firstError: String?
 
     init(_ settings: Settings) throws {
         self.settings = settings
@@ -132,7 +133,7 @@ final class MosquittoClient {
         mosquitto_log_callback_set(client) { _, context, level, text in
             guard let client = MosquittoClient.from(context), let text else { return }
             if client.settings.isDebugging { printError(String(cString: text)) }
-            if level == MOSQ_LOG_ERR { client.lastError = String(cString: text) }
+            if level == MOSQ_LOG_ERR, client.firstError == nil { client.firstError = String(cString: text) }
         }
     }
 
@@ -150,6 +151,7 @@ final class MosquittoClient {
     /// Connects and waits for the server's answer, at most ten seconds.
     func connect() throws {
         connectCode = nil
+        firstError = nil
         // For libmosquitto port 0 says that the host is the path of a Unix socket.
         let host = settings.unixPath ?? settings.host
         let port = settings.unixPath == nil ? Int32(settings.port) : 0
@@ -160,6 +162,7 @@ final class MosquittoClient {
     /// Connects again after a loss; like ``connect()``.
     func reconnect() throws {
         connectCode = nil
+        firstError = nil
         try check(mosquitto_reconnect(client), "cannot connect to \(place)")
         try waitForAnswer()
     }
@@ -222,15 +225,27 @@ final class MosquittoClient {
 
     private func check(_ result: Int32, _ what: String) throws {
         guard result != MOSQ_ERR_SUCCESS.rawValue else { return }
-        if result == MOSQ_ERR_TLS.rawValue, let lastError {
-            throw CommandFailure("\(what): \(Self.reason(ofTLS: lastError))")
+        if result == MOSQ_ERR_TLS.rawValue, let firstError {
+            throw CommandFailure("\(what): \(Self.reason(ofTLS: firstError))")
         }
+        if result == MOSQ_ERR_CONN_LOST.rawValue, connectCode == nil { throw CommandFailure("\(what): \(lost)") }
         if result == MOSQ_ERR_ERRNO.rawValue { throw CommandFailure.system(what) }
         throw CommandFailure("\(what): \(String(cString: mosquitto_strerror(result)))")
     }
 }
 
 extension MosquittoClient {
+    /// What it may mean that the connection has ended before the server's answer came.
+    private var lost: String {
+        switch settings.security {
+        case .none: "The connection was lost; if the node speaks TLS there: --cafile"
+        // With TLS 1.3 the server's answer to a missing certificate comes after the handshake.
+        case .some(let security) where security.certificate == nil:
+            "The connection was lost; if the node asks for a certificate: --cert and --key"
+        case .some: "The connection was lost; perhaps the node does not take --cert"
+        }
+    }
+
     /// What OpenSSL or libmosquitto say about TLS, and what to try.
     private static func reason(ofTLS text: String) -> String {
         let advice =
@@ -242,6 +257,8 @@ extension MosquittoClient {
                 "the node speaks no TLS there; leave --cafile out or give another --port"
             } else if text.contains("certificate required") || text.contains("handshake failure") {
                 "the node asks for a certificate: --cert and --key"
+            } else if text.contains("unexpected eof") {
+                "the connection was lost in the handshake; perhaps the node speaks no TLS there"
             } else {
                 ""
             }

@@ -122,16 +122,23 @@ struct CheckCommand: ParsableCommand {
     func run() throws {
         if keys { return print(ConfigurationKeys.markdown, terminator: "") }
         let configuration = try Configuration.load(file: file)
+        let security = configuration.security
+        let tls = configuration.checkTLS()
+        for warning in tls.warnings { printError("warning: \(warning)") }
+        var problems = tls.problems
+        var users: String?
+        if let path = security.users { users = countUsers(path, &problems) }
+        for problem in problems { printError(problem) }
+        if !problems.isEmpty { throw ExitCode(78) }
         let listeners = configuration.listeners
             .map { "\($0.protocolName.rawValue) \($0.address)" }.joined(separator: ", ")
         print("OK  node '\(configuration.name)', data in \(configuration.data)")
         print("    listeners: \(listeners.isEmpty ? "none" : listeners)")
         print("    management: \(configuration.admin.address?.description ?? "off")")
         if let mesh = configuration.meshSummary { print("    \(mesh)") }
-        let security = configuration.security
         print("    anonymous clients: \(security.anonymous.rawValue); access rules: \(security.access.count)")
-        if let users = security.users { try checkUsers(users) }
-        try checkTLS(configuration.checkTLS())
+        if let users { print("    users: \(users)") }
+        if !tls.sections.isEmpty { print("    TLS: \(tls.sections.joined(separator: ", "))") }
         if listeners.isEmpty { printError("warning: without listeners no client can connect") }
         if security.anonymous == .everywhere,
             configuration.listeners.contains(where: { !$0.address.isLocal })
@@ -140,27 +147,15 @@ struct CheckCommand: ParsableCommand {
         }
     }
 
-    /// What would keep a node from starting is a fault of the configuration; the rest is worth knowing.
-    private func checkTLS(_ report: Configuration.TLSReport) throws {
-        if !report.sections.isEmpty, report.problems.isEmpty {
-            print("    TLS: \(report.sections.joined(separator: ", "))")
-        }
-        for warning in report.warnings { printError("warning: \(warning)") }
-        for problem in report.problems { printError(problem) }
-        if !report.problems.isEmpty { throw ExitCode(78) }
-    }
-
     /// A user file that is not there yet is no fault of the configuration; one that cannot be read is.
-    private func checkUsers(_ path: String) throws {
+    private func countUsers(_ path: String, _ problems: inout [String]) -> String? {
         guard isReadable(path) else {
-            return printError(
-                "warning: security.users: there is no readable file \(path); make it with `apus user add`")
+            printError("warning: security.users: there is no readable file \(path); make it with `apus user add`")
+            return nil
         }
-        do {
-            print("    users: \(try UserFile.load(path).users.count) in \(path)")
-        } catch {
-            printError("\(error)")
-            throw ExitCode(78)
+        do throws(UserFileError) { return "\(try UserFile.load(path).users.count) in \(path)" } catch {
+            problems.append("\(error)")
+            return nil
         }
     }
 }

@@ -59,7 +59,7 @@ static inline CURLcode apus_curl_status(const apus_curl *curl, CURL *handle, lon
     return curl->getinfo(handle, CURLINFO_RESPONSE_CODE, status);
 }
 
-/* Why the other end's certificate was not taken: X509_V_…; 0 when its chain is good. */
+/* Why the other end's certificate was not taken: X509_V_…, of the chain. */
 static inline CURLcode apus_curl_verify_result(const apus_curl *curl, CURL *handle, long *result) {
     return curl->getinfo(handle, CURLINFO_SSL_VERIFYRESULT, result);
 }

@@ -108,6 +108,10 @@ struct AdminClient {
         if let reason = apus_curl_load(&curl) {
             throw CommandFailure("cannot load libcurl: \(String(cString: reason))")
         }
+        // Released after the handle, which writes into it.
+        let detail = UnsafeMutablePointer<CChar>.allocate(capacity: Int(CURL_ERROR_SIZE))
+        detail.initialize(repeating: 0, count: Int(CURL_ERROR_SIZE))
+        defer { detail.deallocate() }
         guard let handle = apus_curl_init(&curl) else { throw CommandFailure("libcurl cannot start") }
         defer { apus_curl_cleanup(&curl, handle) }
         let pairs = query.compactMap { name, value in value.map { "\(name)=\(Percent.encode($0))" } }
@@ -144,9 +148,6 @@ struct AdminClient {
         if let wrong = codes.first(where: { $0 != CURLE_OK }) {
             throw CommandFailure("\(place): \(String(cString: apus_curl_strerror(&curl, wrong)))")
         }
-        let detail = UnsafeMutablePointer<CChar>.allocate(capacity: Int(CURL_ERROR_SIZE))
-        detail.initialize(repeating: 0, count: Int(CURL_ERROR_SIZE))
-        defer { detail.deallocate() }
         _ = apus_curl_set_pointer(&curl, handle, CURLOPT_ERRORBUFFER, detail)
         let code = withExtendedLifetime(answer) { apus_curl_perform(&curl, handle) }
         guard code == CURLE_OK else {
@@ -183,7 +184,7 @@ struct AdminClient {
 
     /// What went wrong, and what to try.
     /// - Parameters:
-    ///   - verified: what OpenSSL says of the node's certificate (X509_V_…); 0 when its chain is good.
+    ///   - verified: what OpenSSL says of the chain of the node's certificate (X509_V_…).
     ///   - detail: libcurl's own words.
     private func failure(_ code: CURLcode, _ verified: Int, _ detail: String) -> CommandFailure {
         switch code {
@@ -198,8 +199,8 @@ struct AdminClient {
         case CURLE_SSL_CACERT_BADFILE:
             return CommandFailure("\(authorities ?? "the system's authorities"): no certificate can be read")
         case CURLE_SSL_CONNECT_ERROR, CURLE_RECV_ERROR, CURLE_SEND_ERROR:
-            if address.isSecure, detail.contains("wrong version number") {
-                return CommandFailure("\(place): the node speaks no TLS there; leave https:// out")
+            if address.isSecure, detail.contains("wrong version number") || detail.contains("SSL_ERROR_SYSCALL") {
+                return CommandFailure("\(place): no TLS is spoken there, or no longer. Without admin.tls: http://")
             }
             if address.isSecure, detail.contains("alert") {
                 let hint =
@@ -217,7 +218,8 @@ struct AdminClient {
     /// What helps when the node's certificate was not taken.
     private func advice(_ verified: Int) -> String {
         switch verified {
-        case 0: "Dial it by a name or an address that stands in its certificate"
+        // The chain was good (0), or libcurl looked at the name first and has kept 1.
+        case 0, 1: "Dial it by a name or an address that stands in its certificate"
         // X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED.
         case 9, 10: "It has ended or has not begun, or the clock of this machine is wrong"
         default:
