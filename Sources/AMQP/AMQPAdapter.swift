@@ -146,6 +146,22 @@ struct LinkKey: Hashable {
     var namespace: Int
     var container: String
     var name: String
+    var scope = Scope.durable
+
+    /// Among whose links a name is one. A durable subscription keeps its name from everybody; names of links that leave
+    /// nothing behind are each user's own, so that nobody can occupy those of others.
+    enum Scope: Hashable {
+        case durable
+        /// nil for those without a name.
+        case links(user: String?)
+    }
+
+    /// The same name among the links of a user.
+    func ofLinks(_ user: String?) -> LinkKey {
+        var key = self
+        key.scope = .links(user: user)
+        return key
+    }
 
     /// The name that the subscription is listed under, among the clients of all protocols.
     var sessionName: String { "amqp:\(container)/\(name)" }

@@ -558,32 +558,35 @@ public final class Router: @unchecked Sendable {
 
     /// Claims a client id for a new session.
     public func claimSession(_ clientID: String, for address: PortAddress) -> SessionClaim {
-        claimSession(clientID, for: address, countedFor: nil, evenOverQuota: false)
+        claimSession(clientID, for: address, after: nil, countedFor: nil, evenOverQuota: false)
     }
 
     /// Claims a client id for a new session of a principal, which counts for its user.
-    /// - Parameter evenOverQuota: whether it is claimed even if it is one too many: a session that comes from another
-    ///   node is there already.
+    /// - Parameters:
+    ///   - former: a session of this client id that is to end: if it still has the id, the new one takes its place in
+    ///     one step. Given up and claimed again, the id could be somebody else's on another lane in between.
+    ///   - evenOverQuota: whether it is claimed even if it is one too many: a session that comes from another node is
+    ///     there already.
     public func claimSession(
-        _ clientID: String, for address: PortAddress, as principal: Principal, evenOverQuota: Bool = false,
-        on lane: Lane
+        _ clientID: String, for address: PortAddress, after former: PortAddress? = nil, as principal: Principal,
+        evenOverQuota: Bool = false, on lane: Lane
     ) -> SessionClaim {
         let usage = principal.allowance?.sessions
-        let claim = claimSession(clientID, for: address, countedFor: usage, evenOverQuota: evenOverQuota)
+        let claim = claimSession(
+            clientID, for: address, after: former, countedFor: usage, evenOverQuota: evenOverQuota)
         if claim == .overQuota, let usage { principal.refuse(.sessions, usage, "connect", on: lane) }
         return claim
     }
 
     private func claimSession(
-        _ clientID: String, for address: PortAddress, countedFor usage: Usage?, evenOverQuota: Bool
+        _ clientID: String, for address: PortAddress, after former: PortAddress?, countedFor usage: Usage?,
+        evenOverQuota: Bool
     ) -> SessionClaim {
         sessions.withLock { sessions in
-            if let known = sessions[clientID] { return .taken(known) }
-            guard sessions.count < limits.maxSessions else { return .overLimit }
-            if let usage {
-                guard usage.add(.sessions, inAnyCase: evenOverQuota) else { return .overQuota }
-                sessions.count(clientID, for: usage)
-            }
+            let known = sessions[clientID]
+            if let known, known != former { return .taken(known) }
+            guard known != nil || sessions.count < limits.maxSessions else { return .overLimit }
+            guard sessions.count(clientID, for: usage, inAnyCase: evenOverQuota) else { return .overQuota }
             sessions[clientID] = address
             return .held
         }

@@ -19,8 +19,18 @@ struct SessionTable {
         }
     }
 
-    /// Notes whom a session counts for.
-    mutating func count(_ clientID: String, for usage: Usage) { usages[ClientKey(clientID)] = usage }
+    /// Notes whom a session counts for; nil for nobody. One that follows another of its client id takes its place.
+    /// - Parameter inAnyCase: whether it is counted even if it is one too many.
+    /// - Returns: false, and nothing has changed, when it would be one too many.
+    mutating func count(_ clientID: String, for usage: Usage?, inAnyCase: Bool) -> Bool {
+        guard usage != nil || !usages.isEmpty else { return true }
+        let former = usages[ClientKey(clientID)]
+        guard former !== usage else { return true }
+        if let usage, !usage.add(.sessions, inAnyCase: inAnyCase) { return false }
+        former?.subtract(.sessions)
+        usages[ClientKey(clientID)] = usage
+        return true
+    }
 
     /// A session has ended.
     mutating func uncount(_ clientID: String) {

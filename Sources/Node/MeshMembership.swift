@@ -60,7 +60,7 @@ public struct MeshMembership: Sendable {
         }
         var aside: String?
         let text = JoinedFile.text(
-            name: token.name, mesh: token.node.mesh, addresses: token.addresses, listen: listen?.description)
+            name: token.name, mesh: token.mesh, addresses: token.addresses, listen: listen?.description)
         try run { () throws(MeshIdentityFile.Failure) in
             try MeshIdentityFile.whileStopped(data: data) { folder throws(MeshIdentityFile.Failure) in
                 aside = try setAside(now: now)

@@ -116,7 +116,7 @@ struct JoinCommand: ParsableCommand {
         let membership = MeshMembership(data: nodeData(data))
         let aside = try membership.join(token, listen: address, replacing: force, now: now)
         if let aside { print("what was there is in \(aside)") }
-        print("\(token.name) is the node \(token.node.id) of the mesh '\(token.node.mesh)'")
+        print("\(token.name) is the node \(token.node.id) of the mesh '\(token.mesh)'")
         print("  it dials \(token.addresses.joined(separator: ", "))")
         print("  others dial it at \(address?.description ?? "no address; --listen would give one")")
         print("  its certificate holds until \(UTC.text(end))")

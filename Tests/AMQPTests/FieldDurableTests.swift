@@ -175,6 +175,37 @@ import Testing
         #expect(one.texts(one.receiver("sub", from: "a", credit: 10, keeps: true)) == ["1"])
     }
 
+    /// Nobody can occupy the names of links that leave nothing behind.
+    @Test func linksOfAnotherUser() throws {
+        let node = try FieldNode()
+        let (one, two) = (FieldClient(node, user: "one"), FieldClient(node, user: "two"))
+        let links = [one, two].map { $0.receiver("sub", from: "a", credit: 10) }
+        // Nor does a durable one keep its name from them, and they do not keep it from a durable one.
+        let kept = one.receiver("kept", from: "a", credit: 10, keeps: true)
+        let beside = two.receiver("kept", from: "a", credit: 10)
+        let later = FieldClient(node, user: "three").receiver("sub", from: "b", keeps: true)
+        publish(node, ["1"])
+        for client in [one, two] { client.pump() }
+        #expect([one.texts(links[0]), two.texts(links[1])] == [["1"], ["1"]])
+        #expect([one.texts(kept), two.texts(beside)] == [["1"], ["1"]])
+        #expect(pn_link_state(later) & PN_REMOTE_CLOSED == 0)
+        // The same user's are one name, durable or not.
+        let again = FieldClient(node, user: "two")
+        let stolen = again.receiver("sub", from: "a", credit: 10)
+        two.pump()
+        #expect(two.condition(links[1]) == "amqp:link:stolen" && one.condition(links[0]) == nil)
+        let instead = FieldClient(node, user: "one")
+        let replaced = instead.receiver("kept", from: "b", credit: 10)
+        one.pump()
+        #expect(one.condition(kept) == "amqp:link:stolen" && two.condition(beside) == nil)
+        publish(node, ["2"])
+        for client in [one, two, again, instead] { client.pump() }
+        #expect(one.texts(links[0]) == ["1", "2"] && again.texts(stolen) == ["2"] && two.texts(beside) == ["1", "2"])
+        #expect(instead.texts(replaced).isEmpty)
+        for client in [one, two, again, instead] { client.cut() }
+        #expect(node.router.subscriptionCount == 1)
+    }
+
     /// Two names that read the same are two subscriptions.
     @Test func namesThatReadTheSame() throws {
         let node = try FieldNode()

@@ -176,6 +176,36 @@ struct QuotaTests {
         #expect(anna.allowance?.sessions?.count(.sessions) == 2)
     }
 
+    @Test("A session that follows another of its client id takes its place in one step")
+    func succession() {
+        var limits = Limits()
+        limits.maxSessions = 2
+        let rules = [
+            QuotaRule(groups: ["fleet"], limits: [.sessions: 2]), QuotaRule(users: ["anna"], limits: [.sessions: 1]),
+        ]
+        let field = Field(limits: limits, quotas: Quotas(rules))
+        let (anna, fleet) = (field.principal("anna"), field.principal("anna", groups: ["fleet"]))
+        let places = (0..<4).map { PortAddress(lane: 0, slot: $0, generation: 1) }
+        func claim(
+            _ id: String, _ place: Int, after former: Int? = nil, _ principal: Principal
+        ) -> Router.SessionClaim {
+            field.router.claimSession(
+                id, for: places[place], after: former.map { places[$0] }, as: principal, on: field.all[0])
+        }
+        func counts() -> [Int] { [anna, fleet].map { $0.allowance?.sessions?.count(.sessions) ?? -1 } }
+        #expect(claim("a", 0, anna) == .held && claim("b", 1, fleet) == .held)
+        #expect(claim("a", 2, after: 0, anna) == .held, "neither limit counts it twice")
+        #expect(field.router.session(of: "a") == places[2] && counts() == [1, 1] && field.router.sessionCount == 2)
+        #expect(claim("a", 3, after: 0, anna) == .taken(places[2]), "it is another's by now")
+        #expect(claim("b", 3, after: 1, anna) == .overQuota && field.router.session(of: "b") == places[1])
+        #expect(counts() == [1, 1])
+        #expect(claim("a", 3, after: 2, fleet) == .held && counts() == [0, 2], "it counts for whom it is now")
+        field.router.releaseSession("a", at: places[2])
+        #expect(field.router.session(of: "a") == places[3], "the former has nothing to give up")
+        field.router.releaseSession("a", at: places[3])
+        #expect(counts() == [0, 1] && claim("a", 0, after: 3, anna) == .held)
+    }
+
     @Test("Subscriptions of all a user's ports count, and stop to when they end in any way")
     func subscriptions() throws {
         let field = Field(quotas: Quotas([QuotaRule(limits: [.subscriptions: 3])]))

@@ -1,4 +1,5 @@
 import Core
+import Synchronization
 import Testing
 
 /// Two lanes: receipts, and connections that move to their session's lane.
@@ -210,5 +211,39 @@ import Testing
         #expect(new.closing == nil)
         node.advance(milliseconds: 1)
         #expect(new.closing == .keepAliveTimeout)
+    }
+
+    /// A session ends because the same client begins anew: at no moment is the client id free for somebody else on
+    /// another lane, whatever kind of session it was.
+    @Test(arguments: [(old: true, new: true), (old: false, new: true), (old: true, new: false)])
+    func theIdIsNeverFree(_ clean: (old: Bool, new: Bool)) throws {
+        let node = try TestNode(lanes: 2)
+        let old = TestClient(node, "c", clean: clean.old, user: "anna")
+        let thief = Thief(node.router)
+        node.router.attach(thief, identityBase: 1)
+        let new = TestClient(node, "c", clean: clean.new, user: "anna")
+        #expect(old.closing == .takenOver && new.closing == nil && !new.isSessionPresent)
+        #expect(thief.stolen == 0 && node.router.sessionCount == 1)
+        // It is when the client leaves.
+        new.send(Frame.disconnect)
+        #expect(thief.stolen == (clean.new ? 1 : 0))
+    }
+}
+
+/// Takes every client id at the moment that it is given up.
+private final class Thief: SessionMover {
+    private let router: Router
+    private let count = Atomic<Int>(0)
+    var stolen: Int { count.load(ordering: .relaxed) }
+
+    init(_ router: Router) { self.router = router }
+
+    func claim(_ claim: SessionClaim, on lane: Lane, answer: (@Sendable (SessionClaimAnswer) -> Void)?) {
+        answer?(.proceed)
+    }
+
+    func sessionEnded(_ clientID: String) {
+        guard router.claimSession(clientID, for: PortAddress(lane: 1, slot: 1, generation: 1)) == .held else { return }
+        count.add(1, ordering: .relaxed)
     }
 }

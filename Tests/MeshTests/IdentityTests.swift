@@ -43,7 +43,8 @@ import Testing
     @Test(arguments: [
         ("none", "a certificate of the mesh is required"), ("another node's", "is that of"),
         ("no node's", "names no node"), ("of two nodes", "names several nodes"),
-        ("of another mesh", "for another mesh"), ("with an id that is none", "is that of"),
+        ("of another mesh", "for another mesh"), ("of two meshes", "names several meshes"),
+        ("with an id that is none", "is that of"),
         ("not listed", "is not in mesh.allow"),
     ])
     func whoCannotProveItIsRefused(_ what: String, _ words: String) {
@@ -54,6 +55,8 @@ import Testing
             case "no node's": certificate("b:1", uris: ["https://example.org"])
             case "of two nodes": certificate("b:1", uris: ["apus:node:\(id("b:1"))", "apus:node:\(id("c:1"))"])
             case "of another mesh": certificate("b:1", uris: ["apus:node:\(id("b:1"))", "apus:mesh:other"])
+            case "of two meshes":
+                certificate("b:1", uris: ["apus:node:\(id("b:1"))", "apus:mesh:apus", "apus:mesh:other"])
             case "with an id that is none": certificate("b:1", uris: ["apus:node:b"])
             default: certificate("b:1")
             }

@@ -249,6 +249,34 @@ import Testing
         #expect(border.a.records.count <= 3, "one a second: \(border.a.records.count)")
     }
 
+    /// Events come in runs; whatever their length, the rate holds for them.
+    @Test(arguments: [1, 7, 50, 51, 400, 2_000, 65_535])
+    func theRateHoldsForRunsOfAnyLength(_ length: Int) {
+        let (perSecond, seconds) = (50, 4_000)
+        var rate = EventRate(perSecond: perSecond, now: 7)
+        var passed = 0
+        for step in 0...seconds * 10 {
+            while rate.take(length, now: 7 + UInt64(step) * 100) { passed += length }
+        }
+        let due = perSecond * seconds
+        #expect((due...due + perSecond + length).contains(passed), "a burst of a second's events, and one run")
+    }
+
+    /// A guaranteed run passes in any case: direct events do not wait until it is paid for.
+    @Test func guaranteedRunsLeaveNoDebt() {
+        var direction = LinkPolicy.Direction()
+        direction.rate = 50
+        let gate = TopicGate(direction, hashKey: 1, now: 0)
+        func passes(_ events: Int, isGuaranteed: Bool = false, at now: UInt64) -> Bool {
+            gate.judge(nil, events: events, isGuaranteed: isGuaranteed, now: now) == .pass
+        }
+        #expect(passes(2_000, isGuaranteed: true, at: 0) && !passes(1, at: 19) && passes(1, at: 20))
+        #expect(passes(2_000, at: 40) && !passes(1, at: 40_039) && passes(1, at: 40_040))
+        #expect(passes(2_000, isGuaranteed: true, at: 40_040))
+        // After a long silence there is one second's worth.
+        #expect((0..<60).count { _ in passes(1, at: .max) } == 50)
+    }
+
     @Test func theFirstPolicyForAPeerCounts() {
         var (open, closed) = (LinkPolicy(peers: ["b:1", "c:1"]), LinkPolicy(peers: ["*"]))
         closed.export.deny = Border.filters("#")

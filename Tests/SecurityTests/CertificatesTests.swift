@@ -54,6 +54,34 @@ struct CertificatesTests {
         }
     }
 
+    @Test("A node's certificate need not be for one mesh; one of two nodes or two meshes is none")
+    func nodeOfNoMesh() throws {
+        let stage = try CertificateStage()
+        let id = "00112233445566778899aabbccddeeff"
+        let name = try NodeName(id: id, mesh: nil)
+        let issued = try stage.authority.issue(CertificateRequest(.node(name), name: "node-1"), now: noon)
+        let certificate = try Certificate.read(pem: issued.certificate.pem, name: "node-1.crt")
+        #expect(certificate.node == name && certificate.alternativeNames.uris == ["apus:node:" + id])
+        #expect(throws: CertificateFailure.self, "an invitation is one to a mesh") {
+            try InvitationToken.encode(
+                certificate, key: issued.key, authority: stage.authority, addresses: ["n:7400"], expires: noon + 60)
+        }
+        /// The same certificate with other bytes; its signature is not looked at.
+        func changed(_ text: String, _ change: (inout [UInt8], Int) -> Void) throws -> Certificate {
+            var request = CertificateRequest(.node(try NodeName(id: id, mesh: "plant")), name: "node-1")
+            request.email = "apus:mesh:a@b"
+            var der = try stage.authority.issue(request, now: noon).certificate.der
+            change(&der, try #require(der.firstRange(of: Array(text.utf8))?.lowerBound))
+            return try Certificate.read(der: der)
+        }
+        #expect(try changed("apus:mesh:plant") { _, _ in }.node == NodeName(id: id, mesh: "plant"))
+        let twoNodes = try changed("apus:mesh:plant") { $0.replaceSubrange($1..<$1 + 10, with: "apus:node:".utf8) }
+        #expect(twoNodes.alternativeNames.uris == ["apus:node:" + id, "apus:node:plant"] && twoNodes.node == nil)
+        // Tag and length stand before the text; a URI instead of an address of e-mail (RFC 5280, section 4.2.1.6).
+        let twoMeshes = try changed("apus:mesh:a@b") { $0[$1 - 2] = 0x86 }
+        #expect(twoMeshes.alternativeNames.uris.count == 3 && twoMeshes.node == nil)
+    }
+
     @Test("A certificate is good for what it is for, from its authority, in its time, and for nothing else")
     func verification() throws {
         let stage = try CertificateStage()

@@ -132,7 +132,7 @@ extension AMQPConversation {
     private func attachToKnown(
         _ handle: Engine.Link, _ key: LinkKey, _ remote: RemoteAttach, _ engine: Engine, _ state: AMQPLane, _ lane: Lane
     ) throws(AMQPError) {
-        guard let principal, let known = state.subscribers[key], isOwner(principal, of: known) else {
+        guard let principal, let known = known(key, principal, state) else {
             throw AMQPError(.notFound, "there is no subscription '\(key.name)' of container '\(key.container)'")
         }
         let outgoing = OutgoingLink(
@@ -146,14 +146,20 @@ extension AMQPConversation {
         subscriber.principal.identity.user == principal.identity.user
     }
 
+    /// What a user has under a name: a durable subscription, or that of a link.
+    private func known(_ key: LinkKey, _ principal: Principal, _ state: AMQPLane) -> Subscriber? {
+        if let durable = state.subscribers[key], isOwner(principal, of: durable) { return durable }
+        return state.subscribers[key.ofLinks(principal.identity.user)]
+    }
+
     /// The subscription of a name: the one that is there if it is the same, else a new one.
     private func subscriber(
         for wish: inout SourceWish, _ key: LinkKey, _ principal: Principal, _ state: AMQPLane, _ lane: Lane
     ) throws(AMQPError) -> Subscriber {
-        if let known = state.subscribers[key] {
-            guard isOwner(principal, of: known) else {
-                throw AMQPError(.resourceLocked, "the subscription '\(key.name)' belongs to another user")
-            }
+        if wish.keepSeconds > 0, let other = state.subscribers[key], !isOwner(principal, of: other) {
+            throw AMQPError(.resourceLocked, "the subscription '\(key.name)' belongs to another user")
+        }
+        if let known = known(key, principal, state) {
             if known.filter == wish.filter, known.isNoLocal == wish.isNoLocal, known.isDurable, wish.keepSeconds > 0 {
                 // Attaching is subscribing again: the rules may have changed since.
                 guard principal.router.mayShare(known.filter, as: principal, on: lane) else {
@@ -166,8 +172,9 @@ extension AMQPConversation {
             known.end(on: lane)
         }
         guard let filter = wish.filter else { throw AMQPError(.invalidField, "the source names no topic") }
+        let own = wish.keepSeconds > 0 ? key : key.ofLinks(principal.identity.user)
         let made = Subscriber(
-            key, filter, isNoLocal: wish.isNoLocal, keepSeconds: wish.keepSeconds, source: wish.granted,
+            own, filter, isNoLocal: wish.isNoLocal, keepSeconds: wish.keepSeconds, source: wish.granted,
             principal: principal, state: state)
         let router = principal.router
         router.register(made, on: lane)
@@ -186,7 +193,7 @@ extension AMQPConversation {
             made.end(on: lane)
             throw AMQPError(.resourceLimitExceeded, "too many subscriptions")
         }
-        state.subscribers[key] = made
+        state.subscribers[own] = made
         if filter.group == nil, !wish.isDynamic { made.startRetained(on: lane) }
         return made
     }

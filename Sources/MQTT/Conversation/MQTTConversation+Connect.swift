@@ -148,8 +148,10 @@ extension MQTTConversation {
     /// moves there, so that nothing on its way to the session is overtaken.
     private func establish(_ connect: ConnectPacket, on lane: Lane) -> Verdict {
         guard let principal else { return .close(.protocolError) }
+        let router = principal.router
         while true {
-            if let known = principal.router.session(of: connect.clientID) {
+            var former: Session?
+            if let known = router.session(of: connect.clientID) {
                 guard known.lane == lane.number else { return move(to: known.lane) }
                 guard let old = lane.port(at: known) as? Session else {
                     return refuse(.serverUnavailable, .serverUnavailable, .overLimit)
@@ -157,30 +159,45 @@ extension MQTTConversation {
                 guard old.principal.identity.user == principal.identity.user else {
                     return refuse(.notAuthorized, .notAuthorized, .notAuthenticated)
                 }
-                old.displace(on: lane)
-                // A session without a future ended with its connection.
-                if let kept = lane.port(at: known) as? Session {
-                    if !connect.isClean {
-                        return join(principal, on: lane) ?? begin(kept, isPresent: true, connect, on: lane)
-                    }
-                    context.discard(kept, on: lane)
+                if !connect.isClean, old.outlivesConnection {
+                    old.displace(on: lane)
+                    return join(principal, on: lane) ?? begin(old, isPresent: true, connect, on: lane)
                 }
+                former = old
             }
-            // Only now: a connection that was taken over does not count any more.
-            if let refusal = join(principal, on: lane) { return refusal }
-            let traffic = context.state(of: lane).traffic
-            let session = Session(expirySeconds: 0, principal: principal, traffic: traffic)
-            principal.router.register(session, on: lane)
-            let claim = principal.router.claimSession(connect.clientID, for: session.address, as: principal, on: lane)
+            // A connection that is taken over does not count any more: then later.
+            if former == nil, let refusal = join(principal, on: lane) { return refusal }
+            let session = Session(expirySeconds: 0, principal: principal, traffic: context.state(of: lane).traffic)
+            router.register(session, on: lane)
+            let claim = router.claimSession(
+                connect.clientID, for: session.address, after: former?.address, as: principal, on: lane)
             switch claim {
-            case .held: return begin(session, isPresent: false, connect, on: lane)
-            case .taken: principal.router.unregister(session, on: lane)
+            case .held: return succeed(former, session, connect, on: lane)
+            case .taken: router.unregister(session, on: lane)
             case .overLimit, .overQuota:
-                principal.router.unregister(session, on: lane)
+                router.unregister(session, on: lane)
                 let reason: CloseReason = claim == .overQuota ? .overQuota : .overLimit
                 return refuse(.serverUnavailable, .quotaExceeded, reason)
             }
         }
+    }
+
+    /// Begins a session that has the client id now; the one that had it, if any, ends (§3.1.2.4).
+    private func succeed(
+        _ former: Session?, _ session: Session, _ connect: ConnectPacket, on lane: Lane
+    ) -> Verdict {
+        if let former {
+            let address = former.address
+            former.displace(on: lane)
+            // One without a future has ended with its connection.
+            if lane.port(at: address) === former { context.discard(former, on: lane) }
+        }
+        if let refusal = join(session.principal, on: lane) {
+            session.principal.router.releaseSession(connect.clientID, at: session.address)
+            session.principal.router.unregister(session, on: lane)
+            return refusal
+        }
+        return begin(session, isPresent: false, connect, on: lane)
     }
 
     /// Counts the connection for its user, once.

@@ -73,6 +73,9 @@ final class Session: Inbox {
         detach()
     }
 
+    /// Whether it goes on when the connection that has it now, if any, is gone.
+    var outlivesConnection: Bool { conversation == nil || expirySeconds > 0 }
+
     /// Ends the connection that has the session now, because another one takes over (§3.1.4-3).
     func displace(on lane: Lane) {
         guard let conversation, let link else { return }

@@ -18,7 +18,8 @@ enum NodeCertificate {
             return "the certificate is that of '\(name)', the peer says that it is the node \(node)"
         }
         let meshes = certificate.uris.filter { $0.hasPrefix(meshPrefix) }
-        guard meshes.isEmpty || meshes.contains(where: { $0.utf8.elementsEqual((meshPrefix + mesh).utf8) }) else {
+        guard meshes.count <= 1 else { return "the certificate '\(certificate.subject)' names several meshes" }
+        guard meshes.allSatisfy({ $0.utf8.elementsEqual((meshPrefix + mesh).utf8) }) else {
             return "the certificate is for another mesh than '\(mesh)'"
         }
         return nil

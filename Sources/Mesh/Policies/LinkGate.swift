@@ -41,7 +41,7 @@ final class TopicGate {
             guard let topic, admits(topic) else { return .keep }
         }
         guard rate != nil else { return .pass }
-        return rate?.take(events, now: now) ?? true || isGuaranteed ? .pass : .slow
+        return rate?.take(events, mayOwe: !isGuaranteed, now: now) ?? true || isGuaranteed ? .pass : .slow
     }
 
     /// Whether events of a topic may pass, however many.
@@ -67,28 +67,36 @@ extension LinkPolicy.Direction {
 
 /// So many events a second, and as many at once. Time in milliseconds.
 struct EventRate {
-    private let perSecond: UInt64
-    /// Thousandths of events that may pass now.
-    private var level: UInt64
+    private let perSecond: Int64
+    /// Thousandths of events that may pass now; negative after a run of more than that, until it is paid for. A frame
+    /// counts its events with 16 bits, so that the debt is less than 65,536 of them.
+    private var level: Int64
     private var since: UInt64
 
+    /// Thousandths of events when nothing has passed for a while.
+    private var full: Int64 { perSecond * 1_000 }
+
     init(perSecond: Int, now: UInt64) {
-        self.perSecond = UInt64(max(perSecond, 1))
+        self.perSecond = Int64(max(perSecond, 1))
         level = self.perSecond * 1_000
         since = now
     }
 
-    /// Takes what so many events cost; a run of more than a second's may pass when everything is there.
-    mutating func take(_ events: Int, now: UInt64) -> Bool {
-        let full = perSecond * 1_000
+    /// Takes what so many events cost. A run passes as a whole while one event may, and then nothing does until what
+    /// it took too much is paid for: so the rate holds whatever the length of runs.
+    /// - Parameter mayOwe: false takes no more than there is.
+    mutating func take(_ events: Int, mayOwe: Bool = true, now: UInt64) -> Bool {
         if now > since {
-            level = now - since >= 1_000 ? full : min(full, level + (now - since) * perSecond)
+            // The first comparison also keeps the product small.
+            let missing = full - level
+            let elapsed = now - since
+            level = elapsed > UInt64(missing / perSecond) ? full : level + Int64(elapsed) * perSecond
             since = now
         }
-        let cost = UInt64(max(events, 1)) * 1_000
-        let isEnough = level >= min(cost, full)
-        level -= min(level, isEnough ? cost : 0)
-        return isEnough
+        let cost = Int64(min(max(events, 1), Int(UInt16.max))) * 1_000
+        guard level >= 1_000 else { return false }
+        level -= mayOwe ? cost : min(cost, level)
+        return true
     }
 }
 

@@ -174,7 +174,7 @@ extension Certificate {
         public var dnsNames: [String] = []
         /// Addresses, IPv4 or IPv6.
         public var addresses: [String] = []
-        /// URIs; those that begin with `apus:` say which node of which mesh it is.
+        /// URIs; those that begin with `apus:` say which node, and of which mesh.
         public var uris: [String] = []
         /// Addresses of e-mail.
         public var emails: [String] = []
@@ -195,16 +195,16 @@ extension Certificate {
         }
     }
 
-    /// Which node of which mesh it is; nil for the certificate of something else.
+    /// Which node it is, and of which mesh; nil for the certificate of something else.
     public var node: NodeName? {
         let uris = alternativeNames.uris
         let ids = uris.filter { $0.hasPrefix(NodeName.idPrefix) }
         let meshes = uris.filter { $0.hasPrefix(NodeName.meshPrefix) }
-        // Two ids in one certificate would let its owner choose.
-        guard ids.count == 1, meshes.count == 1 else { return nil }
+        // Two in one certificate would let its owner choose.
+        guard ids.count == 1, meshes.count <= 1 else { return nil }
         return try? NodeName(
             id: String(ids[0].dropFirst(NodeName.idPrefix.count)),
-            mesh: String(meshes[0].dropFirst(NodeName.meshPrefix.count)))
+            mesh: meshes.first.map { String($0.dropFirst(NodeName.meshPrefix.count)) })
     }
 
     /// Why the certificate is not to be trusted; nil when it comes from `authority` and may be used so at that time.

@@ -2,27 +2,26 @@
 import COpenSSL
 import Glibc
 
-/// Which node of which mesh a certificate stands for. Both are URIs among its alternative names: `apus:node:` with 32
-/// hexadecimal digits and `apus:mesh:` with the mesh's id.
+/// Which node a certificate stands for, and of which mesh. Both are URIs among its alternative names: `apus:node:` with
+/// 32 hexadecimal digits and, if it is for one mesh only, `apus:mesh:` with the mesh's id.
 public struct NodeName: Sendable, Equatable {
     /// 32 lower-case hexadecimal digits, not all of them zero.
     public let id: String
-    /// `mesh.id`.
-    public let mesh: String
+    /// `mesh.id`; nil when it is good for any mesh.
+    public let mesh: String?
 
     static let idPrefix = "apus:node:"
     static let meshPrefix = "apus:mesh:"
     private static let (idDigits, maxMeshBytes) = (32, 64)
 
     /// Makes a name, or says what is wrong with it.
-    public init(id: String, mesh: String) throws(CertificateFailure) {
+    public init(id: String, mesh: String?) throws(CertificateFailure) {
         let digits = id.utf8
         guard digits.count == Self.idDigits,
             digits.allSatisfy({ (0x30...0x39).contains($0) || (0x61...0x66).contains($0) }),
             digits.contains(where: { $0 != 0x30 })
         else { throw CertificateFailure("'\(id)' is no node id: expected \(Self.idDigits) hexadecimal digits") }
-        guard (1...Self.maxMeshBytes).contains(mesh.utf8.count), mesh.utf8.allSatisfy({ (0x21...0x7E).contains($0) })
-        else {
+        if let mesh, !Self.isMesh(mesh) {
             throw CertificateFailure(
                 """
                 the mesh's id '\(mesh)' cannot stand in a certificate: 1 to \(Self.maxMeshBytes) letters, digits and \
@@ -33,12 +32,16 @@ public struct NodeName: Sendable, Equatable {
         self.mesh = mesh
     }
 
+    private static func isMesh(_ text: String) -> Bool {
+        (1...maxMeshBytes).contains(text.utf8.count) && text.utf8.allSatisfy { (0x21...0x7E).contains($0) }
+    }
+
     /// A node that there is nowhere else: with a random id.
     public static func random(mesh: String) throws(CertificateFailure) -> NodeName {
         try NodeName(id: Hexadecimal.text(of: randomBytes(idDigits / 2)), mesh: mesh)
     }
 
-    var uris: [String] { [Self.idPrefix + id, Self.meshPrefix + mesh] }
+    var uris: [String] { [Self.idPrefix + id] + (mesh.map { [Self.meshPrefix + $0] } ?? []) }
 }
 
 /// Names that become common names and names of files.

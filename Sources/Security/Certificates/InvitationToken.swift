@@ -8,8 +8,10 @@
 
 /// An invitation.
 public struct InvitationToken: Equatable, CustomStringConvertible {
-    /// Which node of which mesh the new machine becomes.
+    /// Which node the new machine becomes.
     public let node: NodeName
+    /// Of which mesh: its certificate is for no other.
+    public let mesh: String
     /// What the node is called: the common name of its certificate.
     public let name: String
     /// Nodes to dial, as `HOST:PORT`.
@@ -42,7 +44,7 @@ public struct InvitationToken: Equatable, CustomStringConvertible {
     }
 
     /// Nothing secret.
-    public var description: String { "invitation of \(name) to the mesh \(node.mesh)" }
+    public var description: String { "invitation of \(name) to the mesh \(mesh)" }
 
     // MARK: Making
 
@@ -56,9 +58,11 @@ public struct InvitationToken: Equatable, CustomStringConvertible {
         _ certificate: Certificate, key: PrivateKey, authority: CertificateAuthority, addresses: [String],
         expires: Int64
     ) throws(CertificateFailure) -> String {
-        guard let node = certificate.node else { throw CertificateFailure("the certificate is not that of a node") }
+        guard let mesh = certificate.node?.mesh else {
+            throw CertificateFailure("the certificate is not that of a node of one mesh")
+        }
         if let reason = reasonAgainst(addresses: addresses) { throw CertificateFailure(reason) }
-        var fields: [(Tag, [UInt8])] = [(.mesh, Array(node.mesh.utf8))]
+        var fields: [(Tag, [UInt8])] = [(.mesh, Array(mesh.utf8))]
         for address in addresses { fields.append((.address, Array(address.utf8))) }
         let seconds = UInt64(clamping: expires)
         fields.append((.expires, (0..<8).map { UInt8(truncatingIfNeeded: seconds >> (56 - 8 * UInt64($0))) }))
@@ -135,6 +139,7 @@ public struct InvitationToken: Equatable, CustomStringConvertible {
             )
         }
         self.node = node
+        mesh = fields.mesh
         self.name = name
         addresses = fields.addresses
         expires = fields.expires

@@ -203,7 +203,7 @@ final class JSONConversation: Conversation {
             filter, options, name: message.id, wantsRetained: message.bool("retained") ?? true, on: lane)
         switch outcome {
         case .granted: answer(message.id) { _ in }
-        case .notAuthorized: throw Problem(403, "Subscribing to this filter is not allowed.")
+        case .notAuthorized: throw .forbidden("Subscribing to this filter is not allowed.", try known(), context)
         case .overQuota: throw Problem(429, "This user has as many subscriptions as it may.")
         case .overLimit: throw Problem(429, "A client has at most \(lane.limits.maxSubscriptionsPerSession) filters.")
         }
@@ -245,7 +245,7 @@ final class JSONConversation: Conversation {
                     id: id, event: event, matched: Int(outcome.matched), pending: Int(outcome.pending),
                     refused: Int(outcome.refused))
                 if run.pointee.qos > 0, outcome.pending > 0 { unsettled[outcome.token] = item } else { settle(item) }
-            case .notAuthorized: fail(id, 403, "Publishing to this topic is not allowed.")
+            case .notAuthorized: forbid(id, "Publishing to this topic is not allowed.")
             case .quotaExceeded: fail(id, 429, "More events a second than this node takes.")
             case .payloadTooLarge: fail(id, 413, "The payload is larger than this user may publish.")
             case .malformedTopic: fail(id, 400, "topic is no topic.")
@@ -292,6 +292,13 @@ final class JSONConversation: Conversation {
         writer.endObject()
         link.packets &+= 1
         send(writer.bytes, [])
+    }
+
+    /// Says that somebody may not do something: those without a name may come back with one.
+    func forbid(_ id: [UInt8]?, _ detail: String) {
+        guard let principal else { return fail(id, 403, detail) }
+        let problem = Problem.forbidden(detail, principal, context)
+        fail(id, problem.status, problem.detail)
     }
 
     func fail(_ id: [UInt8]?, _ status: Int, _ detail: String) {

@@ -57,7 +57,8 @@ final class JSONInbox: Inbox {
 
     override func revoked(_ filter: TopicFilter, on lane: Lane) {
         retained?.remove(filter)
-        conversation.fail(nil, 403, "The access rules have changed: the subscription to \(filter.wholeText) has ended.")
+        conversation.forbid(
+            nil, "The access rules have changed: the subscription to \(filter.wholeText) has ended.")
     }
 
     override func work(_ budget: inout Int, on lane: Lane) -> Bool {
