@@ -65,6 +65,11 @@ extension Connection {
         }
     }
 
+    /// A failure in sealing comes into effect, once nobody is busy with what waits: it is released.
+    func settleFailure() {
+        if let secured, secured.session.failure != nil { settleInput() }
+    }
+
     /// The peer is told by an alert, which lies in the output already, and gets time to read it.
     private func settle(_ failure: String, _ secured: SecuredTransport) {
         secured.isFailureSettled = true
@@ -148,22 +153,19 @@ extension Connection {
 
     // MARK: Writing
 
-    /// - Returns: bytes of data taken.
+    /// - Returns: bytes of data taken; after a failure all of them, to nowhere, and ``settleFailure()`` is due.
     func writeSealed(_ secured: SecuredTransport, _ bytes: UnsafeRawPointer, _ count: Int) -> Int {
         let session = secured.session
         guard session.failure == nil else { return count }
         var taken = 0
-        while taken < count, !session.isHandshaking, session.keptCount == 0 {
+        while taken < count, !session.isHandshaking, !session.isListening, session.keptCount == 0 {
             let part = min(count - taken, ReactorLane.bufferSize)
             var output = lane.takeOutput()
             let sealed = session.send(UnsafeRawBufferPointer(start: bytes + taken, count: part), &output)
             sendSealed(secured, output)
             taken += sealed
             // After a failure, or a goodbye, there is nobody to say it to.
-            if sealed < part {
-                settleInput()
-                return count
-            }
+            if sealed < part { return count }
         }
         return taken
     }

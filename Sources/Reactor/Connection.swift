@@ -198,7 +198,9 @@ final class Connection: Link {
     /// A piece at a time, because others wait for their turn.
     private func discardInput() {
         _ = readSome(lane.receiveBuffer, ReactorLane.receiveSize)
-        if secured != nil { settleInput() }
+        guard secured != nil else { return }
+        settleInput()
+        updateInterest()
     }
 
     /// Gives bytes to the conversation and routes what it publishes.
@@ -389,6 +391,7 @@ final class Connection: Link {
             pendingBytes += count - sent
             dropWindow()
         }
+        settleFailure()
     }
 
     private func sendDirectly(_ bytes: UnsafeRawPointer, _ count: Int) {
@@ -402,6 +405,7 @@ final class Connection: Link {
             pendingBytes += part
             sent += part
         }
+        settleFailure()
     }
 
     /// - Returns: bytes taken; an error closes the connection and takes them all, to nowhere.
@@ -467,6 +471,7 @@ final class Connection: Link {
         }
         pending.removeFirst(done)
         if pending.isEmpty { pending = [] }
+        settleFailure()
         if pendingBytes == 0 {
             shutWritingIfFinished()
             if isDraining, finishing == nil { close(.shutdown) }
@@ -490,9 +495,11 @@ final class Connection: Link {
     func updateInterest() {
         guard slot >= 0 else { return }
         if let secured, secured.session.isHandshaking { return watchHandshake(secured) }
-        let isWanted = !isPaused && pendingBytes <= lane.limits.maxOutputBytes && !hasInputEnded
-        let reads = closing == nil && (isWanted || isWritingShut)
-        watch(reads: reads, writes: pendingBytes > 0)
+        // While the session waits for the rest of a message, only what is sealed already can go.
+        let isListening = secured?.session.isListening ?? false
+        let hasRoom = pendingBytes <= lane.limits.maxOutputBytes || isListening
+        let reads = closing == nil && (!isPaused && hasRoom && !hasInputEnded || isWritingShut)
+        watch(reads: reads, writes: isListening ? secured?.session.keptCount != 0 : pendingBytes > 0)
     }
 
     func watch(reads: Bool, writes: Bool) {

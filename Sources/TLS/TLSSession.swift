@@ -121,10 +121,15 @@ public final class TLSSession {
         }
     }
 
+    /// Whether a message of the handshake's kind, as one that changes keys, has come in part after the handshake:
+    /// libssl seals nothing before the rest has come.
+    public var isListening: Bool { !isHandshaking && failure == nil && SSL_in_init(ssl) == 1 }
+
     /// Seals data.
-    /// - Returns: bytes taken: all of them, unless the handshake is not over (none) or there is a failure.
+    /// - Returns: bytes taken: all of them, unless the handshake is not over (none), there is a failure, or
+    ///   ``isListening``.
     public func send(_ plain: UnsafeRawBufferPointer, _ output: inout TLSOutput) -> Int {
-        guard !isHandshaking, failure == nil, !isClosed, let base = plain.baseAddress else { return 0 }
+        guard !isHandshaking, failure == nil, !isClosed, !isListening, let base = plain.baseAddress else { return 0 }
         return withWire(UnsafeRawBufferPointer(start: nil, count: 0), &output) {
             var taken = 0
             while taken < plain.count {

@@ -247,6 +247,46 @@ extension Sockets {
             #expect(try subscriber.line() == "EVT t hello")
         }
 
+        @Test("Half a message of a handshake, while much waits to be sent, harms nobody")
+        func halfMessage() async {
+            await #expect(processExitsWith: .success) {
+                let stage = try Stage(door: SecureGround().door()) { _ in BlockAdapter() }
+                Listener.set(stage.listener.socket, SOL_SOCKET, SO_SNDBUF, 4_096)
+                for isCompleted in [true, false] {
+                    // Makes a long hello.
+                    let name = String(repeating: "a-long-name.", count: 20) + "example"
+                    let client = LibsslClient(
+                        .init(versions: 0x0303...0x0303, serverName: name, suites: "ALL:@SECLEVEL=0"))
+                    let wire = try Client(stage, receiveBuffer: 4_096)
+                    var time = timeval(tv_sec: 1, tv_usec: 0)
+                    setsockopt(wire.socket, SOL_SOCKET, SO_RCVTIMEO, &time, socklen_t(MemoryLayout<timeval>.size))
+                    while !client.isOpen {
+                        try wire.send(client.takeOutput())
+                        client.take(try wire.receive(1))
+                    }
+                    client.send(Array("W800000\n".utf8))
+                    try wire.send(client.takeOutput())
+                    usleep(100_000)
+                    let records = client.renegotiate()
+                    guard records.count > 1 else { exit(2) }
+                    try wire.send(records[0])
+                    usleep(100_000)
+                    // What has been sealed comes; what has not waits for the rest of the message, without haste.
+                    _ = try? wire.receive(1_000_000)
+                    let passes = clock()
+                    usleep(200_000)
+                    guard clock() - passes < 100_000 else { exit(3) }
+                    guard isCompleted else { continue }
+                    for record in records.dropFirst() { try wire.send(record) }
+                    guard try wire.receive(800_000).count == 800_000 else { exit(4) }
+                }
+                guard stage.isDeserted() else { exit(5) }
+                let other = try SecureClient(stage)
+                try other.send("F10\n")
+                guard try other.all().count == 10 else { exit(6) }
+            }
+        }
+
         @Test("A storm of handshakes does not keep those who are there from being served")
         func storm() throws {
             let stage = try Stage(door: SecureGround(isRSA: true).door())

@@ -119,6 +119,26 @@ struct Ground {
         #expect(other.session.failure == "the peer refused: handshake failure")
     }
 
+    @Test("While half a message of a handshake waits for the rest nothing is sealed, and nothing is lost")
+    func halfMessage() throws {
+        let server = try OurEnd(Ground().door())
+        // Makes a long hello.
+        let name = String(repeating: "a-long-name.", count: 20) + "example"
+        let client = LibsslClient(
+            .init(versions: TLS1_2_VERSION...TLS1_2_VERSION, serverName: name, suites: "ALL:@SECLEVEL=0"))
+        talk(client, server)
+        let records = client.renegotiate()
+        #expect(records.count > 1)
+        server.take(records[0])
+        #expect(server.session.isListening)
+        #expect(server.send([1]) == 0)
+        #expect(server.session.failure == nil)
+        for record in records.dropFirst() { server.take(record) }
+        #expect(!server.session.isListening)
+        #expect(server.send([1]) == 1)
+        #expect(server.session.failure == nil)
+    }
+
     @Test("Keys that change with every record are followed, but not for ever in one go")
     func keyUpdates() throws {
         let server = try OurEnd(Ground().door())

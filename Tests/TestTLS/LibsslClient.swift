@@ -115,6 +115,20 @@ public final class LibsslClient: Wired {
         if !bytes.isEmpty, SSL_write(ssl, bytes, Int32(bytes.count)) <= 0 { note() }
     }
 
+    /// Begins another handshake (TLS 1.2); a hello of more than 512 bytes goes into several records.
+    /// - Returns: the records.
+    public func renegotiate() -> [[UInt8]] {
+        SSL_ctrl(ssl, SSL_CTRL_SET_MAX_SEND_FRAGMENT, 512, nil)
+        SSL_renegotiate(ssl)
+        SSL_do_handshake(ssl)
+        var (records, rest) = ([[UInt8]](), takeOutput()[...])
+        while let place = rest.indices.first {
+            records.append(Array(rest.prefix(5 + Int(rest[place + 3]) << 8 + Int(rest[place + 4]))))
+            rest = rest.dropFirst(records.last?.count ?? 0)
+        }
+        return records
+    }
+
     /// Says goodbye.
     public func close() { SSL_shutdown(ssl) }
 
