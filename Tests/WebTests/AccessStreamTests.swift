@@ -97,8 +97,10 @@ struct AccessSocketTests {
         ) -> AuthenticationResult? { .refused(.badCredentials) }
     }
 
-    @Test("Broad subscriptions get what may be heard; one that is not allowed any more ends with a word")
-    func rules() throws {
+    @Test(
+        "Broad subscriptions get what may be heard; one that is not allowed any more ends with a word",
+        arguments: [("u", 403), (nil, 401)] as [(String?, Int)])
+    func rules(_ user: String?, _ refusal: Int) throws {
         let stage = WebSocketStage(lanes: 1)
         let router = Router(limits: Limits(), hashKey: 4_711)
         let context = WebContext(
@@ -108,20 +110,24 @@ struct AccessSocketTests {
             router.reload(
                 try AccessRules(
                     [
-                        AccessRule(effect: .allow, action: .publish, topics: ["#"]),
+                        AccessRule(effect: .allow, action: .publish, topics: ["open/#", "closed/#"]),
                         AccessRule(effect: .allow, action: .subscribe, topics: topics),
                     ], broadSubscriptions: broad))
             stage.settle()
         }
         try load(["open/#"], .refuse)
-        let principal = Principal(identity: Identity(user: "u"), clientID: "", router: router)
+        let principal = Principal(identity: Identity(user: user), clientID: "", router: router)
         let connection = stage.open(.text) { link in
             JSONConversation(context, link: link, principal: principal, until: .max, on: stage.lanes[0])
         }
         func ask(_ text: String) -> String {
             (connection.ask(ClientFrame.text(text)) ?? []).map { String(decoding: $0.payload, as: UTF8.self) }.joined()
         }
-        #expect(ask(##"{"op":"subscribe","id":1,"filter":"#"}"##).contains(#""status":403"#))
+        #expect(ask(##"{"op":"subscribe","id":1,"filter":"#"}"##).contains(#""status":\#(refusal)"#))
+        for qos in 0...1 {
+            let answer = ask(#"{"op":"publish","id":1,"topic":"no","payload":"x","qos":\#(qos)}"#)
+            #expect(answer.contains(#""status":\#(refusal)"#), "as for requests: a user may be allowed to")
+        }
         try load(["open/#"], .filter)
         #expect(ask(##"{"op":"subscribe","id":2,"filter":"#"}"##).contains(#""op":"ok""#))
         let published = #"{"op":"publish","topic":"TOPIC","payload":"x"}"#
@@ -130,7 +136,7 @@ struct AccessSocketTests {
         try load(["other"], .refuse)
         let frames = try #require(ServerFrame.all(connection.link.takeSent()))
         let said = frames.map { String(decoding: $0.payload, as: UTF8.self) }.joined()
-        #expect(said.contains(#""status":403"#) && said.contains("the subscription to # has ended"))
+        #expect(said.contains(#""status":\#(refusal)"#) && said.contains("the subscription to # has ended"))
         #expect(router.subscriptionCount == 0)
         #expect(ask(published.replacing("TOPIC", with: "open/1")).isEmpty)
     }

@@ -322,30 +322,6 @@ extension FakeConnection {
         }
     }
 
-    /// As for requests: who has no name may come back with one (401), a user who may not is told so (403).
-    @Test func jsonTellsTheNamelessThatAUserMay() throws {
-        let scene = try Scene(rules: [AccessRule(effect: .allow, action: .subscribe, topics: ["open"])])
-        let messages = [
-            ##"{"op":"subscribe","id":1,"filter":"#"}"##, #"{"op":"publish","id":2,"topic":"a","payload":"x"}"#,
-            #"{"op":"publish","id":3,"topic":"a","payload":"x","qos":1}"#,
-        ]
-        for (fields, status) in [("", "401"), (bearer("anna"), "403")] {
-            let client = scene.open("/ws", "apus.v1.json", fields)
-            #expect(client.say(#"{"op":"subscribe","id":0,"filter":"open"}"#) == [#"{"op":"ok","id":0}"#])
-            for message in messages {
-                let answers = client.say(message)
-                #expect(answers.count == 1 && answers[0].contains(#""status":\#(status)"#), "\(answers)")
-            }
-            // A subscription that is not allowed any more.
-            scene.router.reload(try AccessRules([AccessRule(effect: .allow, action: .subscribe, topics: ["b"])]))
-            scene.stage.settle()
-            let said = (ServerFrame.all(client.bytes()) ?? []).map { String(decoding: $0.payload, as: UTF8.self) }
-            #expect(said.count == 1 && said.allSatisfy { $0.contains(#""status":\#(status)"#) }, "\(said)")
-            scene.router.reload(try AccessRules([AccessRule(effect: .allow, action: .subscribe, topics: ["open"])]))
-            scene.stage.settle()
-        }
-    }
-
     @Test func jsonIsRenewedByTheSameUser() throws {
         let rules = [
             AccessRule(effect: .allow, action: .subscribe, topics: ["#"]),
