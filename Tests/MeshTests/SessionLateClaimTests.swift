@@ -24,6 +24,7 @@ struct SessionLateClaimTests {
     @Test(arguments: [false, true], [false, true]) func homesChange(leaves: Bool, isFirstLast: Bool) throws {
         let stage = Stage(4)
         stage.setCut(0, 2, true)
+        stage.setCut(1, 3, true)
         let id = try #require(
             (0..<1_000).map { "client\($0)" }.first {
                 let client = ClientHash($0, namespace: "default")
@@ -38,7 +39,7 @@ struct SessionLateClaimTests {
         let late = StageClient(stage, at: 2, id, clean: true, expiry: 0).connected()
         late.subscribe("t/#")
         stage.advance(10)
-        if isFirstLast { stage.setCut(1, 3, true) }
+        if isFirstLast { stage.setCut(1, 3, false) }
         check(stage, early, late, id)
         if !leaves { #expect(early.packets.last == .disconnect(0x8E)) }
     }
