@@ -83,10 +83,10 @@ struct SessionHome {
 
     /// A node says that it has a session.
     mutating func announce(
-        _ client: ClientHash, count: UInt64, by node: NodeIndex, _ nodes: NodeTable
+        _ client: ClientHash, count: UInt64, cameAt: UInt64, by node: NodeIndex, _ nodes: NodeTable
     ) -> Announced {
         var entry = Entry(
-            holder: node, life: Self.life(node, nodes), count: count, request: 0, previous: nil)
+            holder: node, life: Self.life(node, nodes), count: count, request: 0, previous: nil, cameAt: cameAt)
         guard let old = table[client] else {
             if table.count < maxEntries { table.set(client, entry) } else { overflown &+= 1 }
             return .noted

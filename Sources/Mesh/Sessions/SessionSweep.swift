@@ -80,11 +80,15 @@ extension SessionMoves {
 
     func receiveAnnouncements(_ reader: inout WireReader, from node: NodeIndex) {
         var later: [(client: ClientHash, count: UInt64, by: NodeIndex)] = []
+        let clock = plane.wallClock()
         while reader.count > 0, !reader.isBroken {
             let client = reader.client()
             let count = reader.u64()
             guard !reader.isBroken else { return }
-            switch home.announce(client, count: count, by: node, plane.nodes) {
+            // A count is the moment at which its client came, unless clocks differ: then nothing is known of that.
+            let age = clock >= count ? clock - count : .max
+            let cameAt = age <= plane.now ? plane.now - age : 0
+            switch home.announce(client, count: count, cameAt: cameAt, by: node, plane.nodes) {
             case .noted: break
             case .superseded(let count, let by): later.append((client, count, by))
             case .replaced(let former): tell([(client, count, node)], to: former)
