@@ -370,7 +370,7 @@ def what_was_routed(paper):
 
 def is_session(body):
     kind, rest = body[0], len(body) - 1
-    return {1: rest == 8 + 16 + 8, 11: rest % 24 == 0, 13: rest % 24 == 0}.get(kind, False)
+    return {1: rest == 8 + 16 + 8 + 4, 11: rest % 24 == 0, 13: rest % 24 == 0}.get(kind, False)
 
 
 def events_come(paper, publisher):

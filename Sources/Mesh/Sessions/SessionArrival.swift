@@ -48,6 +48,8 @@ final class SessionArrival {
     /// Until then the client waits.
     let deadline: UInt64
     var giveUpAt: UInt64
+    /// When the client came.
+    let cameAt: UInt64
 
     init(
         request: UInt64, client: ClientHash, claim: SessionClaim, place: Int, mode: SurrenderMode, now: UInt64
@@ -57,6 +59,7 @@ final class SessionArrival {
         self.claim = claim
         self.place = place
         self.mode = mode
+        cameAt = now
         dueAt = now
         deadline = now + SessionMoves.waitMilliseconds
         giveUpAt = now + SessionMoves.giveUpMilliseconds
@@ -133,6 +136,7 @@ extension SessionMoves {
         writer.u64(arrival.request)
         writer.client(arrival.client)
         writer.u64(held[arrival.client]?.count ?? 0)
+        writer.u32(UInt32(clamping: plane.now - arrival.cameAt))
         send(writer.finish(), to: home(of: arrival.client))
         wait(arrival, Self.retryMilliseconds)
     }
@@ -237,7 +241,9 @@ extension SessionMoves {
         let status = SessionStatus(rawValue: reader.u8())
         let next = reader.optionalNode()
         guard let status else { return reader.refuse() }
-        guard reader.isWhole, let arrival = arrivalsByRequest[request], arrival.source == node else { return }
+        guard reader.isWhole, let arrival = arrivalsByRequest[request] else { return }
+        if arrival.phase == .asking, status == .stale { return cameTooLate(arrival) }
+        guard arrival.source == node else { return }
         switch arrival.phase {
         case .taking, .settling, .fetching: break
         case .asking, .queued, .making, .unpacking, .finishing, .following, .ended: return
@@ -258,6 +264,15 @@ extension SessionMoves {
             arrival.source = source
             take(arrival)
         }
+    }
+
+    /// The home has heard of this claim after that of a client that came later, to another node. Who has not waited for
+    /// this is sent away now.
+    private func cameTooLate(_ arrival: SessionArrival) {
+        held.remove(arrival.client)
+        counters.lost &+= 1
+        if arrival.mode != .move { supersede(arrival.claim.clientID) }
+        end(arrival, .lost)
     }
 
     private func forgetHolding(_ arrival: SessionArrival) {

@@ -129,7 +129,7 @@ extension SessionMoves {
         count != own ? count > own : plane.nodes[node].id > plane.nodes[NodeTable.own].id
     }
 
-    private func answer(_ request: UInt64, _ status: SessionStatus, _ next: NodeIndex?, to node: NodeIndex) {
+    func answer(_ request: UInt64, _ status: SessionStatus, _ next: NodeIndex?, to node: NodeIndex) {
         var writer = WireWriter.session(.answer)
         writer.u64(request)
         writer.u8(status.rawValue)

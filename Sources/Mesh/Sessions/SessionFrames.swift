@@ -1,12 +1,12 @@
 /// Frames of type session, `docs/wire-format.md`: a kind, then what stands here. Numbers are final.
 enum SessionFrame: UInt8 {
-    /// To the home: request u64, hash, known count u64.
+    /// To the home: request u64, hash, known count u64, age u32: milliseconds since the client came.
     case claim = 1
     /// From the home: request u64, count u64, previous holder (u8 whether there is one, node id).
     case granted = 2
     /// To the holder: request u64, count u64, mode u8, user (u8 whether there is one, text), client id.
     case take = 3
-    /// From it, when there is nothing to send: request u64, ``SessionStatus`` u8, node id for `elsewhere`.
+    /// From it, when there is nothing to send, or from the home, when a later claim holds (`stale`): request u64, ``SessionStatus`` u8, node id for `elsewhere`.
     case answer = 4
     /// To the holder: request u64; the new node has subscribed and wants the contents.
     case fetch = 5

@@ -11,6 +11,8 @@ struct SessionHome {
         /// The claim, so that it may be asked for again, and who had the session before.
         var request: UInt64
         var previous: NodeIndex?
+        /// When the client that claimed came to its node, by this node's clock, in milliseconds; 0 if that is unknown.
+        var cameAt: UInt64 = 0
     }
 
     /// What a claim is answered.
@@ -38,18 +40,26 @@ struct SessionHome {
     func knows(_ client: ClientHash) -> Bool { table[client] != nil }
 
     /// Decides a claim.
-    /// - Parameter clock: milliseconds since 1970: what counts begin with, so that of two claims at two homes, during
-    ///   a partition, the later one holds afterwards.
+    /// - Parameters:
+    ///   - cameAt: when its client came, by this node's clock.
+    ///   - clock: that moment in milliseconds since 1970: what counts begin with, so that of two claims at two homes,
+    ///     during a partition, the later one holds afterwards.
+    /// - Returns: nil if the claim was long on its way, and another node's client that came later has been granted its
+    ///   own meanwhile.
     mutating func claim(
-        _ client: ClientHash, request: UInt64, known: UInt64, by node: NodeIndex, clock: UInt64, _ nodes: NodeTable
-    ) -> Grant {
+        _ client: ClientHash, request: UInt64, known: UInt64, by node: NodeIndex, cameAt: UInt64, clock: UInt64,
+        _ nodes: NodeTable
+    ) -> Grant? {
         let old = table[client]
         if let old, old.request == request, old.holder == node {
             return Grant(count: old.count, previous: old.previous)
         }
         let count = max(clock, max(old?.count ?? 0, known) + 1)
         var previous: NodeIndex?
-        if let old, old.holder != node, old.life == Self.life(old.holder, nodes) { previous = old.holder }
+        if let old, old.holder != node, old.life == Self.life(old.holder, nodes) {
+            guard old.cameAt <= cameAt else { return nil }
+            previous = old.holder
+        }
         if old == nil, table.count >= maxEntries {
             overflown &+= 1
             return Grant(count: count, previous: nil)
@@ -57,7 +67,8 @@ struct SessionHome {
         table.set(
             client,
             Entry(
-                holder: node, life: Self.life(node, nodes), count: count, request: request, previous: previous))
+                holder: node, life: Self.life(node, nodes), count: count, request: request, previous: previous,
+                cameAt: cameAt))
         return Grant(count: count, previous: previous)
     }
 
@@ -72,10 +83,10 @@ struct SessionHome {
 
     /// A node says that it has a session.
     mutating func announce(
-        _ client: ClientHash, count: UInt64, by node: NodeIndex, _ nodes: NodeTable
+        _ client: ClientHash, count: UInt64, cameAt: UInt64, by node: NodeIndex, _ nodes: NodeTable
     ) -> Announced {
         var entry = Entry(
-            holder: node, life: Self.life(node, nodes), count: count, request: 0, previous: nil)
+            holder: node, life: Self.life(node, nodes), count: count, request: 0, previous: nil, cameAt: cameAt)
         guard let old = table[client] else {
             if table.count < maxEntries { table.set(client, entry) } else { overflown &+= 1 }
             return .noted
@@ -84,6 +95,7 @@ struct SessionHome {
         if old.holder == node {
             guard count > old.count || !isAlive else { return .noted }
             entry.count = max(count, old.count)
+            if isAlive { entry.cameAt = old.cameAt }
             table.set(client, entry)
             return .noted
         }

@@ -5,6 +5,8 @@ struct DeferredClaim {
     let node: NodeIndex
     let request: UInt64
     let known: UInt64
+    /// When its client came, by this node's clock.
+    let cameAt: UInt64
 }
 
 /// Where this node is in going through its tables.
@@ -33,14 +35,18 @@ extension SessionMoves {
         let request = reader.u64()
         let client = reader.client()
         let known = reader.u64()
+        let age = UInt64(reader.u32())
         guard reader.isWhole else { return }
-        let asked = DeferredClaim(node: node, request: request, known: known)
+        let asked = DeferredClaim(
+            node: node, request: request, known: known, cameAt: plane.now - min(age, plane.now))
         if plane.now < certainAt, !home.knows(client), deferredOrder.count < Self.maxDeferred {
             if deferred[client] == nil { deferredOrder.append(client) }
             var claims = deferred[client] ?? []
             // Asked again by the same, or by too many: one answer is enough.
             guard !claims.contains(where: { $0.request == request }), claims.count < Self.maxWaiters else { return }
-            claims.append(asked)
+            // Whoever came last is decided last, and holds.
+            let place = claims.firstIndex { $0.cameAt > asked.cameAt } ?? claims.count
+            claims.insert(asked, at: place)
             deferred[client] = claims
             return
         }
@@ -48,9 +54,11 @@ extension SessionMoves {
     }
 
     private func decide(_ client: ClientHash, _ asked: DeferredClaim) {
+        let clock = plane.wallClock()
         let grant = home.claim(
-            client, request: asked.request, known: asked.known, by: asked.node, clock: plane.wallClock(),
-            plane.nodes)
+            client, request: asked.request, known: asked.known, by: asked.node, cameAt: asked.cameAt,
+            clock: clock - min(plane.now - asked.cameAt, clock), plane.nodes)
+        guard let grant else { return self.answer(asked.request, .stale, nil, to: asked.node) }
         var writer = WireWriter.session(.granted)
         writer.u64(asked.request)
         writer.u64(grant.count)
@@ -72,11 +80,15 @@ extension SessionMoves {
 
     func receiveAnnouncements(_ reader: inout WireReader, from node: NodeIndex) {
         var later: [(client: ClientHash, count: UInt64, by: NodeIndex)] = []
+        let clock = plane.wallClock()
         while reader.count > 0, !reader.isBroken {
             let client = reader.client()
             let count = reader.u64()
             guard !reader.isBroken else { return }
-            switch home.announce(client, count: count, by: node, plane.nodes) {
+            // A count is the moment at which its client came, unless clocks differ: then nothing is known of that.
+            let age = clock >= count ? clock - count : .max
+            let cameAt = age <= plane.now ? plane.now - age : 0
+            switch home.announce(client, count: count, cameAt: cameAt, by: node, plane.nodes) {
             case .noted: break
             case .superseded(let count, let by): later.append((client, count, by))
             case .replaced(let former): tell([(client, count, node)], to: former)
@@ -120,10 +132,15 @@ extension SessionMoves {
             held.remove(client)
             if let arrival = claiming[client], arrival.mode == .move { lose(arrival) }
             counters.lost &+= 1
-            guard let address = router.session(of: holding.clientID) else { continue }
-            lane.lanes.call(address.lane) { lane in
-                _ = (lane.port(at: address) as? Inbox)?.surrender(.superseded, to: nil, on: lane)
-            }
+            supersede(holding.clientID)
+        }
+    }
+
+    /// A later connection at another node holds: the one here ends.
+    func supersede(_ clientID: String) {
+        guard let address = router.session(of: clientID) else { return }
+        lane.lanes.call(address.lane) { lane in
+            _ = (lane.port(at: address) as? Inbox)?.surrender(.superseded, to: nil, on: lane)
         }
     }
 
