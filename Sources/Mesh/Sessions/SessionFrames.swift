@@ -6,7 +6,8 @@ enum SessionFrame: UInt8 {
     case granted = 2
     /// To the holder: request u64, count u64, mode u8, user (u8 whether there is one, text), client id.
     case take = 3
-    /// From it, when there is nothing to send, or from the home, when a later claim holds (`stale`): request u64, ``SessionStatus`` u8, node id for `elsewhere`.
+    /// From it, when there is nothing to send, or from the home, when a later claim holds (`stale`): request u64,
+    /// ``SessionStatus`` u8, node id for `elsewhere`.
     case answer = 4
     /// To the holder: request u64; the new node has subscribed and wants the contents.
     case fetch = 5
