@@ -178,14 +178,16 @@ REQUESTS = (
 
 def users(node):
     """The same for every path: 401 for who is not known, 403 for who may not, and the rest for who may."""
-    for path, options, body, fields, anna, bert in REQUESTS:
+    for number, (path, options, body, fields, anna, bert) in enumerate(REQUESTS):
+        # Who guesses too often from one address is told to wait: these come from ever new ones.
+        stranger = ("--interface", f"127.9.0.{number + 1}")
         for user, wanted in (("anna:right", anna), ("bert:other", bert)):
             if wanted is not None:
                 got = curl(node, path, "-u", user, *options, body=body, headers=fields)
                 is_(f"{path} {fields} by {user}", wanted, got.status)
         for options_of_user in ((), ("-u", "anna:wrong"), ("-u", "nobody:right"), ("-H", "Authorization: Bearer x"),
                                 ("-H", "Authorization: Basic %%%")):
-            got = curl(node, path, *options_of_user, *options, body=body, headers=fields)
+            got = curl(node, path, *stranger, *options_of_user, *options, body=body, headers=fields)
             is_(f"{path} {fields} with {options_of_user}", 401, got.status)
             is_("the challenge", 'Basic realm="apus", charset="UTF-8"', got.headers["www-authenticate"])
     lines = "".join(json.dumps({"topic": topic, "payload": "x"}) + "\n" for topic in ("a/x", "b/x", "a/y")).encode()
