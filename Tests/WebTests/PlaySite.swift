@@ -100,7 +100,7 @@ final class PlaySite: HTTPSite {
 
 /// A stream that notes how it ends.
 private final class PlayStream: HTTPStream {
-    var reader: Identity? { nil }
+    var owner: Identity? { nil }
     private unowned let link: Link
     private let note: (CloseReason) -> Void
 

@@ -83,8 +83,8 @@ public final class HTTPConversation: Conversation {
 
     public override var label: String { inside?.label ?? "" }
     public override var provenIdentity: Identity? {
-        if case .streaming(let stream) = state { return stream.reader }
-        return inside.map(\.provenIdentity) ?? (belonging as? Visitor)?.principal?.identity
+        if case .streaming(let stream) = state { return stream.owner }
+        return inside.map(\.provenIdentity) ?? (belonging as? any HTTPBelonging)?.owner
     }
 
     /// The conversation that an upgrade has put in this one's place.

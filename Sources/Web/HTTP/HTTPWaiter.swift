@@ -1,10 +1,14 @@
 /// What becomes of a request that is not answered where and when it came.
 public import Core
 
+/// What a site keeps with a connection.
+public protocol HTTPBelonging: AnyObject {
+    /// Whose it is; nil for nobody's, or nobody's yet.
+    var owner: Identity? { get }
+}
+
 /// An answer that does not end by itself, such as Server-Sent Events. Confined to its lane.
-public protocol HTTPStream: AnyObject {
-    /// Who reads it.
-    var reader: Identity? { get }
+public protocol HTTPStream: HTTPBelonging {
     /// Time has come to the deadline that the stream asked for with ``Link/tick(at:)``.
     /// - Returns: the next one, or why the connection is to be closed.
     func tick(on lane: Lane) -> Result<UInt64?, CloseReason>

@@ -2,10 +2,11 @@ import Core
 
 /// Who is at the other end of a connection, as its last request said. Asked once for each connection and password, not
 /// for each request. Confined to the connection's lane.
-final class Visitor {
+final class Visitor: HTTPBelonging {
     /// The value of `Authorization` that this is the answer to; nil for none.
     let authorization: [UInt8]?
     private(set) var principal: Principal?
+    var owner: Identity? { principal?.identity }
     private(set) var refusal: Problem?
     /// When the proof of who it is ends, in the lane's milliseconds; `max` for never.
     private(set) var endsAt = UInt64.max

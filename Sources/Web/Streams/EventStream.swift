@@ -160,7 +160,7 @@ final class EventStream: HTTPStream {
 
     // MARK: HTTPStream
 
-    var reader: Identity? { channel.principal.identity }
+    var owner: Identity? { channel.principal.identity }
 
     func tick(on lane: Lane) -> Result<UInt64?, CloseReason> {
         guard place >= 0 else { return .success(nil) }
