@@ -284,7 +284,7 @@ def own(body, user):
 
 def over_json(node, way):
     one = way.websocket(node, "/ws", "apus.v1.json")
-    refusal = 403
+    refusal = 401 if way.name == "anonymous" else 403
 
     def ask(**message):
         one.send(json.dumps({"id": 1, **message}))
