@@ -521,12 +521,16 @@ def imports(world):
             is_("taken", EXPECTED, {topic.rsplit("/", 1)[1] for topic in heard if topic.startswith("ok/")})
             check(all(topic.startswith("ok/") for topic in heard), f"taken although it may not: {heard}")
             publisher = giver.client("fast")
-            for number in range(2_000):
-                publisher.publish("ok/fast", b"%d" % number, 0)
-            publisher.ping()
-            count = len(topics_of(subscriber, 1.5))
-            check(20 <= count <= 300, f"{count} of 2,000 direct events came at a rate of 50 a second")
-    return f"{count} of 2,000 by a rate of 50/s"
+            # A frame with one run of events passes whole, and the rate makes up for it: what follows waits.
+            counts = []
+            for _ in range(2):
+                for number in range(2_000):
+                    publisher.publish("ok/fast", b"%d" % number, 0)
+                publisher.ping()
+                counts.append(len(topics_of(subscriber, 1.5)))
+            count = sum(counts)
+            check(20 <= count and counts[1] <= 300, f"{counts} of 2,000 direct events came at a rate of 50 a second")
+    return f"{counts} of 2,000 each by a rate of 50/s"
 
 
 def apus(*words, stdin=None, fails=False):
