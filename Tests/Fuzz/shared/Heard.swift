@@ -15,8 +15,9 @@ struct Heard {
             let size = 1 + unread[1...].count - reader.rest.count + remaining
             let packet = Array(unread.prefix(size))
             if version == nil {
-                precondition(packet[0] == 0x20, "the first packet is no CONNACK: \(packet)")
-                version = remaining == 2 ? 4 : 5
+                // An exchange of authentication, which MQTT 5 alone has, comes before CONNACK.
+                precondition([0x20, 0xF0].contains(packet[0]), "the first packet is no CONNACK: \(packet)")
+                version = packet[0] == 0x20 && remaining == 2 ? 4 : 5
             }
             if version == 5 { check5(packet, Array(packet.suffix(remaining))) } else { check3(packet) }
             unread.removeFirst(size)
