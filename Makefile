@@ -1,7 +1,8 @@
 # The two commands to know: `make run` and `make test`. `make help` lists the rest.
 #
 # Variables: ARGS (of `apus run`), BENCH (of `apus-bench run`), TEST (of `swift test`), SECONDS_EACH (of fuzzing),
-# SEEDS (how many worlds are simulated), SEED (one of them, with its log), MODELS (names of models).
+# SEEDS (how many worlds are simulated), SEED (one of them, with its log), MODELS (names of models), PREFIX, SYSCONFDIR
+# and DESTDIR (of `make install`).
 
 SHELL := /bin/sh
 ARGS ?=
@@ -11,17 +12,21 @@ SECONDS_EACH ?= 20
 SEEDS ?= 1000
 SEED ?=
 MODELS ?=
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+DESTDIR ?=
 APUS := .build/release/apus
 SOURCES := Package.swift Sources Tests
 
 .DEFAULT_GOAL := help
-.PHONY: help run test demo bench interop simulate models mesh fuzz mutants deep format lint clean node
+.PHONY: help run test demo bench interop tutorial simulate models mesh fuzz mutants deep format lint clean node \
+    install uninstall deb package deployments sbom
 
 help: ## list the targets
 	@echo "make TARGET, with TARGET one of:"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
-run: node ## build the node and run it in the foreground (ARGS='--mqtt 127.0.0.1:1884')
+run: node ## build the node and run it in the foreground (ARGS='--name berlin'); then docs/tutorial.md
 	@cat scripts/try-next.txt
 	@exec $(APUS) run $(ARGS)
 
@@ -31,15 +36,19 @@ test: .packages-build ## build everything in debug and run all tests (TEST='--fi
 demo: .packages-demo node ## three nodes, three protocols, one node killed while events flow: half a minute
 	@APUS=$(APUS) scripts/demo.sh
 
-bench: .packages-build .packages-bench node ## measure beside mosquitto, the bare kernel and Proton (BENCH=--quick)
-	swift build -c release --product apus-bench
+bench: .packages-build .packages-bench node ## measure beside mosquitto, NATS, RabbitMQ, the bare kernel, Proton (BENCH=--quick)
+	swift build -c release --static-swift-stdlib --product apus-bench
 	.build/release/apus-bench run $(BENCH)
+	.build/release/apus-bench run $(BENCH) --brokers apus,nats,rabbitmq --scenarios a64,b64,d64,di64,e64,q1a,q1d
 	.build/release/apus-bench amqp $(filter --quick,$(BENCH))
 	.build/release/apus-bench mesh $(filter --quick,$(BENCH))
 	.build/release/apus-bench tls $(filter --quick,$(BENCH))
 
 interop: .packages-build .packages-interop node ## third-party clients against a real node
 	Interop/run.sh
+
+tutorial: .packages-build .packages-interop ## follow the README and the tutorial in a clean clone, built there
+	$$(Interop/python.sh) Interop/tutorial.py --clone README.md docs/tutorial.md
 
 mesh: .packages-build .packages-interop node ## failures and healing of meshes of real nodes
 	Interop/mesh/run.sh
@@ -63,22 +72,44 @@ deep: .packages-build ## thread sanitizer, address sanitizer, mutants, five minu
 	Tests/Mutants/run.sh
 	Tests/Fuzz/run.sh 300
 
+install: ## install what `make node` has built (PREFIX=/usr/local DESTDIR=), with service, manual and completions
+	@PREFIX='$(PREFIX)' SYSCONFDIR='$(SYSCONFDIR)' DESTDIR='$(DESTDIR)' packaging/install.sh install
+
+uninstall: ## take it away again; a configuration that was changed stays
+	@PREFIX='$(PREFIX)' SYSCONFDIR='$(SYSCONFDIR)' DESTDIR='$(DESTDIR)' packaging/install.sh uninstall
+
+deb: .packages-deb node ## build the Debian package, .build/apus_VERSION_ARCHITECTURE.deb
+	packaging/deb.sh
+
+package: .packages-package deb ## install the Debian package in a fresh Debian, use it, remove it (as root)
+	packaging/debian_package.py
+
+deployments: .packages-package node ## check what there is for containers, Kubernetes and Terraform; run its settings
+	packaging/deployments.sh
+
+sbom: node ## write what is in the node, with versions and licences: .build/apus.cdx.json
+	packaging/sbom.py >.build/apus.cdx.json
+
 format: ## format all sources in place
 	swift format -i -r $(SOURCES)
 
-lint: ## check the format of all sources and the links of all documents
+lint: .packages-lint ## check the format of all sources, the scripts, the links of all documents, and made tables
 	swift format lint --strict -r $(SOURCES)
+	shellcheck $$(git ls-files '*.sh') .ci/run packaging/debian/postinst packaging/debian/postrm
 	scripts/links.sh
+	scripts/interop-list.sh
+	Interop/mapping.py --check
 
 clean: ## remove everything that was built
 	rm -rf .build .build-*
 
-# Builds the node in release.
-node: .packages-build
-	swift build -c release --product apus
+# The runtime of Swift is linked in: the machines that the program is copied to need C libraries of Debian only.
+node: .packages-build ## build the node in release, .build/release/apus
+	swift build -c release --static-swift-stdlib --product apus
 
 # Installs what is missing; a look at the package database when nothing is.
-.PHONY: .packages-build .packages-bench .packages-interop .packages-demo .packages-models .swift
+.PHONY: .packages-build .packages-bench .packages-interop .packages-demo .packages-models .packages-deb \
+    .packages-package .packages-lint .swift
 .packages-build: .swift
 	@scripts/packages.sh build
 .packages-bench:
@@ -87,6 +118,12 @@ node: .packages-build
 	@scripts/packages.sh interop
 .packages-demo:
 	@scripts/packages.sh demo
+.packages-deb:
+	@scripts/packages.sh deb
+.packages-package:
+	@scripts/packages.sh package
+.packages-lint:
+	@scripts/packages.sh lint
 .packages-models:
 	@command -v java >/dev/null || scripts/packages.sh models
 

@@ -28,7 +28,6 @@ let package = Package(
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
-        .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
     ],
     targets: [
         // System libraries: a module map and a header each, nothing else.
@@ -42,6 +41,8 @@ let package = Package(
         .systemLibrary(
             name: "CProton", path: "Sources/C/CProton",
             providers: [.apt(["libqpid-proton-dev"])]),
+        .systemLibrary(
+            name: "CYAML", path: "Sources/C/CYAML", pkgConfig: "yaml-0.1", providers: [.apt(["libyaml-dev"])]),
 
         // Headers only: the library is loaded when a command needs it.
         .systemLibrary(name: "CCurl", path: "Sources/C/CCurl", providers: [.apt(["libcurl4-openssl-dev"])]),
@@ -64,12 +65,16 @@ let package = Package(
             name: "Webhooks",
             dependencies: ["Core", "CCurl", "CLinux", "COpenSSL", .product(name: "Logging", package: "swift-log")],
             swiftSettings: strict),
+        .target(
+            name: "Bridge",
+            dependencies: ["Core", "CMosquitto", "CLinux", .product(name: "Logging", package: "swift-log")],
+            swiftSettings: strict),
         .target(name: "Security", dependencies: ["Core", "COpenSSL", "CCurl", "CLinux"], swiftSettings: strict),
         .target(
             name: "Node",
             dependencies: [
-                "Core", "TLS", "Reactor", "MQTT", "AMQP", "Mesh", "Web", "Webhooks", "Admin", "Security", "CLinux",
-                "Yams",
+                "Core", "TLS", "Reactor", "MQTT", "AMQP", "Mesh", "Web", "Webhooks", "Bridge", "Admin", "Security",
+                "CLinux", "CYAML",
                 .product(name: "Logging", package: "swift-log"),
             ], swiftSettings: strict),
         .executableTarget(
@@ -85,7 +90,7 @@ let package = Package(
             ],
             swiftSettings: hot),
 
-        .testTarget(name: "CoreTests", dependencies: ["Core"], swiftSettings: strict),
+        .testTarget(name: "CoreTests", dependencies: ["Core", "TestSupport"], swiftSettings: strict),
         .testTarget(name: "TLSTests", dependencies: ["TLS", "TestTLS", "Core", "COpenSSL"], swiftSettings: strict),
         .testTarget(
             name: "ReactorTests",
@@ -93,34 +98,48 @@ let package = Package(
                 "Reactor", "TLS", "TestTLS", "Core", "CLinux", .product(name: "Logging", package: "swift-log"),
             ],
             swiftSettings: strict),
-        .testTarget(name: "MQTTTests", dependencies: ["MQTT", "Core"], swiftSettings: strict),
-        .testTarget(name: "AMQPTests", dependencies: ["AMQP", "Core", "MQTT", "CProton"], swiftSettings: strict),
-        .testTarget(name: "MeshTests", dependencies: ["Mesh", "Core", "MQTT"], swiftSettings: strict),
+        .testTarget(name: "MQTTTests", dependencies: ["MQTT", "Core", "TestSupport"], swiftSettings: strict),
+        .testTarget(
+            name: "AMQPTests", dependencies: ["AMQP", "Core", "MQTT", "CProton", "TestSupport"], swiftSettings: strict),
+        .testTarget(name: "MeshTests", dependencies: ["Mesh", "Core", "MQTT", "TestSupport"], swiftSettings: strict),
         // The mesh under virtual time: the world, its oracles, a program that plays many seeds, and the tests.
-        .target(name: "Simulator", dependencies: ["Mesh", "Core"], path: "Tests/Simulator", swiftSettings: strict),
+        .target(
+            name: "Simulator", dependencies: ["Mesh", "Core", "TestSupport"], path: "Tests/Simulator",
+            swiftSettings: strict),
         .executableTarget(
             name: "simulate", dependencies: ["Simulator"], path: "Tests/Simulate", swiftSettings: strict),
         .testTarget(
             name: "Simulation", dependencies: ["Simulator", "Mesh", "Core"], resources: [.copy("Replays")],
             swiftSettings: strict),
+        // What several tests have in common: repeatable randomness, and the reactor's part of a connection.
+        .target(name: "TestSupport", dependencies: ["Core"], path: "Tests/TestSupport", swiftSettings: strict),
         // Certificates made on the spot, and libssl's own clients.
         .target(name: "TestTLS", dependencies: ["COpenSSL"], path: "Tests/TestTLS", swiftSettings: strict),
         .target(name: "RawHTTP", path: "Tests/RawHTTP", swiftSettings: strict),
         .testTarget(
             name: "WebTests",
             dependencies: [
-                "Web", "RawHTTP", "Core", "Reactor", "MQTT", "Security",
+                "Web", "RawHTTP", "TestSupport", "Core", "Reactor", "MQTT", "Security",
                 .product(name: "Logging", package: "swift-log"),
             ], swiftSettings: strict),
         .testTarget(
             name: "AdminTests",
             dependencies: [
-                "Admin", "Web", "RawHTTP", "Core", "Reactor", "MQTT", "Security", "Yams",
+                "Admin", "Web", "RawHTTP", "Core", "Reactor", "MQTT", "Node", "Security",
                 .product(name: "Logging", package: "swift-log"),
             ], swiftSettings: strict),
         .testTarget(
             name: "WebhooksTests",
-            dependencies: ["Webhooks", "Core", "Reactor", .product(name: "Logging", package: "swift-log")],
+            dependencies: [
+                "Webhooks", "TestSupport", "Core", "Reactor", .product(name: "Logging", package: "swift-log"),
+            ],
+            swiftSettings: strict),
+        .testTarget(
+            name: "BridgeTests",
+            dependencies: [
+                "Bridge", "Core", "Reactor", "TestTLS", "COpenSSL",
+                .product(name: "Logging", package: "swift-log"),
+            ],
             swiftSettings: strict),
         .testTarget(name: "SecurityTests", dependencies: ["Security", "Core", "COpenSSL"], swiftSettings: strict),
         .testTarget(

@@ -4,32 +4,12 @@
 # the same by the node's own commands, with users and over TLS; and `apus check` on broken certificates.
 set -euo pipefail
 cd "$(dirname "$0")"
-. ./node.sh
+. ./checks.sh
 
-checks=0
-fail() { echo "FAILED: $*" >&2; exit 1; }
-is() { # is WHAT WANTED GOT
-    [ "$2" = "$3" ] || fail "$1: wanted '$2', got '$3'"
-    checks=$((checks + 1))
-}
-has() { # has WHAT PART WHOLE
-    [[ "$3" == *"$2"* ]] || fail "$1: wanted '$2' in '$3'"
-    checks=$((checks + 1))
-}
 pub() { mosquitto_pub -h 127.0.0.1 -p "$node_port" "$@"; }
 ask() { curl -sS --path-as-is "http://$node_admin$1" "${@:2}"; }
 status() { ask "$1" -o "$scratch/body" -w '%{http_code}' "${@:2}"; }
 manage() { "$apus" "$@" --admin "$node_admin"; }
-await() { # await WHAT COMMAND…: until it prints WHAT
-    local wanted=$1 got=
-    shift
-    for _ in $(seq 100); do
-        got=$("$@" 2>&1) || true
-        [ "$got" = "$wanted" ] && return 0
-        sleep 0.1
-    done
-    fail "waited for '$wanted', got '$got'"
-}
 count() { ask /v1/node | sed -n "s/.*\"$1\":\([0-9]*\).*/\1/p"; }
 
 cat >"$scratch/node.yaml" <<YAML
@@ -57,14 +37,22 @@ is "foreign page" 403 "$(status /v1/clients/plain -X DELETE -H 'Origin: http://e
 is "foreign name" 421 "$(status /v1/clients -H 'Host: evil.example')"
 
 has "the table" 'pump/1 ä' "$(manage clients list)"
+has "a filter that is none" "'+' and '#' stand alone in a level" "$(manage retained list 'a/#/b' 2>&1 || true)"
 has "show" 'plant/#  QoS 1' "$(manage clients show 'pump/1 ä')"
 is "json" 2 "$(manage clients list --json | grep -c '"id"')"
 manage clients trace plain on >/dev/null
 manage clients trace plain off >/dev/null
 is "kick" 'ended pump/1 ä' "$(manage clients kick 'pump/1 ä')"
-is "kicked" 1 "$(count_kicked() { counters | sed -n 's/.*"closed_administrative":"\([0-9]*\)".*/\1/p'; }; count_kicked)"
+is "kicked" 1 "$(counter closed_administrative)"
 is "end of the session" 204 "$(status '/v1/clients/plain?session=true' -X DELETE)"
 # mosquitto_sub comes back after a second, to a new session.
+await 2 count sessions
+
+# A session whose client is away has no connection to end.
+mosquitto_sub -h 127.0.0.1 -p "$node_port" -i away -c -q 1 -t plant/x -E
+has "kick without a connection" 'away is not connected; --session ends its session' \
+    "$(manage clients kick away 2>&1 || true)"
+is "kick with the session" 'ended away' "$(manage clients kick away --session)"
 await 2 count sessions
 
 # Retained events.

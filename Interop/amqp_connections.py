@@ -21,8 +21,8 @@ import urllib.request
 
 import amqp_wire as wire
 from amqp_wire import ATTACH, DETACH, HEADER, Raw, attach_receiver, attach_sender, begin_frame, open_frame
-from node import Node, check, main
-from proton_client import Client, is_, text, until
+from node import Node, check, is_, main
+from proton_client import Client, text, until
 
 CONNECTIONS = 1_000
 KILLED = 60
@@ -35,11 +35,11 @@ def paced(node):
     for number in range(CONNECTIONS):
         if number % 250 == 0:
             marks.append(node.processor_seconds())
-        start = time.monotonic()
+        start = node.clock()
         client = Client(node, f"paced-{number}")
         client.sender("paced").accepted(text(body=f"{number}"))
         client.close()
-        times.append(time.monotonic() - start)
+        times.append(node.clock() - start)
     check(receiver.bodies(CONNECTIONS) == [f"{number}" for number in range(CONNECTIONS)], "not what was sent")
     receiver.client.close()
     marks.append(node.processor_seconds())
@@ -54,12 +54,12 @@ def raw_pace(node):
     """From connect to the answered open, without a client library in between."""
     times = []
     for number in range(500):
-        start = time.monotonic()
+        start = node.clock()
         raw = Raw(node, container=f"raw-{number}")
-        times.append(time.monotonic() - start)
+        times.append(node.clock() - start)
         raw.send(wire.performative(wire.CLOSE))
         raw.wait(wire.CLOSE)
-        check(raw.wait_closed(2), "the connection outlives its close")
+        check(raw.wait_closed(), "the connection outlives its close")
         raw.close()
     middle = statistics.median(times)
     check(middle < 0.01, f"an open takes {middle * 1e3:.2f} ms")
@@ -157,7 +157,7 @@ def killed(node):
             made.recv(1)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         made.close()
-    end = time.monotonic() + 5
+    end = time.monotonic() + 20
     while (node.descriptors() > before or node.metrics()["apus_subscriptions"]) and time.monotonic() < end:
         time.sleep(0.05)
     check(node.descriptors() <= before, f"{node.descriptors()} descriptors instead of {before}")

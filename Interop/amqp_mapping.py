@@ -10,7 +10,6 @@ import random
 import subprocess
 import sys
 import threading
-import time
 import uuid
 
 import paho.mqtt.client as mqtt
@@ -19,10 +18,10 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from proton import Delivery, Message, symbol
 
-from node import APUS, Node, check, main
+from node import APUS, PATIENCE, Node, check, is_, main, run_parts
 from paho_client import Client as Paho
-from proton_client import BINARY, WORLD, Client, Options, Receiver, body_of, data, is_, rest, text, until
-from web import MEBIBYTE, PATIENCE, Stream, Subscriber, curl, mosquitto_pub, properties, publish
+from proton_client import BINARY, WORLD, Client, Options, Receiver, body_of, data, rest, text, until
+from web import MEBIBYTE, Stream, Subscriber, curl, mosquitto_pub, properties, publish
 
 TOTAL = 1_000
 THREADS = 50
@@ -382,10 +381,7 @@ def test(*only):
         if not chosen:
             continue
         with make(http=True, amqp=True, extra=extra) as node:
-            for part in chosen:
-                start = time.monotonic()
-                part(node)
-                print(f"{part.__name__}: ok, {time.monotonic() - start:.1f} s", flush=True)
+            run_parts(chosen, only, node)
             if parts is PARTS:
                 drops = {key: value for key, value in node.counters().items() if key.startswith("dropped")}
                 is_("dropped", {}, drops)

@@ -16,9 +16,9 @@ from websockets.sync.client import connect
 
 import amqp_clients
 import amqp_wire as wire
-from node import Node, check, main
-from proton_client import Client, data, is_, text, until
-from web import MEBIBYTE, PATIENCE
+from node import PATIENCE, Node, check, is_, main, run_parts
+from proton_client import Client, data, text, until
+from web import MEBIBYTE
 
 PARTS = (
     "openings", "blocking", "addresses", "anonymous", "qualities", "large", "many_links", "request_reply", "no_local",
@@ -197,13 +197,7 @@ def frames_of(data_):
 
 def test(*only):
     with Node(http=True, amqp=True) as node:
-        said = {}
-        for part in (handshakes, ends, between, exchanges):
-            if only and part.__name__ not in only:
-                continue
-            start = time.monotonic()
-            said[part.__name__] = part(node)
-            print(f"{part.__name__}: ok, {time.monotonic() - start:.1f} s", flush=True)
+        said = run_parts((handshakes, ends, between, exchanges), only, node)
         until(lambda: node.metrics()['apus_connections{protocol="amqp"}'] == 0, "connections are left", 5)
     return f"AMQP over WebSocket: {len(said)} parts passed, {said.get('exchanges')} WebSocket frames sent"
 

@@ -24,10 +24,8 @@ import wire
 from amqp_wire import performative, string, symbol, uint
 from authority import Authority
 from mesh_wire import hashed
-from node import APUS, ROOT, Failure, check, main
-from secure import (
-    AMQP, IS_DEBUG, MQTT, Calm, Report, Scram, SecureNode, add_user, basic, is_, login, method, plain, until,
-)
+from node import APUS, ROOT, Failure, check, is_, main, until
+from secure import AMQP, IS_DEBUG, MQTT, Calm, Report, Scram, SecureNode, add_user, basic, login, method, plain
 
 LISTENERS = {"mqtt": "mqtt", "amqp": "amqp", "http": "http", "mqtts": "mqtt, tls: main"}
 CONFIG = """tls:
@@ -432,7 +430,7 @@ CLAIMS = {
 def before_login(world, node):
     """10,000 connections that announce much and send little, 2,500 at each listener: memory stays bounded, others are
     served, and it all comes back."""
-    calm = Calm(mqtt(node, "anna", "calm-1"), mqtt(node, "anna", "calm-2"))
+    calm = Calm(node, mqtt(node, "anna", "calm-1"), mqtt(node, "anna", "calm-2"))
     before, results = node.resident_kilobytes(), []
     held = []
     for listener, claims in CLAIMS.items():
@@ -531,11 +529,11 @@ def takeovers(world, node, seconds=8):
     for racer in racers:
         if racer.alive and racer.user == "anna":
             racer.alive.read(0.2)
-            living += [racer] if not racer.alive.closed and racer.alive.ping(1) else []
+            living += [racer] if not racer.alive.closed and racer.alive.ping() else []
     is_("connections that live beside the last one", [], living)
     is_("subscribe", 1, last.subscribe("u/anna/#", 1))
     last.publish("u/anna/after", b"after")
-    while (event := last.event(2)) is not None and event.topic != "u/anna/after":
+    while (event := last.event(10)) is not None and event.topic != "u/anna/after":
         pass
     check(event, "the session does not work any more")
     counts = {user: sum(r.count for r in racers if r.user == user) for user in ("anna", "bert", "olga")}
@@ -622,7 +620,7 @@ def flooded(world):
     count, results = 20_000 if IS_DEBUG else 100_000, []
     chosen, plain_names = colliding_names()[:count], random_names(count)
     with world.node(flood=True) as node:
-        calm = Calm(mqtt(node, "olga", "calm-1"), mqtt(node, "olga", "calm-2"))
+        calm = Calm(node, mqtt(node, "olga", "calm-1"), mqtt(node, "olga", "calm-2"))
         clients = max(count // 20, 1_000)
         for what, body, size in (
             ("topics", published, count), ("filters", subscribed, count), ("client ids", connected, clients),
@@ -652,9 +650,10 @@ def arrived(node, topic_filter):
     """How many kept events a node has for a filter."""
     one = MQTT(node.dial("mqtt"), 5, "counting")
     check(one.subscribe(topic_filter) < 0x80, "refused")
-    count = 0
-    while one.read(0.5):
-        count += len(one.events())
+    count, heard = 0, node.clock()
+    while node.clock() - heard < 0.5:
+        if one.read(0.1):
+            count, heard = count + len(one.events()), node.clock()
     one.close()
     return count
 

@@ -26,23 +26,21 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 
-from node import ROOT, Failure, Node, check, main
+from node import PATIENCE, ROOT, Failure, Node, check, main, until
 
-PATIENCE = 20
 LANGUAGES = {"bash": "sh", "python": "py", "javascript": "mjs"}
 Block = collections.namedtuple("Block", "place language words text")
 
 
-def sections(path, heading="#"):
-    """The blocks of a document that have words, in a list for each heading."""
+def sections(path, every=False):
+    """The blocks of a document that have words, or all of them, in a list for each heading."""
     found = [[]]
     fence = None
     for number, line in enumerate(path.read_text().splitlines(), 1):
         if fence:
             if line == "```":
-                if fence[2]:
+                if fence[2] or every:
                     found[-1].append(Block(*fence, "\n".join(lines)))
                 fence = None
             else:
@@ -50,7 +48,7 @@ def sections(path, heading="#"):
         elif line.startswith("```"):
             language, *words = line[3:].split() or [""]
             fence, lines = (f"{path.name}:{number}", language, frozenset(words)), []
-        elif line.startswith(heading):
+        elif line.startswith("#"):
             found.append([])
     check(fence is None, f"{path.name}: a fence is not closed")
     return [blocks for blocks in found if blocks]
@@ -122,7 +120,7 @@ class InBrowser:
         return "\n".join(self.ask("printed"))
 
     def finish(self):
-        wait(lambda: self.ask("state") != "running", lambda: f"{self.block.place}: not done: {self.text()!r}")
+        until(lambda: self.ask("state") != "running", lambda: f"{self.block.place}: not done: {self.text()!r}")
         check(self.ask("state") == "done", f"{self.block.place}: {self.ask('state')}")
 
     def is_ready(self):
@@ -134,14 +132,6 @@ class InBrowser:
         self.browser.switch_to.window(self.tab)
         self.browser.close()
         self.browser.switch_to.window(self.browser.window_handles[0])
-
-
-def wait(condition, what):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > deadline:
-            raise Failure(what())
-        time.sleep(0.05)
 
 
 def free_port():
@@ -206,7 +196,7 @@ class Runner:
                 self.counts["snippets"] += 1
                 if "background" in block.words:
                     started.append(running)
-                    wait(running.is_ready, lambda: f"{running.block.place}: has printed nothing")
+                    until(running.is_ready, lambda: f"{running.block.place}: has printed nothing")
                     background = running
                 else:
                     if isinstance(running, InBrowser):
@@ -223,7 +213,7 @@ class Runner:
         wanted = pattern(block.text)
         failure = lambda: f"{block.place}: printed\n{running.text()}\ninstead of\n{block.text}"  # noqa: E731
         if "background" in block.words:
-            wait(lambda: wanted.fullmatch(running.text().strip()), failure)
+            until(lambda: wanted.fullmatch(running.text().strip()), failure)
         else:
             check(wanted.fullmatch(running.text().strip()), failure())
         self.counts["outputs"] += 1

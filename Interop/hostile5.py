@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Proves that hostile clients of MQTT 3.1.1 and 5 get the answer that their version has for them, and that nobody else
-notices: each attack on a raw socket, with the expected reason code, closed where it must be, at most 100 ms of the
+notices: each attack on a raw socket, with the expected reason code, closed where it must be, at most 200 ms of the
 node's CPU for any single packet, while a pair of others measures its round trips.
 
     hostile5.py [attack…]
@@ -8,7 +8,6 @@ node's CPU for any single packet, while a pair of others measures its round trip
 Needs nothing but Python."""
 
 import multiprocessing
-import os
 import random
 import sys
 import threading
@@ -19,12 +18,13 @@ from hostile5_packets import combined_filters, long_packets, malformed_connects,
 from node import Failure, Node, check, main, packet, text
 from wire import Wire, acknowledgement
 
-# Milliseconds in which the kernel counts CPU time.
-TICK = 1_000 // os.sysconf("SC_CLK_TCK")
-# Milliseconds of the node's CPU that a single packet may cost.
-MOST_CPU = 100
-# Seconds of a round trip of the undisturbed pair.
+# Milliseconds of the node's CPU that a single packet may cost: twice what the dearest one does. Others that use the
+# same caches make it dearer, but not by a factor.
+MOST_CPU = 200
+# Seconds of a round trip of the undisturbed pair and until what breaks the rules is closed, by the node's clock.
 MOST_DELAY = 1
+# Seconds after which something that must happen, however busy the machine, does not happen.
+PATIENCE = 60
 
 
 class Attack:
@@ -44,32 +44,29 @@ class Attack:
     def connect(self, name="hostile", **options):
         return Wire(self.node, self.version, name, **options)
 
-    def cpu(self):
-        """Milliseconds that the node has used so far."""
-        with open(f"/proc/{self.node.process.pid}/stat", encoding="utf-8") as file:
-            fields = file.read().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) * TICK
-
     def measured(self, what, body):
         """Runs `body`, which sends a packet and waits for its effect; then somebody else must be answered."""
-        before = self.cpu()
+        before = self.node.processor_seconds()
         outcome = body()
         check(self.innocent.ping(), f"{what}: the innocent was not answered")
-        spent = self.cpu() - before
+        spent = round((self.node.processor_seconds() - before) * 1_000)
         self.most_cpu = max(self.most_cpu, (spent, what))
         self.expect(spent <= MOST_CPU, f"{what}: {spent} ms of CPU")
         return outcome
 
+    def closed_at_once(self, what, connection, frame):
+        """Sends what the node answers by closing."""
+        start = self.node.clock()
+        connection.send(frame)
+        connection.drain(PATIENCE)
+        seconds = self.node.clock() - start
+        self.expect(connection.closed, f"{what}: not closed")
+        self.expect(seconds < MOST_DELAY, f"{what}: closed after {seconds:.1f} s instead of at once")
+
     def must_close(self, what, frame, reasons, connection=None):
         """The frame ends its connection at once; in MQTT 5 with DISCONNECT and one of the reasons."""
         connection = connection or self.connect()
-
-        def body():
-            connection.send(frame)
-            return connection.drain(2)
-
-        seconds = self.measured(what, body)
-        self.expect(seconds is not None and seconds < 1, f"{what}: closed after {seconds} s instead of at once")
+        self.measured(what, lambda: self.closed_at_once(what, connection, frame))
         reason = connection.disconnect_reason()
         if self.version < 5:
             self.expect(not connection.arrived, f"{what}: answered with {connection.arrived[:2]}")
@@ -96,14 +93,14 @@ def run_pair(node, stop, result):
         count, longest = 0, 0
         while not stop.is_set():
             count += 1
-            start = time.monotonic()
+            start = node.clock()
             sender.send(wire.publish(4, "undisturbed", str(count).encode(), 1, count % 65_535 + 1))
-            first, body = 0x32, receiver.expect(wire.PUBLISH, 10)
+            first, body = 0x32, receiver.expect(wire.PUBLISH, PATIENCE)
             event = wire.Event(5, first, body)
             receiver.send(acknowledgement(wire.PUBACK, event.identifier))
-            sender.expect(wire.PUBACK, 10)
+            sender.expect(wire.PUBACK, PATIENCE)
             check(event.payload == str(count).encode(), f"the pair: {event.payload} instead of {count}")
-            longest = max(longest, time.monotonic() - start)
+            longest = max(longest, node.clock() - start)
             stop.wait(0.05)
         result.send((count, longest))
     except (Failure, OSError) as failure:
@@ -120,8 +117,7 @@ def connects(attack):
     """Bad CONNECTs: MQTT 5 may be told in CONNACK, and Apus does; 3.1.1 is closed without a word."""
     for what, frame, reasons in malformed_connects(attack.version):
         connection = Wire(attack.node, attack.version)
-        seconds = attack.measured(what, lambda c=connection, f=frame: (c.send(f), c.drain(2))[1])
-        attack.expect(seconds is not None and seconds < 1, f"{what}: closed after {seconds} s")
+        attack.measured(what, lambda w=what, c=connection, f=frame: attack.closed_at_once(w, c, f))
         got = [(first, body[1]) for first, body in connection.arrived if len(body) > 1]
         expected = [[(wire.CONNACK, reason)] for reason in reasons] if attack.version == 5 else [[]]
         attack.expect(got in expected, f"{what}: {got} instead of one of {expected}")
@@ -189,8 +185,7 @@ def claims(attack):
     for _ in range(50):
         attack.must_close("a claim of 256 MB", claim, [0x95])
         connection = Wire(attack.node, attack.version)
-        connection.send(claim)
-        attack.expect(connection.drain(2) is not None, "a claim of 256 MB before CONNECT is not closed")
+        attack.closed_at_once("a claim of 256 MB before CONNECT", connection, claim)
         connection.close()
     grown = attack.node.resident_kilobytes() - before
     attack.expect(grown < 16_384, f"claims of 256 MB cost {grown} KiB")
@@ -201,7 +196,7 @@ def unreleased(attack):
     connection = attack.connect()
     frames = b"".join(wire.publish(attack.version, "u", b"x", 2, number) for number in range(1, 5_001))
     connection.send(frames)
-    attack.expect(connection.drain(3) is not None, "5,000 without PUBREL: not closed")
+    attack.expect(connection.drain() is not None, "5,000 without PUBREL: not closed")
     count = sum(first == wire.PUBREC for first, _ in connection.arrived)
     attack.expect(count <= 1_024, f"5,000 without PUBREL: {count} were taken")
     if attack.version == 5:
@@ -222,7 +217,7 @@ def same_identifier(attack):
         # The receiver may be on another lane: behind this one nothing of the above can come.
         sender.send(acknowledgement(wire.PUBREL, 7) + wire.publish(attack.version, "same", b"last", 0))
         events = []
-        end = time.monotonic() + 5
+        end = time.monotonic() + PATIENCE
         while not (events and events[-1].payload == b"last") and time.monotonic() < end:
             receiver.read(1)
             events += receiver.events()
@@ -250,14 +245,14 @@ def takeovers(attack):
     check(attack.innocent.ping(), "takeovers: the innocent was closed")
     survivors = []
     for connection in wires:
-        if connection.ping(3):
+        if connection.ping():
             survivors.append(connection)
             continue
         attack.expect(connection.closed, "a takeover: neither answered nor closed")
         if attack.version == 5:
             reason = connection.disconnect_reason()
             attack.expect(reason == 0x8E, f"a takeover: {reason} instead of 0x8e, arrived {connection.arrived[:3]}")
-    alive = [connection for connection in survivors if connection.ping(1)]
+    alive = [connection for connection in survivors if connection.ping()]
     attack.expect(len(alive) == 1, f"{len(alive)} of 300 survive instead of 1")
     for connection in wires:
         connection.close()
@@ -268,7 +263,7 @@ def burst(attack):
     connection = attack.connect()
     frames = b"".join(wire.publish(attack.version, "burst", b"x", 1, number) for number in range(1, 5_001))
     connection.send(frames)
-    alive = connection.ping(5)
+    alive = connection.ping()
     answered = [wire.number(body) for first, body in connection.arrived if first == wire.PUBACK]
     attack.expect(answered == list(range(1, len(answered) + 1)), "5,000 at QoS 1: PUBACKs out of order")
     if alive:
@@ -285,7 +280,7 @@ def hold_wills(node, version, result):
     for place in range(200):
         held.append(Wire(node, version, f"will{place}", will=(f"wills/{place}", "gone")))
     result.send(len(held))
-    time.sleep(60)
+    time.sleep(2 * PATIENCE)
 
 
 def wills(attack):
@@ -296,11 +291,11 @@ def wills(attack):
     arguments = (attack.node, attack.version, theirs)
     process = multiprocessing.get_context("fork").Process(target=hold_wills, args=arguments, daemon=True)
     process.start()
-    check(ours.poll(10) and ours.recv() == 200, "200 clients with wills did not connect")
+    check(ours.poll(PATIENCE) and ours.recv() == 200, "200 clients with wills did not connect")
     process.kill()
     process.join()
     topics = []
-    end = time.monotonic() + 5
+    end = time.monotonic() + PATIENCE
     while len(topics) < 200 and time.monotonic() < end:
         receiver.read(1)
         topics += [event.topic for event in receiver.events()]
@@ -321,11 +316,14 @@ def costly_filters(attack):
         attack.expect(greedy.take(wire.SUBACK) is not None, "costly filters: no SUBACK")
     topic = "a/" * 16
     sender.send(b"".join(wire.publish(attack.version, f"{topic}{place}", b"x") for place in range(200)))
-    start = time.monotonic()
-    check(all(other.ping(20) for other in others), "costly filters: others were closed")
-    seconds = time.monotonic() - start
+    start = attack.node.clock()
+    check(all(other.ping(PATIENCE) for other in others), "costly filters: others were not answered")
+    seconds = attack.node.clock() - start
     attack.expect(seconds < MOST_DELAY, f"costly filters: others waited {seconds:.1f} s while 200 events were matched")
-    check(sender.ping(20), "costly filters: the sender was closed")
+    # Seconds of work: on a busy machine they take minutes.
+    sender.send(wire.PINGREQ)
+    while sender.take(wire.PINGRESP, 1) is None:
+        check(not sender.closed and attack.node.clock() - start < PATIENCE, "costly filters: the sender got no answer")
     attack.measured("the end of 65,536 filters", lambda: (greedy.close(), all(other.ping() for other in others)))
     for connection in [sender, *others]:
         connection.close()
@@ -338,17 +336,21 @@ def half_a_connect(attack):
         connection = Wire(attack.node, attack.version)
         connection.send(whole[:size])
         connections.append(connection)
-    start = time.monotonic()
+    start, fair = time.monotonic(), attack.node.clock()
     for connection in connections:
-        connection.drain(8)
-        seconds = time.monotonic() - start
-        attack.expect(connection.closed and 4.5 <= seconds <= 6.5, f"half a CONNECT: closed after {seconds:.1f} s")
+        connection.drain(PATIENCE)
+        seconds, most = time.monotonic() - start, attack.node.clock() - fair
+        attack.expect(connection.closed and seconds >= 4.5 and most <= 6.5,
+                      f"half a CONNECT: closed {connection.closed} after {seconds:.1f} s, {most:.1f} s of the node's")
 
 
 def silence(attack):
+    start, fair = time.monotonic(), attack.node.clock()
     connection = attack.connect("silent", keep_alive=2)
-    seconds = connection.drain(8)
-    attack.expect(seconds and 2.9 <= seconds <= 4.1, f"silence: closed after {seconds} s instead of 3 to 4")
+    connection.drain(PATIENCE)
+    seconds, most = time.monotonic() - start, attack.node.clock() - fair
+    attack.expect(connection.closed and seconds >= 2.9 and most <= 4.1,
+                  f"silence: closed {connection.closed} after {seconds:.1f} s, {most:.1f} s of the node's, not 3 to 4")
     if attack.version == 5:
         attack.expect(connection.disconnect_reason() == 0x8D, f"silence: {connection.disconnect_reason()}")
 
@@ -388,19 +390,19 @@ def test(*wanted):
         arguments = (node, stop, theirs)
         process = multiprocessing.get_context("fork").Process(target=run_pair, args=arguments, daemon=True)
         process.start()
-        check(ours.poll(10) and ours.recv() == "ready", "the pair did not start")
-        before = len(os.listdir(f"/proc/{node.process.pid}/fd"))
+        check(ours.poll(PATIENCE) and ours.recv() == "ready", "the pair did not start")
+        before = node.descriptors()
         problems, most_cpu = [], (0, "")
         for version in (4, 5):
             found, cpu = attack_with(node, version, wanted)
             problems += found
             most_cpu = max(most_cpu, cpu)
-        end = time.monotonic() + 3
-        while len(os.listdir(f"/proc/{node.process.pid}/fd")) > before and time.monotonic() < end:
+        end = time.monotonic() + PATIENCE
+        while node.descriptors() > before and time.monotonic() < end:
             time.sleep(0.02)
-        after = len(os.listdir(f"/proc/{node.process.pid}/fd"))
+        after = node.descriptors()
         stop.set()
-        check(ours.poll(12), "the pair does not end")
+        check(ours.poll(2 * PATIENCE), "the pair does not end")
         outcome = ours.recv()
         check(isinstance(outcome, tuple), outcome)
         if outcome[1] > MOST_DELAY:

@@ -32,10 +32,10 @@ import amqp_wire
 import hello as raw
 from auth_matrix import KeyServer
 from authority import DAY, SERVER, Authority
-from node import Failure, check, connect_packet, main
+from node import Failure, check, connect_packet, is_, main, until
 from secure import (
-    AMQP, IS_DEBUG, MQTT, Calm, Issuer, Report, SecureNode, add_user, basic, bearer, context, encoded, gone, is_, login,
-    method, plain, until, why,
+    AMQP, IS_DEBUG, MQTT, Calm, Issuer, Report, SecureNode, add_user, basic, bearer, context, encoded, gone, login,
+    method, plain, why,
 )
 from web import Answer
 
@@ -118,7 +118,7 @@ class World:
         return context(str(self.authority.path), leaf, **more)
 
     def calm(self, node):
-        return Calm(*(MQTT(node.dial("mqtts", self.context(self.good)), 5, f"calm-{end}") for end in (1, 2)))
+        return Calm(node, *(MQTT(node.dial("mqtts", self.context(self.good)), 5, f"calm-{end}") for end in (1, 2)))
 
 
 class Counted:
@@ -296,11 +296,11 @@ def half_open(world, node):
 
     def run(what, listener, first, drip):
         connection = node.dial(listener)
-        start = time.monotonic()
+        start, fair = time.monotonic(), node.clock()
         connection.sendall(first)
         pieces = iter(drip)
         ended = False
-        while not ended and time.monotonic() - start < TIMEOUT + 4:
+        while not ended and time.monotonic() - start < TIMEOUT + 20:
             piece = next(pieces, None)
             try:
                 if piece is not None:
@@ -308,8 +308,8 @@ def half_open(world, node):
             except OSError:
                 break
             ended = raw.until_closed(connection, 0.3)[1]
-        lasted = time.monotonic() - start
-        if not TIMEOUT - 0.5 <= lasted <= TIMEOUT + 2:
+        lasted, most = time.monotonic() - start, node.clock() - fair
+        if lasted < TIMEOUT - 0.5 or most > TIMEOUT + 2:
             problems.append(f"{what} at {listener}: {lasted:.1f} s")
 
     kinds = (
@@ -332,7 +332,7 @@ def half_open(world, node):
         connection.sendall(whole)
     grown = node.resident_kilobytes() - before
     start = time.monotonic()
-    until(lambda: node.counters()["connections"] < 50, "half handshakes stay", TIMEOUT + 10, 0.2)
+    until(lambda: node.counters()["connections"] < 50, "half handshakes stay", TIMEOUT + 30, 0.2)
     for connection in held:
         connection.close()
     check(grown < 2_000 * 100, f"2,000 half handshakes cost {grown} KiB")
@@ -637,7 +637,9 @@ class From:
     def __init__(self, node, address):
         self.node, self.address = node, address
 
-    def mqtt(self, user, password, client="guess"):
+    def mqtt(self, user, password):
+        # A client id for each user: the connection of the one before may not have ended yet, and its id is its user's.
+        client = f"guess-{user}"
         made = socket.socket()
         made.bind((self.address, 0))
         made.settimeout(10)
@@ -691,9 +693,9 @@ def timing(world, node):
     for number in range(16):
         for user, taken in times.items():
             source = From(node, f"127.3.{number}.{1 + len(taken)}")
-            start = time.monotonic()
+            start = node.clock()
             check(source.mqtt(user, f"guess {number}"), "a guess was right")
-            taken.append(time.monotonic() - start)
+            taken.append(node.clock() - start)
     known, unknown = (statistics.median(taken) for taken in times.values())
     said = f"{unknown * 1e3:.1f} ms for an unknown user, {known * 1e3:.1f} ms for one there is"
     check(0.6 < unknown / known < 1.6, said)

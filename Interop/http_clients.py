@@ -7,15 +7,11 @@ import base64
 import json
 import urllib.parse
 
-from node import Node, check, main
+from node import Node, check, is_, main
 from web import BINARY, MEBIBYTE, Stream, Subscriber, curl, mosquitto_pub, properties, publish
 
 PAYLOADS = (b"", b"x", BINARY, MEBIBYTE)
 FORM = "%t|%p|%P|%C|%R|%D|%F|%E"
-
-
-def is_(what, wanted, got):
-    check(wanted == got, f"{what}: wanted {wanted!r:.600}, got {got!r:.600}")
 
 
 def properties_to_mqtt(node):

@@ -17,14 +17,10 @@ import paho.mqtt.client as mqtt
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from node import APUS, Node, check, main
-from web import BINARY, MEBIBYTE, PATIENCE, Answer, Stream, Subscriber, curl, mosquitto_pub, publish
+from node import APUS, PATIENCE, Node, check, is_, main
+from web import BINARY, MEBIBYTE, Answer, Stream, Subscriber, curl, mosquitto_pub, publish
 
 FRIEND = "https://friend.example"
-
-
-def is_(what, wanted, got):
-    check(wanted == got, f"{what}: wanted {wanted!r:.600}, got {got!r:.600}")
 
 
 def methods(node):

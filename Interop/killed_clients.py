@@ -204,10 +204,6 @@ def kill_them(node, count):
     return all_victims
 
 
-def descriptors(node):
-    return len(os.listdir(f"/proc/{node.process.pid}/fd"))
-
-
 def check_witness(witness, all_victims):
     """Half packets had no effect. A publish of a session that was kept counts once, however often it was repeated."""
     check(witness.ping(), "the witness was closed")
@@ -272,12 +268,12 @@ def test(count):
             check(ours.recv() == "ready", "a pair did not start")
         witness = Wire(node, 5, "witness")
         witness.subscribe("killed/#", 0)
-        before = descriptors(node)
+        before = node.descriptors()
         all_victims = kill_them(node, count)
         end = time.monotonic() + 3
-        while descriptors(node) > before and time.monotonic() < end:
+        while node.descriptors() > before and time.monotonic() < end:
             time.sleep(0.02)
-        check(descriptors(node) <= before, f"{descriptors(node)} descriptors instead of {before}")
+        check(node.descriptors() <= before, f"{node.descriptors()} descriptors instead of {before}")
         check(node.counters()["connections"] == 5, f"{node.counters()['connections']} connections instead of 5")
         stop.set()
         sent = 0

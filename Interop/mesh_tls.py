@@ -28,9 +28,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "mesh"))
 import wire  # noqa: E402
 from authority import DAY, NUMBERS, Authority  # noqa: E402
 from meshnet import Topology  # noqa: E402
-from node import APUS, Failure, check, main  # noqa: E402
+from fair import fair_seconds  # noqa: E402
+from node import APUS, Failure, check, is_, main, until  # noqa: E402
 from mesh_wire import BYE, INITIATE, Reader, block, frame as mesh_frame  # noqa: E402
-from secure import AMQP, MQTT, Report, SecureNode, context, is_, until, why  # noqa: E402
+from secure import AMQP, MQTT, Report, SecureNode, context, why  # noqa: E402
 import amqp_wire  # noqa: E402
 
 SECTION = """tls:
@@ -377,13 +378,14 @@ def revoked(world):
             two.wait_links("bad", "good-1")
             world.authority.revoke(leaf)
             world.authority.write_revocations(world.crl)
-            start = time.monotonic()
+            pids = [node.process.pid for node in (one, two, bad)]
+            start = fair_seconds(*pids)
             for node in (one, two):
                 node.process.send_signal(signal.SIGHUP)
             for node, other in ((one, "good-2"), (two, "good-1")):
                 until(lambda: node.topology().up == [other],
-                      lambda: f"{node.name} still has links to {node.topology().up}", 3)
-            taken = time.monotonic() - start
+                      lambda: f"{node.name} still has links to {node.topology().up}")
+            taken = fair_seconds(*pids) - start
             check(taken < 1.5, f"the revoked node was out after {taken:.1f} s")
             one.says("revoked")
             crosses(one, two, "still/here")
@@ -521,15 +523,17 @@ def imports(world):
             is_("taken", EXPECTED, {topic.rsplit("/", 1)[1] for topic in heard if topic.startswith("ok/")})
             check(all(topic.startswith("ok/") for topic in heard), f"taken although it may not: {heard}")
             publisher = giver.client("fast")
-            # A frame with one run of events passes whole, and the rate makes up for it: what follows waits.
+            # A frame with one run of events passes whole, and the rate makes up for it: what follows waits. How many are
+            # in a frame is chance.
             counts = []
-            for _ in range(2):
+            for _ in range(3):
                 for number in range(2_000):
                     publisher.publish("ok/fast", b"%d" % number, 0)
                 publisher.ping()
                 counts.append(len(topics_of(subscriber, 1.5)))
-            count = sum(counts)
-            check(20 <= count and counts[1] <= 300, f"{counts} of 2,000 direct events came at a rate of 50 a second")
+            is_limited = all(after <= 200 for before, after in zip(counts, counts[1:]) if before > 300)
+            check(sum(counts) >= 20 and min(counts) <= 300 and is_limited,
+                  f"{counts} of 2,000 direct events came at a rate of 50 a second")
     return f"{counts} of 2,000 each by a rate of 50/s"
 
 

@@ -3,32 +3,12 @@
 # $SYS by mosquitto_sub, and a client's packets in the log.
 set -euo pipefail
 cd "$(dirname "$0")"
-. ./node.sh
+. ./checks.sh
 
-checks=0
-fail() { echo "FAILED: $*" >&2; exit 1; }
-is() { # is WHAT WANTED GOT
-    [ "$2" = "$3" ] || fail "$1: wanted '$2', got '$3'"
-    checks=$((checks + 1))
-}
-has() { # has WHAT PART WHOLE
-    [[ "$3" == *"$2"* ]] || fail "$1: wanted '$2' in '$3'"
-    checks=$((checks + 1))
-}
 pub() { mosquitto_pub -h 127.0.0.1 -p "$node_port" "$@"; }
 sub() { mosquitto_sub -h 127.0.0.1 -p "$node_port" "$@"; }
 metrics() { curl -sS "http://$node_admin/metrics"; }
 metric() { metrics | grep -v '^#' | grep -F "$1 " | sed 's/.* //'; }
-await() { # await WHAT COMMAND…: until it prints WHAT
-    local wanted=$1 got=
-    shift
-    for _ in $(seq 100); do
-        got=$("$@" 2>&1) || true
-        [ "$got" = "$wanted" ] && return 0
-        sleep 0.1
-    done
-    fail "waited for '$wanted', got '$got'"
-}
 
 cat >"$scratch/node.yaml" <<YAML
 node: { name: metrics, data: $scratch/data, lanes: 2 }
@@ -42,6 +22,7 @@ start_node "$scratch/node.yaml"
 check() { metrics | promtool check metrics; }
 is "metrics of a new node" "" "$(check 2>&1)"
 is "rules" 0 "$(promtool check rules ../docs/grafana/alerts.yaml >/dev/null; echo $?)"
+is "rules that fire" 0 "$(promtool test rules alerts_test.yaml >&2; echo $?)"
 sub -i traced -t 'work/#' -q 1 -C 3 >"$scratch/out" &
 subscriber=$!
 await 1 metric 'apus_subscriptions'
@@ -63,14 +44,14 @@ has "trace" '"client":"traced"' "$trace"
 curl -sS -X DELETE "http://$node_admin/v1/clients/traced/trace" >/dev/null
 
 # $SYS as mosquitto's users know it.
-has "version" "apus version " "$(sub -t '$SYS/broker/version' -C 1 -W 5)"
-is "retained" 1 "$(sub -t '$SYS/broker/uptime' -C 1 -W 5 -F '%r')"
-has "goes on" " seconds" "$(sub -t '$SYS/broker/uptime' -C 3 -W 8 | tail -1)"
-is "average" 1 "$(sub -t '$SYS/broker/load/messages/received/1min' -C 1 -W 5 | grep -c '^[0-9]*\.[0-9][0-9]$')"
-is "a name with a space" 0 "$(sub -t '$SYS/broker/retained messages/count' -C 1 -W 5)"
-is "published" 3 "$(sub -t '$SYS/broker/publish/messages/received' -C 1 -W 5)"
+has "version" "apus version " "$(sub -t '$SYS/broker/version' -C 1 -W 20)"
+is "retained" 1 "$(sub -t '$SYS/broker/uptime' -C 1 -W 20 -F '%r')"
+has "goes on" " seconds" "$(sub -t '$SYS/broker/uptime' -C 3 -W 30 | tail -1)"
+is "average" 1 "$(sub -t '$SYS/broker/load/messages/received/1min' -C 1 -W 20 | grep -c '^[0-9]*\.[0-9][0-9]$')"
+is "a name with a space" 0 "$(sub -t '$SYS/broker/retained messages/count' -C 1 -W 20)"
+is "published" 3 "$(sub -t '$SYS/broker/publish/messages/received' -C 1 -W 20)"
 pub -t '$SYS/broker/version' -r -m forged
-has "cannot be forged" "apus version " "$(sub -t '$SYS/broker/version' -C 1 -W 5)"
+has "cannot be forged" "apus version " "$(sub -t '$SYS/broker/version' -C 1 -W 20)"
 is "nothing for #" "" "$(sub -t '#' -W 2 2>/dev/null || true)"
 is "not a client's" 0 "$(metric apus_retained_events)"
 stop_node

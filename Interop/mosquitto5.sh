@@ -4,29 +4,13 @@
 # They have no option for no-local and, in the versions of today's distributions, none for retain handling: paho5.py.
 set -euo pipefail
 cd "$(dirname "$0")"
-. ./node.sh
+. ./checks.sh
 
 start_node "$(plain_config 2)"
-checks=0
 members=()
-fail() { echo "FAILED: $*" >&2; exit 1; }
-is() { # is WHAT WANTED GOT
-    [ "$2" = "$3" ] || fail "$1: wanted '$2', got '$3'"
-    checks=$((checks + 1))
-}
 pub() { mosquitto_pub -h 127.0.0.1 -p "$node_port" -V 5 "$@"; }
-sub() { mosquitto_sub -h 127.0.0.1 -p "$node_port" -V 5 -W 10 "$@"; }
-# until_counter NAME COUNT: waits until the node counts as many.
-until_counter() {
-    for _ in $(seq 150); do
-        counters | grep -q "\"$1\":\"$2\"" && return 0
-        sleep 0.1
-    done
-    fail "there are not $2 $1: $(counters)"
-}
-subscribed() { until_counter subscriptions "$1"; }
-# Each subscriber's output is in a file, because a command substitution would wait for it.
-out() { echo "$scratch/out-$1"; }
+sub() { mosquitto_sub -h 127.0.0.1 -p "$node_port" -V 5 -W 30 "$@"; }
+subscribed() { await "$1" counter subscriptions; }
 
 # Every property of an event, at every QoS: user properties keep their order, duplicates and bytes.
 properties=(
@@ -55,7 +39,7 @@ is "properties of a retained event" \
 sub -t 'request/#' -q 1 -C 1 -F '%R|%D|%p' >"$(out request)" &
 responder=$!
 subscribed 1
-mosquitto_rr -h 127.0.0.1 -p "$node_port" -W 10 -q 1 -t request/x -e response/x -m ask \
+mosquitto_rr -h 127.0.0.1 -p "$node_port" -W 30 -q 1 -t request/x -e response/x -m ask \
     -D publish correlation-data number-7 -F '%t|%p|%D' >"$(out response)" &
 requester=$!
 wait $responder || fail "no request"
@@ -72,7 +56,7 @@ pub -t expiry/long -r -q 1 -m long -D publish message-expiry-interval 60
 pub -t expiry/short -r -q 2 -m short -D publish message-expiry-interval 1
 pub -t expiry/never -r -q 1 -m never
 is "before it expires" "expiry/long 60" "$(sub -t expiry/long -C 1 -F '%t %E')"
-until_counter retained 3 # never, long, and prop/kept: short is gone
+await 3 counter retained # never, long, and prop/kept: short is gone
 left=$(sub -t expiry/long -C 1 -F %E)
 [ "$left" -ge 40 ] && [ "$left" -lt 60 ] || fail "message expiry does not count down: $left of 60 s"
 is "retained, one expired" "expiry/long
@@ -84,14 +68,14 @@ left=$(sed -n 's/expiry.long \([0-9]*\) 0/\1/p' "$(out waiting)")
 [ "${left:-60}" -lt 60 ] || fail "message expiry does not count down for what waits: '$(cat "$(out waiting)")'"
 
 # Session expiry: kept with what was published at QoS 1 and 2, and ended after its interval.
-until_counter sessions 0
+await 0 counter sessions
 sub -i keeper -c -x 60 -t 'session/#' -q 2 -E
-until_counter sessions 1
+await 1 counter sessions
 for number in $(seq 20); do pub -t session/x -q $((1 + number % 2)) -m "$number"; done
 pub -t session/x -q 0 -m direct
 pub -t elsewhere -q 1 -m "" # answered after the direct event was routed
 is "a session's events" "$(seq 20)" "$(sub -i keeper -c -x 1 -t 'session/#' -q 2 -C 20 | sort -n)"
-until_counter sessions 0
+await 0 counter sessions
 checks=$((checks + 1))
 sub -i keeper -c -t 'session/#' -q 2 -C 1 >"$(out session)" &
 subscriber=$!
@@ -101,7 +85,7 @@ wait $subscriber
 is "after the session has expired" fresh "$(cat "$(out session)")"
 # mosquitto's -c without -x asks for a session that never expires: end it.
 sub -i keeper -x 0 -t 'session/#' -E
-until_counter sessions 0
+await 0 counter sessions
 
 # Wills: none after a goodbye; at once after DISCONNECT 0x04, which is what mosquitto_sub sends when it is terminated;
 # after the delay, with its properties; none when its client is back before.
@@ -128,12 +112,12 @@ will late 3
 late=$mortal
 subscribed 5
 end TERM "$with"
-until_counter connections 3
+await 3 counter connections
 end KILL "$back"
 end KILL "$late"
 killed=$(date +%s%N)
 will back 60
-until_counter connections 2
+await 2 counter connections
 wait $witness || fail "not two wills: $(cat "$(out will)")"
 passed=$((($(date +%s%N) - killed) / 1000000))
 is "wills" "will/with with 1 of:with last/words
@@ -142,7 +126,7 @@ will/late late 1 of:late last/words" "$(cat "$(out will)")"
 kill -KILL "$mortal"
 wait "$mortal" 2>/dev/null || true
 for name in back late polite with; do sub -i $name -x 0 -t x -E; done
-until_counter sessions 0
+await 0 counter sessions
 
 # A topic alias: mosquitto_pub names the topic once, then only the alias.
 for qos in 0 1 2; do
@@ -224,10 +208,7 @@ for member in 1 2 3; do
 done
 subscribed 3
 seq 300 | pub -t s/x -q 1 -l
-for _ in $(seq 100); do
-    [ "$(cat "$(out share)"[123] | wc -l)" -ge 300 ] && break
-    sleep 0.1
-done
+await_lines 300 "$(out share)"[123]
 for member in "${members[@]}"; do end TERM "$member"; done
 is "shared: everything once" "$(seq 300 | cksum)" "$(sort -n "$(out share)"[123] | cksum)"
 for member in 1 2 3; do is "shared: in turn" 100 "$(wc -l <"$(out "share$member")")"; done

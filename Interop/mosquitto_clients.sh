@@ -3,28 +3,14 @@
 # wills, a persistent session, shared subscriptions.
 set -euo pipefail
 cd "$(dirname "$0")"
-. ./node.sh
+. ./checks.sh
 
 start_node "$(plain_config 2)"
-checks=0
 members=()
-fail() { echo "FAILED: $*" >&2; exit 1; }
-is() { # is WHAT WANTED GOT
-    [ "$2" = "$3" ] || fail "$1: wanted '$2', got '$3'"
-    checks=$((checks + 1))
-}
 pub() { mosquitto_pub -h 127.0.0.1 -p "$node_port" "$@"; }
-sub() { mosquitto_sub -h 127.0.0.1 -p "$node_port" -W 10 "$@"; }
-# Waits until the node has as many subscriptions: a subscriber in the background is ready then.
-subscribed() {
-    for _ in $(seq 100); do
-        counters | grep -q "\"subscriptions\":\"$1\"" && return 0
-        sleep 0.1
-    done
-    fail "there are not $1 subscriptions: $(counters)"
-}
-# Each subscriber's output is in a file, because a command substitution would wait for it.
-out() { echo "$scratch/out-$1"; }
+sub() { mosquitto_sub -h 127.0.0.1 -p "$node_port" -W 30 "$@"; }
+# A subscriber in the background is ready when the node has so many subscriptions.
+subscribed() { await "$1" counter subscriptions; }
 
 # QoS 0, 1 and 2 at both ends.
 for sent in 0 1 2; do
@@ -94,10 +80,7 @@ for member in 1 2 3; do
 done
 subscribed 4 # the persistent session has one
 seq 300 | pub -t s/x -q 1 -l
-for _ in $(seq 100); do
-    [ "$(cat "$(out share)"[123] | wc -l)" -ge 300 ] && break
-    sleep 0.1
-done
+await_lines 300 "$(out share)"[123]
 sleep 0.2
 is "shared: everything once" "$(seq 300 | cksum)" "$(sort -n "$(out share)"[123] | cksum)"
 for member in 1 2 3; do is "shared: in turn" 100 "$(wc -l <"$(out "share$member")")"; done

@@ -12,7 +12,11 @@ import tempfile
 import time
 import urllib.request
 
+from fair import fair_seconds
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+# Seconds that nobody waits for something in vain; how soon it came is for the clock() of a node to say.
+PATIENCE = 60
 APUS = os.environ.get("APUS", str(ROOT / ".build/release/apus"))
 
 
@@ -23,6 +27,33 @@ class Failure(Exception):
 def check(condition, what):
     if not condition:
         raise Failure(what)
+
+
+def is_(what, wanted, got):
+    check(wanted == got, f"{what}: wanted {wanted!r:.600}, got {got!r:.600}")
+
+
+def until(condition, what, seconds=PATIENCE, pause=0.05):
+    """Waits for what only somebody else can tell; the seconds that took. `what` says what is wrong if it does not come,
+    or is a function that does."""
+    start = time.monotonic()
+    while not condition():
+        if time.monotonic() - start > seconds:
+            raise Failure(what() if callable(what) else what)
+        time.sleep(pause)
+    return time.monotonic() - start
+
+
+def run_parts(parts, only, *arguments, where=""):
+    """Runs the parts of a test, those whose names are in `only` if there are any; what each returned, by its name."""
+    said = {}
+    for part in parts:
+        if only and part.__name__ not in only:
+            continue
+        start = time.monotonic()
+        said[part.__name__] = part(*arguments)
+        print(f"{part.__name__}{where}: ok, {time.monotonic() - start:.1f} s", flush=True)
+    return said
 
 
 class Node:
@@ -63,13 +94,14 @@ class Node:
             [APUS, "run", "--config", str(config), "--admin", "127.0.0.1:0", "--log-format", "json"],
             stderr=self.log.open("wb"),
         )
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline and self.process.poll() is None:
             for record in self.records("ready"):
                 self.take_ports(record["listeners"])
                 self.admin = record["admin"]
                 return
             time.sleep(0.05)
+        self.kill()
         raise Failure("the node did not start: " + self.log.read_text()[:1500])
 
     def configuration(self, base):
@@ -119,7 +151,7 @@ class Node:
         """Everything the node has counted, as numbers."""
         before = len(self.records("counters"))
         self.process.send_signal(signal.SIGUSR1)
-        for _ in range(100):
+        for _ in range(400):
             records = self.records("counters")
             if len(records) > before:
                 return {key: int(value) for key, value in records[-1].items() if str(value).isdigit()}
@@ -139,6 +171,10 @@ class Node:
         """What the node has used of processors, whatever else the machine does."""
         fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def clock(self):
+        """Seconds of a clock for judging how quick the node is, whatever else the machine does: see fair.py."""
+        return fair_seconds(self.process.pid)
 
     def resident_kilobytes(self):
         for line in pathlib.Path(f"/proc/{self.process.pid}/status").read_text().splitlines():

@@ -1,4 +1,4 @@
-# Sourced by the scripts that start a node: `start_node CONFIG`, `stop_node`. The one place that knows the command line.
+# Sourced by checks.sh, for the scripts that start a node: `start_node CONFIG`, `stop_node`. The one place that knows the command line.
 # shellcheck shell=bash
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -11,15 +11,16 @@ node_log=
 
 # start_node CONFIG: starts a node and waits for its ready line; sets node_pid, node_port, node_admin and node_log.
 start_node() {
-    [ -x "$apus" ] || { echo "there is no $apus: swift build -c release --product apus" >&2; return 1; }
+    [ -x "$apus" ] || { echo "there is no $apus: make node" >&2; return 1; }
     node_log=${1%.yaml}.log
     # There before the node writes its first line, which may take a moment.
     : >"$node_log"
     "$apus" run --config "$1" --admin 127.0.0.1:0 --log-format json 2>"$node_log" &
     node_pid=$!
     local wait
-    for wait in $(seq 100); do
+    for wait in $(seq 600); do
         node_port=$(sed -n 's/.*"event":"ready".*"address":"[^"]*:\([0-9]*\)".*/\1/p' "$node_log")
+        # shellcheck disable=SC2034 # for the scripts that source this
         node_admin=$(sed -n 's/.*"event":"ready".*"admin":"\([^"]*\)".*/\1/p' "$node_log")
         [ -z "$node_port" ] || return 0
         kill -0 "$node_pid" 2>/dev/null || break
@@ -45,7 +46,7 @@ counters() {
     local before
     before=$(grep -c '"event":"counters"' "$node_log" || true)
     kill -USR1 "$node_pid"
-    for _ in $(seq 50); do
+    for _ in $(seq 300); do
         [ "$(grep -c '"event":"counters"' "$node_log" || true)" -le "$before" ] || break
         sleep 0.1
     done

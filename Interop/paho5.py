@@ -11,7 +11,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from node import Node, check, connect5_packet, main, packet, read_until, text
+from node import Node, check, connect5_packet, main, packet, read_until, text, until
 from paho_client import Client
 
 BINARY = bytes(range(256))
@@ -31,14 +31,6 @@ def five(node, name, clean=True, hold=False, **values):
     return Client(
         node, name, clean=clean, hold=hold, version=mqtt.MQTTv5, properties=made(PacketTypes.CONNECT, **values)
     )
-
-
-def until(condition, what, seconds=20):
-    """For what only the node's counters can tell."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        check(time.monotonic() < deadline, what)
-        time.sleep(0.05)
 
 
 def payloads(node):

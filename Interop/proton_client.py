@@ -8,9 +8,8 @@ import time
 from proton import Data, Delivery, Described, Handler, Link, Message, Terminus, symbol
 from proton.reactor import Container, LinkOption
 
-from node import check
+from node import PATIENCE, check
 
-PATIENCE = 20
 MEBIBYTE = bytes(number * 31 % 251 for number in range(1 << 20))
 BINARY = bytes(range(256))
 NUMBERS = itertools.count()
@@ -35,10 +34,6 @@ def rest(seconds=0.2):
     """Lets all clients live for a while."""
     end = time.monotonic() + seconds
     until(lambda: time.monotonic() >= end, "", seconds + 1)
-
-
-def is_(what, wanted, got):
-    check(wanted == got, f"{what}: wanted {wanted!r:.600}, got {got!r:.600}")
 
 
 class Said:

@@ -14,16 +14,12 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from node import Node, check, main
+from node import PATIENCE, Node, check, is_, main, until
 from paho_client import Client
-from web import BINARY, MEBIBYTE, PATIENCE, Answer, Stream, curl, publish, until
+from web import BINARY, MEBIBYTE, Answer, Stream, curl, publish
 
 THREADS = 50
 TOTAL = 1_000
-
-
-def is_(what, wanted, got):
-    check(wanted == got, f"{what}: wanted {wanted!r:.600}, got {got!r:.600}")
 
 
 class Responder(Client):

@@ -6,15 +6,17 @@
 # Each test starts its own node on a free port and ends it. APUS names the program (default .build/release/apus).
 # Logs of tests that fail stay in .build/interop-logs.
 set -uo pipefail
-cd "$(dirname "$0")"
+cd "$(dirname "$0")" || exit
 logs=../.build/interop-logs
 mkdir -p "$logs"
-everything="mosquitto_clients.sh mosquitto5.sh paho_client.py paho5.py aiomqtt_client.py gmqtt_client.py hostile.py \
-    hostile5.py hostile_http.py slowhttp.sh access.sh certs.sh admin.sh metrics.sh takeovers.py killed_clients.py \
-    http_clients.py http_rules.py websocket_clients.py websocket_json.py request_reply.py web_stops.py \
-    browser.py docs_snippets.py security_snippets.py openapi.py mesh_configs.py mesh_wire.py \
+everything="reference.py \
+    mosquitto_clients.sh mosquitto5.sh paho_client.py paho5.py aiomqtt_client.py gmqtt_client.py hostile.py \
+    hostile5.py hostile_http.py slowhttp.py access.sh certs.sh admin.sh metrics.sh takeovers.py killed_clients.py \
+    matrix.py http_clients.py http_rules.py websocket_clients.py websocket_json.py request_reply.py web_stops.py \
+    browser.py docs_snippets.py tutorial.py openapi.py mesh_configs.py mesh_wire.py \
     amqp_clients.py amqp_durable.py amqp_mapping.py amqp_connections.py amqp_websocket.py amqp_azure.py hostile_amqp.py \
-    tls_clients.py auth_matrix.py hostile_tls.py mesh_tls.py broker_cves.py"
+    tls_clients.py auth_matrix.py hostile_tls.py mesh_tls.py broker_cves.py canary.py anywhere.py rolling.py \
+    mesh_stop.py bridge.py bridge_faults.py bridge_loops.py bridge_reload.py"
 wanted=${*:-$everything}
 
 failed=0

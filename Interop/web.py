@@ -6,22 +6,12 @@ import queue
 import re
 import subprocess
 import threading
-import time
 
-from node import check
+from node import PATIENCE, check, until
 
-PATIENCE = 20
 MEBIBYTE = bytes(number * 31 % 251 for number in range(1 << 20))
 BINARY = bytes(range(256))
 NUMBERS = itertools.count()
-
-
-def until(condition, what, seconds=PATIENCE):
-    """Waits for what only the node can tell."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        check(time.monotonic() < deadline, what)
-        time.sleep(0.05)
 
 
 class Answer:

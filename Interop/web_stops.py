@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import threading
-import time
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.properties import Properties
@@ -17,16 +16,13 @@ from paho.mqtt.packettypes import PacketTypes
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from node import Node, check, main
+from fair import fair_end
+from node import PATIENCE, Node, check, is_, main, until
 from paho_client import Client
-from web import PATIENCE, Stream, curl, mosquitto_pub, publish, until
+from web import Stream, curl, mosquitto_pub, publish
 
 DRAIN = 5
 STREAMS = 20
-
-
-def is_(what, wanted, got):
-    check(wanted == got, f"{what}: wanted {wanted!r:.600}, got {got!r:.600}")
 
 
 class Waiting(threading.Thread):
@@ -97,11 +93,9 @@ def terminated(node):
     subscriptions = node.counters()["subscriptions"]
     polls = [Waiting(node, "GET", f"/poll?filter=other/{number}&wait=60000") for number in range(5)]
     until(lambda: node.counters()["subscriptions"] >= subscriptions + 5, "polls did not subscribe")
-    before = time.monotonic()
     node.process.send_signal(signal.SIGTERM)
-    status = node.process.wait(DRAIN + 5)
-    took = time.monotonic() - before
-    is_("the node's status", 0, status)
+    took = fair_end(node.process)
+    is_("the node's status", 0, node.process.returncode)
     check(took < DRAIN + 1, f"the node took {took:.1f} s of {DRAIN}")
     for stream in streams:
         # curl says with 18 when the last chunk is missing.

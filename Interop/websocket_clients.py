@@ -15,9 +15,9 @@ import paho.mqtt.client as mqtt
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from node import Failure, Node, check, connect_packet, main, packet
+from node import PATIENCE, Failure, Node, check, connect_packet, main, packet, until
 from paho_client import Client
-from web import BINARY, MEBIBYTE, PATIENCE, until
+from web import BINARY, MEBIBYTE
 
 TAKEOVERS = 200
 

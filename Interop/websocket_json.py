@@ -12,9 +12,9 @@ import tempfile
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from node import APUS, Node, check, main
+from node import APUS, PATIENCE, Node, check, main, until
 from paho_client import Client
-from web import BINARY, PATIENCE, curl, publish, until
+from web import BINARY, curl, publish
 
 WINDOW = 32
 

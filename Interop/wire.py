@@ -2,7 +2,7 @@
 
 import time
 
-from node import check, packet, take_packets, text
+from node import PATIENCE, check, packet, take_packets, text
 
 CONNACK, PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP, SUBACK, PINGRESP, DISCONNECT = (
     0x20, 0x30, 0x40, 0x50, 0x62, 0x70, 0x90, 0xD0, 0xE0,
@@ -122,7 +122,7 @@ class Wire:
         self.arrived += take_packets(self.buffer)
         return bool(chunk)
 
-    def take(self, kind, seconds=5):
+    def take(self, kind, seconds=PATIENCE):
         """The body of the first packet of a kind, or None when there is none in time or before the end."""
         end = time.monotonic() + seconds
         while True:
@@ -134,19 +134,19 @@ class Wire:
                 return None
             self.read(end - time.monotonic())
 
-    def expect(self, kind, seconds=5):
+    def expect(self, kind, seconds=PATIENCE):
         body = self.take(kind, seconds)
         check(body is not None, f"no packet {kind:02x}: closed {self.closed}, arrived {self.arrived[:3]}")
         return body
 
-    def drain(self, seconds=5):
+    def drain(self, seconds=PATIENCE):
         """Reads until the node closes; the seconds that took, None if it did not."""
         start = time.monotonic()
         while not self.closed and time.monotonic() - start < seconds:
             self.read(seconds - (time.monotonic() - start))
         return time.monotonic() - start if self.closed else None
 
-    def ping(self, seconds=5):
+    def ping(self, seconds=PATIENCE):
         """A round trip: what was sent before has been looked at, unless the node closed."""
         self.send(PINGREQ)
         return self.take(PINGRESP, seconds) is not None

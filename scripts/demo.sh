@@ -42,6 +42,7 @@ trap 'exit 130' INT TERM
 start() {
     local output=$1
     shift
+    # shellcheck disable=SC2094 # they are two files
     "$@" >"$output" 2>"$work/$(basename "$output").log" &
     process=$!
     started+=("$process")
@@ -113,7 +114,7 @@ else
 fi
 third=${DEMO_THIRD:-websocket}
 if [ -z "${DEMO_THIRD:-}" ] && "$python" -c 'import proton' 2>/dev/null; then third=amqp; fi
-third_port() { if [ $third = amqp ]; then amqp 3; else http 3; fi; }
+third_port() { if [ "$third" = amqp ]; then amqp 3; else http 3; fi; }
 
 listen_at_hamburg() {
     start "$work/hamburg.events" curl -sN "http://127.0.0.1:$(http 2)/events?filter=demo/hello"
@@ -126,7 +127,7 @@ everybody_says_hello() {
     "${publish[@]}" -h 127.0.0.1 -p "$(mqtt 1)" -q 1 -t demo/hello -m "mqtt-at-berlin-$round"
     curl -sf -o "$work/answer" -H 'Content-Type: text/plain' -H 'Apus-Delivery-Mode: guaranteed' \
         -d "rest-at-hamburg-$round" "http://127.0.0.1:$(http 2)/TOPIC/demo/hello" || fail "hamburg does not take a POST"
-    "$python" "$client" send $third "$(third_port)" demo/hello "$third-at-munich-$round"
+    "$python" "$client" send "$third" "$(third_port)" demo/hello "$third-at-munich-$round"
     for event in "mqtt-at-berlin-$round" "rest-at-hamburg-$round" "$third-at-munich-$round"; do
         for place in berlin hamburg munich; do
             until_true 15 "$place does not hear $event" grep -q "$event" "$work/$place.events"
@@ -142,7 +143,7 @@ for number in 1 2 3; do until_true 30 "${names[$number]} does not reach three no
 
 say "Three protocols: MQTT at berlin, REST and Server-Sent Events at hamburg, $third at munich; one topic"
 start "$work/berlin.events" "${subscribe[@]}" -h 127.0.0.1 -p "$(mqtt 1)" -q 1 -t demo/hello
-start "$work/munich.events" "$python" "$client" listen $third "$(third_port)" 'demo/+'
+start "$work/munich.events" "$python" "$client" listen "$third" "$(third_port)" 'demo/+'
 listen_at_hamburg
 until_true 15 "hamburg does not learn what munich wants" links_wanted 2 demo/hello munich
 until_true 15 "hamburg does not learn what berlin wants" links_wanted 2 demo/hello berlin

@@ -43,7 +43,7 @@ violation() {
 
 failed=0
 models=$*
-[ -n "$models" ] || models=$(ls ./*.cfg | xargs -n1 basename | sed 's/\.cfg$//')
+[ -n "$models" ] || models=$(for file in *.cfg; do echo "${file%.cfg}"; done)
 for model in $models; do
     module=$(sed -n '1s/^\\\* module //p' "$model.cfg")
     start=$SECONDS
@@ -54,6 +54,7 @@ for model in $models; do
         printf '%-20s FAILS: %s, see %s\n' "$model" "$(violation "$model")" "$work/$model.log"
         failed=1
     fi
+    # shellcheck disable=SC2013 # names are words
     for mutant in $(sed -nE 's/^ *([A-Za-z]+) = FALSE *\\\* mutant.*/\1/p' "$model.cfg"); do
         name=$model-$mutant
         start=$SECONDS

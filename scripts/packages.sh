@@ -2,18 +2,21 @@
 # Installs the Debian packages that are missing, and nothing when none is.
 #
 #   scripts/packages.sh build                what the toolchain and the node's libraries need
-#   scripts/packages.sh build bench interop  more groups at once; there is also: models
+#   scripts/packages.sh build bench interop  more groups at once; there are also: demo models deb package lint
 #   scripts/packages.sh --list build         only print the names
 set -eu
 
 # Swift for Linux comes without a linker, without libc's headers, and without libraries that its own tools load.
 # libstdc++-*-dev (below) brings the compiler's start files, too.
 toolchain="binutils libc6-dev libcurl4 libncurses6 libsqlite3-0 libxml2 pkg-config"
-node="libssl-dev libmosquitto-dev libcurl4-openssl-dev libqpid-proton-dev"
-bench="mosquitto valgrind nginx-light wrk rabbitmq-server"
-interop="curl slowhttptest python3 python3-venv mosquitto-clients prometheus chromium chromium-driver fonts-dejavu-core \
+node="libssl-dev libyaml-dev libmosquitto-dev libcurl4-openssl-dev libqpid-proton-dev"
+bench="mosquitto valgrind nginx-light wrk rabbitmq-server nats-server"
+interop="curl mosquitto slowhttptest python3 python3-venv mosquitto-clients prometheus chromium chromium-driver fonts-dejavu-core \
     nodejs python3-qpid-proton gcc python3-dev iproute2 openssl sslscan testssl.sh"
 demo="curl python3 python3-qpid-proton mosquitto-clients"
+deb="debhelper dpkg-dev python3"
+package="lintian mmdebstrap systemd systemd-container iproute2 python3 python3-venv"
+lint="shellcheck"
 models="default-jre-headless python3 python3-venv"
 
 list_only=
@@ -29,8 +32,11 @@ for group in "$@"; do
     interop) wanted="$wanted $interop" ;;
     demo) wanted="$wanted $demo" ;;
     models) wanted="$wanted $models" ;;
+    deb) wanted="$wanted $deb" ;;
+    package) wanted="$wanted $deb $package" ;;
+    lint) wanted="$wanted $lint" ;;
     *)
-        echo "packages.sh: unknown group '$group'; there are: build bench interop demo models" >&2
+        echo "packages.sh: unknown group '$group'; there are: build bench interop demo models deb package lint" >&2
         exit 2
         ;;
     esac
@@ -105,10 +111,11 @@ case " $missing " in *" mosquitto "*) services=mosquitto ;; esac
 # An nginx that was there before is somebody's own.
 case " $missing " in *" nginx-light "*) is_installed nginx || services="$services nginx" ;; esac
 case " $missing " in *" rabbitmq-server "*) services="$services rabbitmq-server" ;; esac
+case " $missing " in *" nats-server "*) services="$services nats-server" ;; esac
 # Erlang comes with RabbitMQ, or was somebody's own.
 case " $missing " in *" rabbitmq-server "*) is_installed erlang-base || services="$services epmd" ;; esac
 case " $missing " in
-*" mosquitto "* | *" prometheus "* | *" nginx-light "* | *" rabbitmq-server "*)
+*" mosquitto "* | *" prometheus "* | *" nginx-light "* | *" rabbitmq-server "* | *" nats-server "*)
     if [ ! -e $policy ]; then
         policy_is_ours=yes
         trap '$root rm -f $policy' EXIT

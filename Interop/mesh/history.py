@@ -37,6 +37,8 @@ class Publisher:
     qos: int
     sent: array = field(default_factory=lambda: array("q"))
     acknowledged: array = field(default_factory=lambda: array("q"))
+    # Numbers that were sent again because their acknowledgement had not come when a connection ended.
+    again: set = field(default_factory=set)
 
 
 @dataclass
@@ -47,6 +49,10 @@ class Subscriber:
     qos: int
     publishers: list
     sessions: list = field(default_factory=list)
+    # Of a client with a persistent session: when it connected, where, and whether its session was there.
+    arrivals: list = field(default_factory=list)
+    # Pairs of publisher's place and number that came with DUP.
+    repeated: set = field(default_factory=set)
 
 
 @dataclass
@@ -209,6 +215,72 @@ def excuse(history, publisher, subscriber, flow, number, sent):
         if not life or number > max(life):
             return "held by the killed node alone"
     return None
+
+
+@dataclass
+class Guaranteed:
+    """Counts of guaranteed events over all pairs of a publisher and a subscriber, of clients that go to another node when
+    theirs stops."""
+
+    received: int = 0
+    again: int = 0
+    doubled: int = 0
+    reordered: int = 0
+    lost: int = 0
+    told: int = 0
+    without_session: int = 0
+    examples: list = field(default_factory=list)
+
+    def __str__(self):
+        return (f"{self.received} received, lost {self.lost}, out of order {self.reordered}, twice for no reason "
+                f"{self.doubled}; twice because sent again {self.again}, missed by a stream that was told of a gap "
+                f"{self.told}, because a session had ended with its node {self.without_session}")
+
+
+def judge_guaranteed(recorded, names, subscribers, gaps, end):
+    """Whoever has subscribed receives whatever is acknowledged; `gaps` are the times at which a stream was told."""
+    verdict = Guaranteed()
+    for name in subscribers:
+        subscriber = recorded.subscribers[name]
+        begin = subscriber.sessions[0][0] + SETTLE
+        for source in subscriber.publishers:
+            publisher, flow = recorded.publishers[source], recorded.flows.get((name, source), Flow())
+            index, seen, last = names.index(source), set(), -1
+            verdict.received += len(flow.numbers)
+            for number in flow.numbers:
+                if number in seen:
+                    if number in publisher.again or (index, number) in subscriber.repeated:
+                        verdict.again += 1
+                    else:
+                        verdict.doubled += 1
+                        verdict.examples.append(f"{source} -> {name}: {number} twice")
+                elif number < last:
+                    verdict.reordered += 1
+                    verdict.examples.append(f"{source} -> {name}: {number} after {last}")
+                seen.add(number)
+                last = max(last, number)
+            for number, sent in enumerate(publisher.sent):
+                if number in seen or not publisher.acknowledged[number] or not begin <= sent <= end:
+                    continue
+                reason = missed(subscriber, publisher.acknowledged[number], sent, gaps.get(name))
+                setattr(verdict, reason, getattr(verdict, reason) + 1)
+                if reason == "lost" and len(verdict.examples) < 20:
+                    verdict.examples.append(
+                        f"{source} -> {name}: {number} lost, sent {where(recorded, sent)}")
+    return verdict
+
+
+def missed(subscriber, acknowledged, sent, gaps):
+    """Why an event need not have come. Its session had ended with a node: it was sent before the client had another
+    one and after what the last connection had taken."""
+    for before, after in zip(subscriber.sessions, subscriber.sessions[1:]):
+        if before[1] is None or not before[1] - SECOND <= sent <= after[0] + SETTLE:
+            continue
+        if gaps is not None:
+            return "told" if any(after[0] <= gap <= after[0] + SECOND for gap in gaps) else "lost"
+        if any(abs(at - after[0]) < SECOND and not is_there for at, _, is_there in subscriber.arrivals[1:]):
+            return "without_session"
+    return "lost"
 
 
 def newest(flow, time):

@@ -28,10 +28,12 @@ RECONNECT = 0.1
 
 
 class Client:
-    """A connection in the making, or made, or to be made again."""
+    """A connection in the making, or made, or to be made again. With `others` its session is persistent, and when its
+    connection ends it goes to the next of these nodes, at once."""
 
-    def __init__(self, name, node, mesh, version):
+    def __init__(self, name, node, mesh, version, others=()):
         self.name, self.node, self.mesh, self.version = name, node, mesh, version
+        self.homes, self.is_persistent = [node, *others], bool(others)
         self.socket = None
         self.is_ready = False
         self.buffer = bytearray()
@@ -51,7 +53,7 @@ class Client:
             self.retry_at = time.monotonic() + RECONNECT
             return
         self.buffer.clear()
-        self.output = bytearray(wire.connect(self.version, self.name))
+        self.output = bytearray(wire.connect(self.version, self.name, self.is_persistent))
         poller.register(self.socket, select.EPOLLIN | select.EPOLLOUT)
 
     def close(self, poller):
@@ -61,8 +63,11 @@ class Client:
         self.socket = None
         if self.is_ready:
             self.ended()
+        # Who was connected may find the next node ready; who was refused has looked everywhere soon.
+        self.retry_at = time.monotonic() + (0 if self.is_ready and self.is_persistent else RECONNECT)
         self.is_ready = False
-        self.retry_at = time.monotonic() + RECONNECT
+        self.homes.append(self.homes.pop(0))
+        self.node = self.homes[0]
 
     def flush(self, poller):
         try:
@@ -119,7 +124,7 @@ class Client:
         if kind == wire.CONNACK:
             code = self.buffer[body + 1]
             check(code == 0, f"{self.name}: refused with {code}")
-            self.connected(now)
+            self.connected(now, bool(self.buffer[body]))
         elif kind == wire.DISCONNECT:
             pass
 
@@ -127,8 +132,8 @@ class Client:
 class PublisherClient(Client):
     """Keeps its rate as far as its window, or its socket, lets it."""
 
-    def __init__(self, name, node, mesh, version, index, topic, rate, qos, size):
-        super().__init__(name, node, mesh, version)
+    def __init__(self, name, node, mesh, version, index, topic, rate, qos, size, others):
+        super().__init__(name, node, mesh, version, others)
         self.record = Publisher(node, qos)
         self.index, self.qos, self.rate = index, qos, rate
         self.padding = bytes(max(0, size - STAMP.size))
@@ -143,13 +148,30 @@ class PublisherClient(Client):
         self.due = 0.0
         self.last_tick = None
 
-    def connected(self, now):
+    def connected(self, now, is_present):
         self.is_ready = True
-        self.open.clear()
         self.last_tick = None
+        if not self.is_persistent:
+            self.open.clear()
+        # What has no acknowledgement is sent again, in its order, before anything else (MQTT 5 §4.4).
+        for number in self.open.values():
+            self.record.again.add(number)
+            self.put(number, self.record.sent[number], dup=True)
 
     def ended(self):
-        self.open.clear()
+        if not self.is_persistent:
+            self.open.clear()
+
+    def put(self, number, stamp, dup=False):
+        """Appends an event to what is to be sent."""
+        frame = self.frame
+        STAMP.pack_into(frame, self.stamp_at, self.index, number, stamp)
+        if self.qos:
+            identifier = number % 65_535 + 1
+            frame[self.identifier_at : self.identifier_at + 2] = identifier.to_bytes(2, "big")
+            self.open[identifier] = number
+        frame[0] = frame[0] & 0xF7 | (8 if dup else 0)
+        self.output += frame
 
     def tick(self, now):
         """Publishes what is due."""
@@ -163,16 +185,11 @@ class PublisherClient(Client):
         if count <= 0 or len(self.output) > MAX_PENDING:
             return
         self.due -= count
-        record, frame = self.record, self.frame
+        record = self.record
         for number in range(len(record.sent), len(record.sent) + count):
-            STAMP.pack_into(frame, self.stamp_at, self.index, number, now)
             record.sent.append(now)
             record.acknowledged.append(0)
-            if self.qos:
-                identifier = number % 65_535 + 1
-                frame[self.identifier_at : self.identifier_at + 2] = identifier.to_bytes(2, "big")
-                self.open[identifier] = number
-            self.output += frame
+            self.put(number, now)
 
     def packet(self, first, body, length, now):
         kind = first & 0xF0
@@ -195,14 +212,23 @@ class PublisherClient(Client):
 class SubscriberClient(Client):
     """Records what comes."""
 
-    def __init__(self, name, node, mesh, version, topic_filter, qos, publishers, shared=None):
-        super().__init__(name, node, mesh, version)
+    def __init__(self, name, node, mesh, version, topic_filter, qos, publishers, others):
+        super().__init__(name, node, mesh, version, others)
         self.record = Subscriber(node, qos, publishers)
         self.filter, self.qos = topic_filter, qos
         self.flows = {}
 
-    def connected(self, now):
-        self.output += wire.subscribe(self.version, self.filter, self.qos)
+    def connected(self, now, is_present):
+        if self.is_persistent:
+            self.record.arrivals.append((now, self.node, is_present))
+        if is_present:
+            self.subscribed(now)
+        else:
+            self.output += wire.subscribe(self.version, self.filter, self.qos)
+
+    def subscribed(self, now):
+        self.is_ready = True
+        self.record.sessions.append((now, None))
 
     def ended(self):
         self.record.sessions[-1] = (self.record.sessions[-1][0], time.monotonic_ns())
@@ -226,12 +252,13 @@ class SubscriberClient(Client):
                 flow = self.flows[index] = Flow()
             flow.numbers.append(number)
             flow.times.append(now)
+            if first & 8:
+                self.record.repeated.add((index, number))
         elif kind == 0x60:
             self.output += wire.acknowledgement(wire.PUBCOMP, buffer[body] << 8 | buffer[body + 1])
         elif kind == wire.SUBACK:
             check(buffer[body + length - 1] < 0x80, f"{self.name}: SUBACK {buffer[body + length - 1]:02x}")
-            self.is_ready = True
-            self.record.sessions.append((now, None))
+            self.subscribed(now)
         else:
             super().packet(first, body, length, now)
 
@@ -243,14 +270,21 @@ class Load:
         self.mesh = mesh
         self.publishers, self.subscribers = {}, {}
         self.faults = []
+        self.outsiders = []
         self.process = None
 
-    def publisher(self, name, node, topic, rate=1000, qos=0, version=4, size=64):
+    def publisher(self, name, node, topic, rate=1000, qos=0, version=4, size=64, others=()):
         self.publishers[name] = PublisherClient(
-            name, node, self.mesh, version, len(self.publishers), topic, rate, qos, size)
+            name, node, self.mesh, version, len(self.publishers), topic, rate, qos, size, others)
 
-    def subscriber(self, name, node, topic_filter, publishers, qos=0, version=4):
-        self.subscribers[name] = SubscriberClient(name, node, self.mesh, version, topic_filter, qos, list(publishers))
+    def outside(self, name):
+        """A publisher that is not one of these clients: its place, which is in its stamps. After all of these."""
+        self.outsiders.append(name)
+        return len(self.publishers) + len(self.outsiders) - 1
+
+    def subscriber(self, name, node, topic_filter, publishers, qos=0, version=4, others=()):
+        self.subscribers[name] = SubscriberClient(
+            name, node, self.mesh, version, topic_filter, qos, list(publishers), others)
 
     def start(self, settle=1.5):
         """Connects everybody, waits until subscriptions are known everywhere, begins to publish."""
@@ -338,7 +372,7 @@ class Load:
                     client.flush(poller)
             if ends_at is not None and (now - heard > quiet or now > ends_at):
                 break
-        names = list(self.publishers)
+        names = [*self.publishers, *self.outsiders]
         flows = {
             (subscriber, names[index]): flow
             for subscriber, client in self.subscribers.items() for index, flow in client.flows.items()

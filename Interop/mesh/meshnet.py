@@ -27,6 +27,7 @@ from node import APUS, ROOT, Failure, check  # noqa: E402
 
 MQTT, AMQP, HTTP, ADMIN, MESH = 1883, 5672, 8080, 9900, 7400
 SECRET = "a secret of these tests only"
+LISTENERS = (("mqtt", MQTT), ("amqp", AMQP), ("http", HTTP))
 
 
 def run(*command):
@@ -181,13 +182,15 @@ class MeshNode:
         self.process = None
         self.starts = 0
         self.extra_links = []
+        # What may be another one at the next start.
+        self.program, self.listeners, self.extra = mesh.program, mesh.listeners, mesh.extra
         if self.namespace:
             run("ip", "netns", "add", self.namespace)
             run("ip", "-n", self.namespace, "link", "set", "lo", "up")
 
     def configuration(self):
         lines = [f"node: {{ name: {self.name}, data: {self.directory}/data, lanes: {self.mesh.lanes} }}", "listeners:"]
-        for protocol, port in (("mqtt", MQTT), ("amqp", AMQP), ("http", HTTP)):
+        for protocol, port in self.listeners:
             lines.append(f'  - {{ protocol: {protocol}, listen: "{self.address}:{port}" }}')
         listen = "0.0.0.0" if self.namespace else self.address
         lines += ["mesh:", f"  id: {self.mesh.id}", f'  listen: "{listen}:{MESH}"', f"  join: {self.mesh.join}",
@@ -202,7 +205,7 @@ class MeshNode:
         ] + [f'    - {{ to: "{address}" }}' for address in self.extra_links]
         if entries:
             lines += ["  links:", *entries]
-        return "\n".join(lines) + "\n" + self.mesh.extra
+        return "\n".join(lines) + "\n" + self.extra
 
     def start(self, wait=True):
         config = self.directory / "node.yaml"
@@ -212,7 +215,7 @@ class MeshNode:
         with self.log.open("ab") as log:
             self.log_start = log.tell()
             self.process = subprocess.Popen(
-                [*prefix, APUS, "run", "--config", str(config), "--admin", f"{self.address}:{ADMIN}", "--log-format",
+                [*prefix, self.program, "run", "--config", str(config), "--admin", f"{self.address}:{ADMIN}", "--log-format",
                  "json"], stdout=log, stderr=log)
         if wait:
             self.wait_ready()
@@ -364,13 +367,14 @@ class Topology:
 
 class Mesh:
     """Nodes and links between them; ended with the block. `links` are pairs of names, the first dials, with options as
-    a third: {"cost": 5}. With `loopback` there are no namespaces, and every node can dial every other."""
+    a third: {"cost": 5}. With `loopback` there are no namespaces, and every node can dial every other. `extra` is the
+    end of every configuration, `listeners` are pairs of protocol and port."""
 
     def __init__(self, names, links, *, lanes=1, join="configured", profile="standard", settings=None, extra="",
-                 mesh_id="interop", loopback=False):
+                 mesh_id="interop", loopback=False, program=APUS, listeners=LISTENERS):
         self.names, self.lanes, self.join, self.profile, self.id = list(names), lanes, join, profile, mesh_id
         self.settings, self.extra = settings or {}, extra
-        self.pairs, self.loopback = links, loopback
+        self.pairs, self.loopback, self.program, self.listeners = links, loopback, program, listeners
         self.nodes, self.links, self.relays = {}, [], {}
 
     def __enter__(self):

@@ -6,9 +6,10 @@
 # APUS names the program (default .build/release/apus). MESH_NET=loopback does without network namespaces, MESH_KEEP=DIR
 # keeps the logs of what fails there, MESH_LONG=1 takes its time.
 set -uo pipefail
-cd "$(dirname "$0")"
+cd "$(dirname "$0")" || exit
 failed=
-for script in ${*:-check_tools matrix shows hostile_mesh}; do
+[ $# -gt 0 ] || set -- check_tools matrix shows hostile_mesh
+for script in "$@"; do
     echo "== $script"
     python3 "$script.py" || failed="$failed $script"
 done

@@ -1,5 +1,5 @@
 import Core
-import Foundation
+import FoundationEssentials
 import Web
 
 /// `/v1/clients`: sessions, connected and absent.
@@ -127,7 +127,7 @@ extension AdminService {
             ClientDocument.Subscription(
                 filter: $0.filter, qos: Int($0.options.qos), noLocal: $0.options.contains(.noLocal),
                 retainAsPublished: $0.options.contains(.retainAsPublished),
-                identifier: $0.identifier == 0 ? nil : Int($0.identifier))
+                identifier: $0.identifier == 0 ? nil : Int($0.identifier), weight: $0.weight.map { Int($0) })
         }
         return document
     }

@@ -30,7 +30,7 @@ extension AdminService {
                 let filter: TopicFilter
                 do throws(TopicFilter.Failure) {
                     filter = try TopicFilter(request.query("filter") ?? "#", grammar: .mqtt, limits: router.limits)
-                } catch { throw Problem(400, "filter is a filter of topics as of MQTT.") }
+                } catch { throw Problem(400, "filter is no topic filter of MQTT: \(error).") }
                 guard filter.group == nil, !filter.isLocalOnly else {
                     throw Problem(400, "filter names topics, hence neither $share nor $local.")
                 }

@@ -1,5 +1,5 @@
 public import Core
-import Foundation
+import FoundationEssentials
 import Synchronization
 public import Web
 
@@ -27,6 +27,8 @@ public final class AdminService: Sendable {
         public var name: String
         /// The version of the program.
         public var version: String
+        /// The directory of everything the node keeps.
+        public var data: String?
         /// Who may use the interface; empty means whoever is on this machine.
         public var users: [String] = []
         /// Is told of refusals, and of what is changed.
@@ -46,6 +48,8 @@ public final class AdminService: Sendable {
     let router: Router
     /// The links of a node that is in a mesh.
     let mesh: (any MeshManaging)?
+    /// The bridges as they are now.
+    private let bridges: @Sendable () -> [BridgeDocument]
     private let settings: Settings
     private let guarding: AdminGuard
     private let metrics: Metrics
@@ -56,9 +60,11 @@ public final class AdminService: Sendable {
     /// Makes the service of a node; ``handle(_:_:)`` is the server's handler.
     public init(
         _ settings: Settings, lanes: Lanes, router: Router, authenticator: any Authenticator,
-        mesh: (any MeshManaging)? = nil, metrics: @escaping Metrics
+        mesh: (any MeshManaging)? = nil, bridges: @escaping @Sendable () -> [BridgeDocument] = { [] },
+        metrics: @escaping Metrics
     ) {
         self.mesh = mesh
+        self.bridges = bridges
         self.settings = settings
         self.lanes = lanes
         self.router = router
@@ -112,6 +118,9 @@ public final class AdminService: Sendable {
             responder.send(HTTPResponse(type: "application/yaml", body: PackageResources.openapi_admin_yaml))
         }
         table.add(.get, "/v1/node") { [unowned self] _, responder in responder.send(Self.json(document())) }
+        table.add(.get, "/v1/bridges") { [unowned self] _, responder in
+            responder.send(Self.json(BridgeListDocument(bridges: bridges())))
+        }
         addClientRoutes(to: &table)
         addRetainedRoutes(to: &table)
         addLinkRoutes(to: &table)
@@ -130,7 +139,8 @@ public final class AdminService: Sendable {
     private func document() -> NodeDocument {
         let (now, listeners) = state.withLock { $0 }
         return NodeDocument(
-            name: settings.name, version: settings.version, state: now.rawValue, startedAt: startedAt,
+            name: settings.name, version: settings.version, data: settings.data, state: now.rawValue,
+            startedAt: startedAt,
             uptimeSeconds: Int(Date().timeIntervalSince(startedAt)), listeners: listeners,
             connections: lanes.connectionCount, sessions: router.sessionCount, subscriptions: router.subscriptionCount,
             retained: router.retainedCount)

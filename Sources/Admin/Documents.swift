@@ -1,6 +1,6 @@
 /// The JSON documents of the management interface, as `docs/openapi-admin.yaml` describes them. Written by the node,
 /// read by the commands; a field that is nil is left out.
-public import Foundation
+public import FoundationEssentials
 
 /// `GET /v1/node`.
 public struct NodeDocument: Codable, Sendable {
@@ -22,6 +22,8 @@ public struct NodeDocument: Codable, Sendable {
     public var name: String
     /// The version of the program.
     public var version: String
+    /// The directory of everything it keeps.
+    public var data: String?
     /// `starting`, `joining`, `ready` or `draining`.
     public var state: String
     /// When the process began.
@@ -54,6 +56,8 @@ public struct ClientDocument: Codable, Sendable {
         public var retainAsPublished: Bool
         /// The client's own number for it.
         public var identifier: Int?
+        /// What it has said of its weight in its shared group.
+        public var weight: Int?
     }
 
     /// The client's id.

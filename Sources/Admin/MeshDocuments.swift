@@ -112,6 +112,18 @@ public struct TopologyDocument: Codable, Sendable, Equatable {
         }
     }
 
+    /// The same for people: nodes, their neighbours and the links by name, so that two looks at one mesh differ only
+    /// where the mesh does.
+    public var sorted: TopologyDocument {
+        var copy = self
+        for place in copy.nodes.indices {
+            copy.nodes[place].neighbours.sort { ($0.name, $0.id, $0.cost) < ($1.name, $1.id, $1.cost) }
+        }
+        copy.nodes.sort { ($0.name, $0.id) < ($1.name, $1.id) }
+        copy.links.sort { ($0.peer, $0.name ?? "", $0.cost) < ($1.peer, $1.name ?? "", $1.cost) }
+        return copy
+    }
+
     /// This node's name.
     public var node: String
     /// This node's id.
@@ -155,20 +167,69 @@ public struct ExplanationDocument: Codable, Sendable, Equatable {
         }
     }
 
+    /// Members of one weight.
+    public struct Weight: Codable, Sendable, Equatable {
+        /// What each of them weighs.
+        public var weight: Int
+        /// How many they are.
+        public var members: Int
+
+        /// Makes an entry.
+        public init(weight: Int, members: Int) {
+            self.weight = weight
+            self.members = members
+        }
+    }
+
     /// A shared group that one member of would have it.
     public struct Group: Codable, Sendable, Equatable {
         /// As it is subscribed to.
         public var filter: String
-        /// Members here, which come first.
+        /// Members here, which come first, but where weights count.
         public var localMembers: Int
-        /// Nodes with members, for when there are none here.
+        /// Nodes with members; where no weights count for when there are none here.
         public var nodes: [String]
+        /// The members here by what they weigh, the heaviest first; left out where no weights count.
+        public var localWeights: [Weight]?
+        /// In the order of the nodes: what the members there weigh together; left out where no weights count.
+        public var nodeWeights: [Int]?
 
         /// Makes an entry.
-        public init(filter: String, localMembers: Int, nodes: [String]) {
+        public init(
+            filter: String, localMembers: Int, nodes: [String], localWeights: [Weight]? = nil,
+            nodeWeights: [Int]? = nil
+        ) {
             self.filter = filter
             self.localMembers = localMembers
             self.nodes = nodes
+            self.localWeights = localWeights
+            self.nodeWeights = nodeWeights
+        }
+
+        /// No weight, and no number of members, is larger.
+        private static let maxNumber = Int(UInt32.max)
+
+        /// For people, of a group that is shared out by weight: the parts of the members here and of other nodes, each
+        /// a line; nil for other groups.
+        public var shares: [String]? {
+            guard let localWeights, let nodeWeights, nodeWeights.count == nodes.count else { return nil }
+            // Numbers of another node, or of a later version.
+            let numbers = localWeights.flatMap { [$0.weight, $0.members] } + nodeWeights
+            guard numbers.allSatisfy({ (0...Self.maxNumber).contains($0) }) else { return nil }
+            let here = localWeights.reduce(0) { $0 &+ $1.weight &* $1.members }
+            let total = nodeWeights.reduce(here, &+)
+            guard total > 0, total <= Int.max / 1_001 else { return nil }
+            func part(_ weight: Int) -> String {
+                let tenths = (weight * 1_000 + total / 2) / total
+                return "\(tenths / 10).\(tenths % 10) % (\(weight) of \(total))"
+            }
+            var lines: [String] = []
+            if !localWeights.isEmpty {
+                let members = localWeights.map { "\($0.members) of weight \($0.weight)" }.joined(separator: ", ")
+                lines.append("members here: \(part(here)): \(members)")
+            }
+            for (node, weight) in zip(nodes, nodeWeights) { lines.append("members at \(node): \(part(weight))") }
+            return lines
         }
     }
 

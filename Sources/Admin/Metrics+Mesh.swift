@@ -74,6 +74,8 @@ extension Metrics {
         "stream_publishers_held": "Times a publisher had to wait for a destination.",
         "interest_bytes_sent": "Bytes of frames about interest sent.",
         "interest_repairs": "Sets of filters that were not what their hash says.",
+        "weights_malformed": "Advertisements whose weights of shared groups could not be read, and were left out.",
+        "weights_untold": "Changes of weights while more shared groups had some than other nodes are told of.",
         "filters_refused": "Filters of other nodes that were refused.",
         "route_computations": "Computations of all routes.",
         "advertisements_refused": "Link-state advertisements refused for their rate or number.",

@@ -9,11 +9,13 @@ public enum Metrics {
         text.gauge(
             "apus_build_info", "The version of the program.", [([("version", node.version), ("node", node.name)], "1")])
         connections(node, &text)
+        logins(node.logins, &text)
         traffic(node, &text)
         queues(node, &text)
         lanes(node, &text)
         latency(node.latency, &text)
         if let mesh = node.mesh { self.mesh(mesh, &text) }
+        bridges(node.bridges, &text)
         process(node, &text)
         return text.text
     }
@@ -59,6 +61,31 @@ public enum Metrics {
         text.counter(
             "apus_frames_refused_total", "Frames and messages that ended a link or session, or were rejected (AMQP).",
             counters.framesRefused)
+    }
+
+    private static func logins(_ logins: IdentityCounters, _ text: inout MetricsText) {
+        text.counter(
+            "apus_login_checks_total", "Passwords hashed, for unknown users too, and tokens verified.",
+            [([("kind", "password")], "\(logins.hashes)"), ([("kind", "token")], "\(logins.tokens)")])
+        text.counter(
+            "apus_login_cache_hits_total", "Logins with credentials that had been verified before.",
+            UInt64(clamping: logins.cacheHits))
+        text.counter(
+            "apus_login_checks_shared_total", "Logins that shared the check of another one with the same credentials.",
+            UInt64(clamping: logins.coalesced))
+        text.counter(
+            "apus_login_checks_failed_total", "Checks that could not be computed, as for lack of memory.",
+            UInt64(clamping: logins.failures))
+        let others = max(logins.refused - logins.refusedBusy - logins.refusedLimited, 0)
+        text.counter(
+            "apus_logins_refused_total", "Logins refused, by reason.",
+            [
+                ([("reason", "busy")], "\(logins.refusedBusy)"),
+                ([("reason", "too_many_failures")], "\(logins.refusedLimited)"),
+                ([("reason", "other")], "\(others)"),
+            ])
+        text.gauge("apus_logins_waiting", "Logins that wait for a check now.", logins.waiting)
+        text.gauge("apus_login_cache_entries", "Verified passwords and tokens that are remembered now.", logins.cached)
     }
 
     private static func traffic(_ node: NodeStatistics, _ text: inout MetricsText) {

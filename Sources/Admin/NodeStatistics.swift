@@ -1,5 +1,6 @@
 public import Core
-import Foundation
+import Dispatch
+import FoundationEssentials
 
 /// A node in numbers: what its lanes, its router and the system know, put together.
 public struct NodeStatistics: Sendable {
@@ -27,8 +28,12 @@ public struct NodeStatistics: Sendable {
     public var protocols: [String] = []
     /// Audit records, by kind.
     public var auditRecords: [AuditRecord.Kind: Int] = [:]
+    /// What the checks of passwords and tokens have come to.
+    public var logins = IdentityCounters()
     /// What the mesh counts; nil for a node in none.
     public var mesh: MeshStatistics?
+    /// Bridges to MQTT brokers, by name.
+    public var bridges: [BridgeDocument] = []
     /// What the system says of the process; nil when nobody wanted to know.
     public var process: ProcessStatistics?
 

@@ -1,4 +1,5 @@
-import Foundation
+import FoundationEssentials
+import Glibc
 
 /// What the system says of this process. What it does not say is nil.
 public struct ProcessStatistics: Sendable, Equatable {

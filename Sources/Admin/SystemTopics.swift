@@ -1,5 +1,6 @@
 import Core
-import Foundation
+import FoundationEssentials
+import Glibc
 import Synchronization
 
 /// What the node publishes about itself under `$SYS/`, by the names that mosquitto's users know: retained, at QoS 0,
@@ -140,10 +141,17 @@ struct SystemTopicBook {
                 if let old = loads[load].published[index], abs(old - value) < 0.01 { continue }
                 loads[load].published[index] = value
                 let topic = "$SYS/broker/load/\(loads[load].topic)/\(minute.name)"
-                changed.append((topic, String(format: "%.2f", value)))
+                changed.append((topic, Self.twoDecimals(value)))
             }
         }
         return changed
+    }
+
+    /// "0.50".
+    private static func twoDecimals(_ value: Double) -> String {
+        guard let hundredths = Int(exactly: (value * 100).rounded()) else { return "\(value)" }
+        let rest = hundredths % 100
+        return "\(hundredths / 100).\(rest < 10 ? "0" : "")\(rest)"
     }
 
     private func plain(_ node: NodeStatistics, _ counts: Counts) -> [(name: String, value: String)] {

@@ -30,14 +30,13 @@ struct ResolvedAccess {
         isAllowed(deciding(.publish, topic)) && isAllowed(deciding(.retain, topic))
     }
 
-    /// The same as ``maySubscribe(_:)`` for a filter without wildcards: what touches it covers it.
+    /// Whether it may have the events of a topic: a subscription to that topic alone would be granted, because what
+    /// touches it covers it.
     func mayRead(_ topic: UnsafeRawBufferPointer) -> Bool { isAllowed(deciding(.subscribe, topic)) }
 
-    /// A subscription is allowed as a whole only if one allow rule covers all of it and no deny rule before touches any
-    /// of it. Several allow rules that cover it together are not put together.
-    func maySubscribe(_ filter: TopicFilter) -> Bool { reach(filter) == .everything }
-
-    /// How much of a subscription may be granted. A shared one is granted as a whole or not at all.
+    /// How much of a subscription may be granted. As a whole only if one allow rule covers all of it and no deny rule
+    /// before touches any of it; several allow rules that cover it together are not put together. A shared one is
+    /// granted as a whole or not at all.
     func reach(_ filter: TopicFilter) -> AccessReach {
         if isAllowed(deciding(.subscribe, filter)) {
             return filter.group == nil || isAllowed(deciding(.share, filter)) ? .everything : .nothing
@@ -92,7 +91,10 @@ struct ResolvedAccess {
 public struct AccessExplanation: Sendable, Equatable {
     /// The answer.
     public enum Verdict: String, Sendable {
-        case allowed, denied
+        /// Granted.
+        case allowed
+        /// Refused.
+        case denied
         /// Granted; each event is checked against what the rules allow.
         case filtered
     }
@@ -111,6 +113,7 @@ public struct AccessExplanation: Sendable, Equatable {
 extension AccessRules {
     /// What somebody asks to do.
     public enum Question: Sendable {
+        /// Publish without the retain flag.
         case publish(topic: [UInt8])
         /// Publish with the retain flag.
         case retain(topic: [UInt8])

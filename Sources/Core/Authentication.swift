@@ -98,6 +98,33 @@ public enum AuthenticationRefusal: Sendable, Equatable {
     case tooManyFailures
 }
 
+/// What an authenticator has done so far, for metrics and tests.
+public struct IdentityCounters: Sendable, Equatable {
+    /// Passwords hashed, dummies for unknown users included.
+    public var hashes = 0
+    /// Logins answered without a check because their credentials were verified before.
+    public var cacheHits = 0
+    /// Clients that shared the check of another one with the same credentials.
+    public var coalesced = 0
+    /// Clients refused because too many were waiting.
+    public var refusedBusy = 0
+    /// Checks that could not be computed, as for lack of memory; their clients were refused as busy.
+    public var failures = 0
+    /// Tokens verified, good or not.
+    public var tokens = 0
+    /// Logins that were refused, for whatever reason.
+    public var refused = 0
+    /// Those among them that were not looked at, after too many failures.
+    public var refusedLimited = 0
+    /// Clients waiting for a check now.
+    public var waiting = 0
+    /// Verified passwords and tokens in the caches now.
+    public var cached = 0
+
+    /// All zero.
+    public init() {}
+}
+
 /// A way to prove who one is by an exchange of messages (SASL, RFC 4422), for MQTT 5 AUTH and AMQP.
 public enum SASLMechanism: String, Sendable, CaseIterable {
     /// RFC 7677: password and salt, neither of which goes over the wire.
@@ -126,7 +153,9 @@ public protocol AuthenticationExchange: AnyObject {
 
 /// The answer to ``Credentials``.
 public enum AuthenticationResult: Sendable, Equatable {
+    /// They are good; who it is.
     case accepted(Identity)
+    /// They are not, or there is no saying now.
     case refused(AuthenticationRefusal)
 }
 

@@ -136,6 +136,8 @@ public protocol Adapter: Sendable {
     var name: String { get }
     /// The lane that all its connections live on; nil for whichever has the fewest.
     var homeLane: Int? { get }
+    /// Whether other nodes of a mesh come in here.
+    var isMesh: Bool { get }
     /// A conversation for a new connection. Called on the connection's lane.
     func makeConversation(link: Link, on lane: Lane) -> Conversation
 }
@@ -143,4 +145,6 @@ public protocol Adapter: Sendable {
 extension Adapter {
     /// Any lane.
     public var homeLane: Int? { nil }
+    /// As a rule they do not.
+    public var isMesh: Bool { false }
 }

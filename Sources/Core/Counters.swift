@@ -34,6 +34,8 @@ public enum DropReason: Int, CaseIterable, Sendable {
     case notReadable
     /// A policy of the mesh keeps it from crossing a link.
     case linkPolicy
+    /// It waited in a webhook or a bridge when the node stopped.
+    case stopping
 }
 
 /// Why a connection ended.

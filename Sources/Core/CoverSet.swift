@@ -139,13 +139,6 @@ public final class CoverSet {
         leaving.append(number)
     }
 
-    /// Whether somebody wants a filter.
-    public func contains(_ filter: TopicFilter) -> Bool {
-        guard let (node, ending) = tree.findPath(filter) else { return false }
-        let number = find(node, ending)
-        return number != 0 && entries[number].has(Entry.wanted)
-    }
-
     /// Goes on with what takes long: what was covered by a filter that ends is covered otherwise or shown, then the
     /// filter ends; and filters that were shown before one came that covers them are taken back.
     /// - Parameter budget: searches for a cover, at most.

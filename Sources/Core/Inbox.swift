@@ -96,9 +96,11 @@ open class Inbox: Port {
     /// only to those that are present, when it ends to any. First what was sent, then what waits: the order in which it
     /// was published.
     /// - Parameter takeSent: takes what was sent and may leave, by the group; what may not stays with the protocol.
+    /// - Returns: how many events waited that nobody else can take: they stay, or end with the inbox.
+    @discardableResult
     public final func shareOut(
         isEnding: Bool, on lane: Lane, takeSent: (_ mayLeave: (UInt32) -> Bool) -> [(Event, UInt32)]
-    ) {
+    ) -> Int {
         let router = principal.router
         var answers: [UInt32: Bool] = [:]
         func mayLeave(_ group: UInt32) -> Bool {
@@ -119,6 +121,7 @@ open class Inbox: Port {
             }
         }
         if !isEnding { putBack(kept, on: lane) }
+        return kept.count
     }
 
     // MARK: Management

@@ -8,6 +8,8 @@ public struct InboxDescription: Sendable {
         public var options: DeliveryOptions
         /// The subscriber's own number for it; 0 for none.
         public var identifier: UInt32
+        /// What it has said of its weight in its shared group; nil for nothing.
+        public var weight: UInt16?
     }
 
     /// The connection that is attached.
@@ -68,7 +70,7 @@ public struct InboxDescription: Sendable {
             subscriptions.append(
                 Subscription(
                     filter: subscription.filter.wholeText, options: subscription.options,
-                    identifier: subscription.identifier))
+                    identifier: subscription.identifier, weight: subscription.weight))
         }
     }
 }

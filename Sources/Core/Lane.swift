@@ -131,6 +131,8 @@ open class Lane {
     /// The shared group that the delivery in progress is a member's share of; 0 for none. See
     /// ``Router/redistribute(_:group:from:on:)``.
     public final internal(set) var group: UInt32 = 0
+    /// The number of the router that ``group`` is one of; of no meaning without a group.
+    final var groupRouter: UInt32 = 0
     /// Guaranteed runs that were given an identity here.
     final var identitiesMade: UInt64 = 0
     /// Counts deliveries of runs: while it stands still, a port is offered the same run as the port before.
@@ -156,6 +158,8 @@ open class Lane {
     final var slots: UnsafeMutablePointer<Slot>
     final var slotCapacity = 64
     private final var slotsUsed = 0
+    /// Those that this lane's ports belong, or belonged, to; few.
+    private final var routers: [Router] = []
     private final var freeSlots: [Int] = []
     private final var caches: [MatchCache?] = []
     private final var deferred: [Deferred] = []
@@ -206,7 +210,8 @@ open class Lane {
         return slots[address.slot].port?.takeUnretainedValue()
     }
 
-    final func place(_ port: Port) -> PortAddress {
+    final func place(_ port: Port, of router: Router) -> PortAddress {
+        if !routers.contains(where: { $0 === router }) { routers.append(router) }
         let slot = freeSlots.popLast() ?? slotsUsed
         if slot == slotsUsed {
             if slotsUsed == slotCapacity { growSlots() }
@@ -245,11 +250,29 @@ open class Lane {
     final func deliver(_ run: UnsafePointer<EventRun>, _ target: UnsafePointer<Target>) -> Int {
         let slot = slots + target.pointee.address.slot
         guard slot.pointee.generation == target.pointee.address.generation, let port = slot.pointee.port else {
+            tooLate(run, target)
             return 0
         }
         return port._withUnsafeGuaranteedRef { port in
             if run.pointee.packing == nil || port.takesPacked { return port.deliver(run, target, on: self) }
             return port.deliver(unpacked(run), target, on: self)
+        }
+    }
+
+    /// The port has left since the run was sent to its lane. What nobody else has is given to another member of its
+    /// shared group, unless it is direct; whoever subscribed alone has just not been there any more.
+    @inline(never)
+    private final func tooLate(_ run: UnsafePointer<EventRun>, _ target: UnsafePointer<Target>) {
+        guard group != 0 else { return }
+        // The place may have a tenant of another router by now, in which the group's number is another's.
+        let number = groupRouter
+        guard run.pointee.qos > 0,
+            let router = routers.first(where: { UInt32(truncatingIfNeeded: $0.number) == number }),
+            router.filter(ofGroup: group)?.matches(run.pointee.topicBytes) ?? false
+        else { return counters.drop(.noMember, run.pointee.count) }
+        let run = unpacked(run)
+        for index in 0..<run.pointee.count {
+            redistributeLater(run.pointee.event(index), group: group, in: router)
         }
     }
 

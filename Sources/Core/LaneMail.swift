@@ -32,6 +32,8 @@ struct MailRecord: BitwiseCopyable {
     var packing: Unmanaged<EventPacking>?
     /// The shared group that this is one member's share of; 0 for none.
     var group: UInt32 = 0
+    /// The number of the router whose group that is.
+    var router: UInt32 = 0
     var identity: UInt64 = 0
 }
 
@@ -72,6 +74,7 @@ extension Lane {
         record.version = run.pointee.version
         record.packing = run.pointee.packing
         record.group = group
+        record.router = groupRouter
         record.identity = run.pointee.identity
         record.targetCount = UInt32(count)
         record.identifierCount = UInt32(identifierCount)
@@ -225,7 +228,7 @@ extension Lane {
         runToken = record.token
         held = 0
         identifiers = UnsafePointer(parts.identifiers)
-        group = record.group
+        (group, groupRouter) = (record.group, record.router)
         // What is delivered next is nobody's share.
         defer { group = 0 }
         runSerial &+= 1

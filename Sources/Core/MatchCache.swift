@@ -8,9 +8,12 @@ final class MatchCache {
         var generation: UInt64
         /// Never used twice on a lane; access decisions are remembered under it.
         var serial: UInt64
-        /// The topic's bytes, then targets, members, group ends and numbers, and identifiers.
+        /// The topic's bytes, then targets, members, group ends and numbers, identifiers, and weights.
         var block: UnsafeMutableRawPointer
-        var blockCapacity: Int
+        /// In units of 16 bytes.
+        private var blockUnits: UInt32
+        /// Where the block has the weights, in units of 8 bytes; 0 when no group is shared out by weight.
+        var weightsAt: UInt32 = 0
         /// Bytes of the topic; negative for an empty place.
         var topicLength: Int32
         var targetCount: Int32
@@ -29,11 +32,17 @@ final class MatchCache {
         /// The bits of ``sources`` that count subscriptions.
         static let unreadable: UInt32 = ~3
 
+        /// Bytes of the block; a multiple of 16.
+        var blockCapacity: Int {
+            get { Int(blockUnits) << 4 }
+            set { blockUnits = UInt32(newValue >> 4) }
+        }
+
         init(block: UnsafeMutableRawPointer, capacity: Int) {
             generation = 0
             serial = 0
             self.block = block
-            blockCapacity = capacity
+            blockUnits = UInt32(capacity >> 4)
             (topicLength, targetCount, localCount, memberCount, groupCount, matched) = (-1, 0, 0, 0, 0, 0)
             cursor = 0
         }
@@ -62,6 +71,30 @@ final class MatchCache {
         }
         /// Subscription identifiers of targets and members.
         @inline(__always) var identifiers: UnsafeMutablePointer<UInt32> { groupNumbers + Int(groupCount) }
+
+        /// Whether a group is shared out by weight.
+        @inline(__always) var isWeighted: Bool { weightsAt != 0 }
+        /// Member by member the sum of its group's weights up to it; 0 for a group without weights.
+        var weights: UnsafeMutablePointer<UInt64> {
+            (block + Int(weightsAt) << 3).assumingMemoryBound(to: UInt64.self)
+        }
+
+        /// Whose turn it is among the members of one group. Takes where the entry is: a copy of it would cost those
+        /// groups as well that have no weights.
+        @inline(never)
+        static func weightedMember(_ entry: UnsafeMutablePointer<Entry>, _ start: Int, _ end: Int) -> Int {
+            let (weights, cursor) = (entry.pointee.weights, entry.pointee.cursor)
+            let total = weights[end - 1]
+            guard total > 0 else { return start + Int(cursor) % (end - start) }
+            let share = MemberWeight.share(of: total, turn: cursor)
+            // The first whose sum is larger: those of weight 0 never are.
+            var (low, high) = (start, end - 1)
+            while low < high {
+                let middle = (low + high) / 2
+                if weights[middle] > share { high = middle } else { low = middle + 1 }
+            }
+            return low
+        }
     }
 
     private static let ways = 4
@@ -88,6 +121,7 @@ final class MatchCache {
     private var members: [Target] = []
     private var groupEnds: [Int32] = []
     private var identifiers: [UInt32] = []
+    private var weights: [UInt64] = []
 
     init(key: UInt64, lane: Int) {
         self.key = key
@@ -185,7 +219,7 @@ final class MatchCache {
 
     private func reserve(_ entry: UnsafeMutablePointer<Entry>, _ bytes: Int) {
         guard entry.pointee.blockCapacity < bytes else { return }
-        let capacity = max(bytes, 64)
+        let capacity = max((bytes + 15) & ~15, 64)
         let block = UnsafeMutableRawPointer.allocate(byteCount: capacity, alignment: 64)
         block.copyMemory(from: entry.pointee.block, byteCount: entry.pointee.blockCapacity)
         self.bytes += capacity - entry.pointee.blockCapacity
@@ -259,15 +293,22 @@ final class MatchCache {
             guard hit.address == meshAddress else { continue }
             for node in raw.remotes { identify(&targets[targets.count - 1], node) }
         }
+        weights.removeAll(keepingCapacity: true)
         var start = 0
+        var isWeighted = false
         for end in raw.groupEnds {
+            var sum: UInt64 = 0
             for hit in raw.members[start..<end] {
                 members.append(target(hit))
+                sum += UInt64(hit.weight)
+                weights.append(sum)
                 if hit.identifier != 0 { identify(&members[members.count - 1], hit.identifier) }
             }
             groupEnds.append(Int32(members.count))
+            if sum > 0 { isWeighted = true }
             start = end
         }
+        if !isWeighted { weights.removeAll(keepingCapacity: true) }
     }
 
     private func target(_ hit: RawMatch.Hit) -> Target {
@@ -300,7 +341,9 @@ final class MatchCache {
         let topicBytes = (Int(entry.pointee.topicLength) + 15) & ~15
         let all = targets.count + members.count
         let words = groupEnds.count * 2 + identifiers.count
-        reserve(entry, topicBytes + all * MemoryLayout<Target>.stride + words * 4)
+        let weightsAt = (topicBytes + all * MemoryLayout<Target>.stride + words * 4 + 7) >> 3
+        reserve(entry, (weightsAt + weights.count) << 3)
+        entry.pointee.weightsAt = weights.isEmpty ? 0 : UInt32(weightsAt)
         entry.pointee.targetCount = Int32(targets.count)
         entry.pointee.localCount = Int32(targets.firstIndex { $0.address.lane != lane } ?? targets.count)
         entry.pointee.memberCount = Int32(members.count)
@@ -310,6 +353,7 @@ final class MatchCache {
         copy(groupEnds, to: entry.pointee.groupEnds)
         copy(raw.groupNumbers, to: entry.pointee.groupNumbers)
         copy(identifiers, to: entry.pointee.identifiers)
+        if !weights.isEmpty { copy(weights, to: entry.pointee.weights) }
     }
 
     private func copy<Element: BitwiseCopyable>(_ array: [Element], to place: UnsafeMutablePointer<Element>) {

@@ -8,6 +8,8 @@ struct RawMatch {
         var options: DeliveryOptions
         /// The port's number; 0 for other nodes.
         var port: UInt32 = 0
+        /// Of a member of a group that is shared out by weight; 0 in all others.
+        var weight: UInt32 = 0
 
         /// Where it goes, and the subscription's identifier.
         var target: (Target, UInt32) {
@@ -138,7 +140,7 @@ extension TopicIndex {
 
     /// The members of a group that an event may go to: those here that are present; if there are none, the nodes that
     /// have one; if none has, the absent ones here, so that guaranteed events wait with one; else other nodes' absent
-    /// ones.
+    /// ones. With weights, those here that are present and the nodes that have one.
     private func collectMembers(of groupNumber: UInt32, into result: inout RawMatch) {
         guard let group = groups[groupNumber] else { return }
         forEachMember(of: group) { result.members.append($0) }
@@ -148,6 +150,12 @@ extension TopicIndex {
 
     /// Calls `body` with the members of the best kind that a group has.
     private func forEachMember(of group: Group, orAbsent: Bool = true, _ body: (RawMatch.Hit) -> Void) {
+        if isWeighted(group) {
+            var total: UInt64 = 0
+            forEachWeighted(of: group) { total += UInt64($0.weight) }
+            // Where everybody's is 0 nobody comes before another.
+            if total > 0 { return forEachWeighted(of: group, body) }
+        }
         var isFound = false
         func local(present: Bool) {
             var number = group.firstMember
@@ -179,25 +187,37 @@ extension TopicIndex {
         }
     }
 
-    /// The `turn`-th member of a group, counted round and round among those of the best kind that it has.
+    /// The `turn`-th member of a group, counted round and round among those of the best kind that it has, or by weight.
     /// - Parameter orAbsent: whether an absent one will do when nobody is present.
     func member(of groupNumber: UInt32, turn: UInt32, orAbsent: Bool) -> RawMatch.Hit? {
-        guard let group = groups[groupNumber] else { return nil }
-        var members: [RawMatch.Hit] = []
-        forEachMember(of: group, orAbsent: orAbsent) { members.append($0) }
-        return members.isEmpty ? nil : members[Int(turn) % members.count]
+        groups[groupNumber].flatMap { member(of: $0, turn: turn, orAbsent: orAbsent) }
     }
 
-    /// The `turn`-th member of a group on this node, among those present if there are any.
+    /// The `turn`-th member of a group on this node, among those present if there are any, or by weight.
     func localMember(of groupNumber: UInt32, turn: UInt32) -> RawMatch.Hit? {
         guard var group = groups[groupNumber] else { return nil }
         group.firstRemote = 0
-        var members: [RawMatch.Hit] = []
-        forEachMember(of: group) { members.append($0) }
-        return members.isEmpty ? nil : members[Int(turn) % members.count]
+        return member(of: group, turn: turn, orAbsent: true)
     }
 
-    private func hit(_ record: Record) -> RawMatch.Hit {
+    private func member(of group: Group, turn: UInt32, orAbsent: Bool) -> RawMatch.Hit? {
+        var (count, total): (UInt64, UInt64) = (0, 0)
+        forEachMember(of: group, orAbsent: orAbsent) {
+            count += 1
+            total += UInt64($0.weight)
+        }
+        guard count > 0 else { return nil }
+        var left = total > 0 ? MemberWeight.share(of: total, turn: turn) : UInt64(turn) % count
+        var found: RawMatch.Hit?
+        forEachMember(of: group, orAbsent: orAbsent) { hit in
+            guard found == nil else { return }
+            let size = total > 0 ? UInt64(hit.weight) : 1
+            if left < size { found = hit } else { left -= size }
+        }
+        return found
+    }
+
+    func hit(_ record: Record) -> RawMatch.Hit {
         var options = record.options
         if readersVersion == 0 {
             options.remove(.filtered)

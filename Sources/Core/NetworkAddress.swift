@@ -45,11 +45,6 @@ public struct NetworkAddress: Hashable, Sendable, CustomStringConvertible {
     /// Whether it is one of IPv4.
     public var isIPv4: Bool { high == 0 && low >> 32 == Self.ipv4 }
 
-    /// Whether it stands for this machine.
-    public var isLoopback: Bool {
-        isIPv4 ? low >> 24 & 0xFF == 127 : high == 0 && low == 1
-    }
-
     /// What quotas count by: an address of IPv4, or the network of 64 bits that one host of IPv6 may choose from.
     public var network: NetworkAddress { isIPv4 ? self : NetworkAddress(high: high, low: 0) }
 

@@ -38,7 +38,7 @@ extension Router {
 
     private func review(ports: ClosedRange<UInt32>, on lane: Lane) {
         let review = AccessReview(self, ports)
-        review.address = lane.place(review)
+        review.address = lane.place(review, of: self)
         lane.workLater(review)
     }
 

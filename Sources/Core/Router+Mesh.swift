@@ -24,9 +24,11 @@ public struct RemoteNode: Sendable, Equatable {
 
 /// Whether somebody on this node wants what a filter matches.
 public enum LocalInterest: Sendable, Equatable {
+    /// Nobody.
     case none
     /// Only members of a shared group that are not there now.
     case absent
+    /// Somebody.
     case present
 }
 
@@ -60,6 +62,10 @@ public struct RemoteMatches: Sendable, Equatable {
         public var localMembers = 0
         /// Nodes with members that events may go to now.
         public var nodes: [Int] = []
+        /// Of a group that is shared out by weight what each of those members and nodes weighs; else nothing.
+        public var localWeights: [UInt32] = []
+        /// In the order of the nodes.
+        public var nodeWeights: [UInt32] = []
     }
 
     /// Nodes with subscriptions, in order.
@@ -194,7 +200,8 @@ extension Router {
     /// Removes everything a node wants, looking at `max` places. It is called again with the place returned.
     /// - Returns: where to go on; nil when the node is gone.
     public func removeRemoteNode(_ remote: RemoteNode, after cursor: UInt32 = 0, max: Int) -> UInt32? {
-        indexLock.withLock { _ in
+        changingInterest {
+            index.setWeights([], of: remote.node, hook: meshHook) { noteChange($0) }
             let next = index.sweepRemote(remote.node, after: cursor, places: max, isAll: true) { noteChange($0) }
             if next == nil { index.remote.nodes[remote.node] = nil }
             return next
@@ -274,7 +281,7 @@ extension Router {
 
     /// Notes whether a node can be reached: shared groups avoid nodes that cannot. Ordinary look-ups stay as they are.
     public func setReachable(_ remote: RemoteNode, _ isReachable: Bool) {
-        indexLock.withLock { _ in index.setReachable(remote.node, isReachable) { noteChange($0) } }
+        changingInterest { index.setReachable(remote.node, isReachable, hook: meshHook) { noteChange($0) } }
     }
 
     /// Entries that other nodes have in the index.
@@ -291,12 +298,7 @@ extension Router {
     /// What members of a shared group are subscribed to, the group's name included; nil when nobody is known to be in
     /// it any more.
     func filter(ofGroup number: UInt32) -> TopicFilter? {
-        indexLock.withLock { _ in
-            index.groups[number].map { group in
-                TopicFilter(
-                    path: index.path(to: group.node), ending: group.ending, group: group.name, isLocalOnly: false)
-            }
-        }
+        indexLock.withLock { _ in index.groupFilter(number) }
     }
 
     /// Gives a run to a member on this node of a shared group, because another node has chosen this one for it: to one
@@ -310,8 +312,8 @@ extension Router {
                     path: index.path(to: entry.node), ending: entry.ending, group: nil, isLocalOnly: false
                 ).matches(run.pointee.topicBytes)
             else { return nil }
-            redistributed &+= 1
-            guard let hit = index.localMember(of: group, turn: redistributed),
+            let turn = index.takeTurn(of: group)
+            guard let hit = index.localMember(of: group, turn: turn),
                 index.isReadable(run.pointee.topicBytes, hit)
             else { return nil }
             return (hit.target.0, hit.target.1, group)
@@ -323,6 +325,7 @@ extension Router {
         lane.runToken = 0
         lane.held = 0
         lane.group = group
+        lane.groupRouter = UInt32(truncatingIfNeeded: self.number)
         lane.runSerial &+= 1
         withUnsafePointer(to: &identifier) { identifiers in
             lane.identifiers = identifiers
@@ -356,11 +359,15 @@ extension Router {
                 let filter = TopicFilter(
                     path: index.path(to: known.node), ending: known.ending, group: known.name, isLocalOnly: false)
                 var group = RemoteMatches.Group(filter: filter.wholeText, key: known.key)
-                for hit in raw.members[start..<end] {
+                let members = raw.members[start..<end]
+                let isWeighted = members.contains { $0.weight > 0 }
+                for hit in members {
                     if hit.address == mesh {
                         group.nodes.append(Int(hit.identifier) - 1)
+                        if isWeighted { group.nodeWeights.append(hit.weight) }
                     } else {
                         group.localMembers += 1
+                        if isWeighted { group.localWeights.append(hit.weight) }
                     }
                 }
                 matches.groups.append(group)

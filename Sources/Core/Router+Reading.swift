@@ -3,6 +3,7 @@
 
 /// What became of a request for a topic's retained event.
 public enum RetainedAnswer: Sendable {
+    /// This is it.
     case found(Event)
     /// The topic has none.
     case nothing

@@ -4,9 +4,9 @@ import Synchronization
 /// for whatever reason, comes through here with a ``Principal``.
 ///
 /// Threading: shared by all lanes. Every call names the lane it is made on.
-/// SAFETY: `index`, `lanes`, `changes`, `meshHook` and `redistributed` are used under `indexLock`, `retainedEvents`
-/// under `retainedLock`, `sessions`, `movers` and `access` are in mutexes, generation, version and identity base are
-/// atomics, `audit` is set before others know the router, everything else never changes.
+/// SAFETY: `index`, `lanes`, `changes` and `meshHook` are used under `indexLock`, `retainedEvents` under
+/// `retainedLock`, `sessions`, `movers` and `access` are in mutexes, generation, version and identity base are atomics,
+/// `audit` is set before others know the router, everything else never changes.
 public final class Router: @unchecked Sendable {
     /// The namespace's name.
     public let name: String
@@ -30,11 +30,9 @@ public final class Router: @unchecked Sendable {
     var lanes: Lanes?
     /// What the mesh is told; nil on a node without one.
     var meshHook: MeshHook?
-    /// The filters that changed last, by generation; nil stands for any filter.
-    private var changes = [TopicFilter?](repeating: nil, count: Router.changesKept)
+    /// Generations count the changes in it.
+    private var changes = RecentChanges()
     private let generation = Atomic<UInt64>(1)
-    /// Whose turn it is when a shared group's events are given to another member.
-    var redistributed: UInt32 = 0
     /// Held for one event, or one bounded step of a look-up. Used in `Router+Retained.swift` and
     /// `Router+RetainedVersions.swift` only.
     let retainedLock = Mutex(())
@@ -45,12 +43,10 @@ public final class Router: @unchecked Sendable {
     private let isMeshJoining = Atomic<Bool>(false)
     /// Whether retained events have versions. Never goes back.
     let keepsVersions = Atomic<Bool>(false)
-    private let sessions = Mutex(SessionTable())
+    let sessions = Mutex(SessionTable())
     private let movers = Mutex<(any SessionMover)?>(nil)
     /// What identities of guaranteed events begin with, random and this node's own; 0 while none are given.
     private let identityBase = Atomic<UInt64>(0)
-
-    private static let changesKept = 256
 
     /// Makes a router.
     /// - Parameter hashKey: random; makes the places of topics in tables unpredictable.
@@ -108,14 +104,15 @@ public final class Router: @unchecked Sendable {
 
     /// Gives a port a place on a lane, so that it can subscribe and be delivered to.
     public func register(_ port: Port, on lane: Lane) {
-        port.address = lane.place(port)
+        port.address = lane.place(port, of: self)
         port.number = indexLock.withLock { _ in
             if lanes == nil { lanes = lane.lanes }
             return index.addPort(port.address)
         }
     }
 
-    /// Removes a port with all its subscriptions. Mail on its way to it is dropped.
+    /// Removes a port with all its subscriptions. Mail on its way to it is dropped, but for guaranteed events of shared
+    /// groups: those go to other members.
     public func unregister(_ port: Port, on lane: Lane) {
         changingInterest { index.removePort(port.number, hook: meshHook) { noteChange($0) } }
         port.subscriptionUsage = nil
@@ -223,15 +220,14 @@ public final class Router: @unchecked Sendable {
         index.forEachSubscription(of: port) { noteChange($0.filter) }
     }
 
-    /// Called under the index's lock; nil stands for any filter. So do filters of absurd length, which are not kept.
+    /// Called under the index's lock; nil stands for any filter.
     func noteChange(_ filter: TopicFilter?) {
         let next = generation.load(ordering: .relaxed) &+ 1
-        let isShort = filter.map { $0.bytes.count <= 1_024 } ?? false
-        changes[Int(truncatingIfNeeded: next) & (Self.changesKept - 1)] = isShort ? filter : nil
+        changes.note(filter, generation: next)
         generation.store(next, ordering: .releasing)
     }
 
-    // MARK: Publishing
+    // MARK: In a mesh
 
     /// Whether the mesh's port is given every guaranteed event, once and with ``DeliveryOptions/unmatched``: while the
     /// node does not know yet what other nodes want.
@@ -239,6 +235,18 @@ public final class Router: @unchecked Sendable {
         get { isMeshJoining.load(ordering: .relaxed) }
         set { isMeshJoining.store(newValue, ordering: .relaxed) }
     }
+
+    /// Brings sessions here from other nodes; nil without a mesh.
+    public var mover: (any SessionMover)? { movers.withLock { $0 } }
+
+    /// The node is part of a mesh. From now on every guaranteed event has an identity (``Event/identity``).
+    /// - Parameter identityBase: random, not 0, and different on every node.
+    public func attach(_ mover: any SessionMover, identityBase: UInt64) {
+        movers.withLock { $0 = mover }
+        self.identityBase.store(identityBase, ordering: .relaxed)
+    }
+
+    // MARK: Publishing
 
     /// Routes a turn: checks the principal's right, matches, delivers to this lane's ports, stages mail for others.
     public func route(_ turn: Turn, on lane: Lane) {
@@ -278,11 +286,16 @@ public final class Router: @unchecked Sendable {
     }
 
     /// Publishes one owned event, such as a will.
+    /// - Parameters:
+    ///   - publisher: who gets its receipts.
+    ///   - isPatient: whether the publisher waits for them, see ``EventRun/isPatient``.
     @discardableResult
     public func publish(
-        _ event: Event, as principal: Principal, publisher: PortAddress = .none, on lane: Lane
+        _ event: Event, as principal: Principal, publisher: PortAddress = .none, isPatient: Bool = false,
+        on lane: Lane
     ) -> PublishOutcome {
         var run = EventRun(event: event, view: lane.singleEvent, publisher: publisher)
+        run.isPatient = isPatient
         let identities = identityBase.load(ordering: .relaxed)
         var event = event
         if identities != 0, run.qos > 0, run.identity == 0 {
@@ -409,7 +422,8 @@ public final class Router: @unchecked Sendable {
     private func refresh(_ entry: UnsafeMutablePointer<MatchCache.Entry>, on lane: Lane, _ cache: MatchCache) {
         indexLock.withLock { _ in
             let current = generation.load(ordering: .relaxed)
-            if isUntouched(entry, since: entry.pointee.generation, current) {
+            let topic = UnsafeRawBufferPointer(start: entry.pointee.block, count: Int(entry.pointee.topicLength))
+            if changes.isUntouched(topic, since: entry.pointee.generation, until: current) {
                 entry.pointee.generation = current
             } else {
                 lane.counters.cacheMisses &+= 1
@@ -418,22 +432,7 @@ public final class Router: @unchecked Sendable {
         }
     }
 
-    /// Whether no filter that changed after `since` matches the entry's topic.
-    private func isUntouched(
-        _ entry: UnsafeMutablePointer<MatchCache.Entry>, since: UInt64, _ current: UInt64
-    ) -> Bool {
-        guard since != 0, current - since <= UInt64(Self.changesKept) else { return false }
-        let topic = UnsafeRawBufferPointer(start: entry.pointee.block, count: Int(entry.pointee.topicLength))
-        var number = since + 1
-        while number <= current {
-            let filter = changes[Int(truncatingIfNeeded: number) & (Self.changesKept - 1)]
-            if filter?.matches(topic) ?? true { return false }
-            number += 1
-        }
-        return true
-    }
-
-    // MARK: Other lanes and groups
+    // MARK: Other lanes
 
     @inline(never)
     private func stageRemote(
@@ -463,161 +462,5 @@ public final class Router: @unchecked Sendable {
         } else {
             lane.counters.drop(.mailboxFull, run.pointee.count * count)
         }
-    }
-
-    /// Each event of the run to one member of each group, in turn.
-    @inline(never)
-    private func deliverToGroups(
-        _ run: UnsafePointer<EventRun>, _ entry: UnsafeMutablePointer<MatchCache.Entry>, on lane: Lane,
-        _ outcome: inout PublishOutcome
-    ) {
-        for index in 0..<run.pointee.count {
-            var single = run.pointee
-            single.events += index
-            single.owned = single.owned.map { $0 + index }
-            single.count = 1
-            if single.identity != 0 { single.identity &+= UInt64(truncatingIfNeeded: index) }
-            if run.pointee.count > 1 {
-                // Where one event's bytes end is the adapter's knowledge: without them a port encodes anew.
-                single.layout = .none
-                single.wireLength = 0
-            }
-            var start = 0
-            for group in 0..<Int(entry.pointee.groupCount) {
-                let end = Int(entry.pointee.groupEnds[group])
-                let member = entry.pointee.members + start + Int(entry.pointee.cursor) % (end - start)
-                start = end
-                lane.group = entry.pointee.groupNumbers[group]
-                lane.runSerial &+= 1
-                withUnsafePointer(to: single) { single in
-                    if member.pointee.address.lane == lane.number {
-                        outcome.refused &+= Int32(truncatingIfNeeded: lane.deliver(single, member))
-                    } else {
-                        stage(single, member, 1, to: member.pointee.address.lane, on: lane, &outcome)
-                    }
-                }
-            }
-            entry.pointee.cursor &+= 1
-        }
-        lane.group = 0
-    }
-
-    /// Gives an event of a shared group to another member, because the one it was chosen for has left: to one that is
-    /// present if there is one. Without a member it is dropped and counted.
-    func redistribute(_ event: Event, group: UInt32, on lane: Lane) {
-        guard !event.isExpired(at: lane.now) else { return lane.counters.drop(.expired) }
-        let found = indexLock.withLock { _ -> (Target, UInt32)? in
-            redistributed &+= 1
-            return index.member(of: group, turn: redistributed, orAbsent: true)
-                .flatMap { index.isReadable(event.topic, $0) ? $0.target : nil }
-        }
-        guard var (target, identifier) = found else { return lane.counters.drop(.noMember) }
-        if identifier != 0 { target.identifierCount = 1 }
-        var run = EventRun(event: event, view: lane.singleEvent, publisher: .none)
-        run.owned = lane.singleOwned
-        lane.singleOwned.pointee = Unmanaged.passRetained(event.storage)
-        defer {
-            lane.singleOwned.pointee?.release()
-            lane.singleOwned.pointee = nil
-        }
-        var outcome = PublishOutcome(verdict: .routed, matched: 0, refused: 0, pending: 0, token: 0)
-        lane.group = group
-        lane.runSerial &+= 1
-        withUnsafePointer(to: &identifier) { identifiers in
-            lane.identifiers = identifiers
-            if target.address.lane == lane.number {
-                _ = lane.deliver(&run, &target)
-            } else {
-                stage(&run, &target, 1, to: target.address.lane, on: lane, &outcome)
-            }
-        }
-        lane.group = 0
-    }
-
-    /// Whether a shared group has a member that is there to take events.
-    public func hasPresentMember(_ group: UInt32) -> Bool {
-        indexLock.withLock { _ in index.member(of: group, turn: 0, orAbsent: false) != nil }
-    }
-
-    // MARK: Sessions
-
-    /// Where the session of a client id lives; nil when there is none.
-    public func session(of clientID: String) -> PortAddress? { sessions.withLock { $0[clientID] } }
-
-    /// What became of a claim to a client id.
-    public enum SessionClaim: Sendable, Equatable {
-        /// The claim holds.
-        case held
-        /// A session of this client id lives there.
-        case taken(PortAddress)
-        /// There are as many sessions as there may be.
-        case overLimit
-        /// The user has as many as the quotas allow.
-        case overQuota
-    }
-
-    /// Claims a client id for a new session.
-    public func claimSession(_ clientID: String, for address: PortAddress) -> SessionClaim {
-        claimSession(clientID, for: address, after: nil, countedFor: nil, evenOverQuota: false)
-    }
-
-    /// Claims a client id for a new session of a principal, which counts for its user.
-    /// - Parameters:
-    ///   - former: a session of this client id that is to end: if it still has the id, the new one takes its place in
-    ///     one step. Given up and claimed again, the id could be somebody else's on another lane in between.
-    ///   - evenOverQuota: whether it is claimed even if it is one too many: a session that comes from another node is
-    ///     there already.
-    public func claimSession(
-        _ clientID: String, for address: PortAddress, after former: PortAddress? = nil, as principal: Principal,
-        evenOverQuota: Bool = false, on lane: Lane
-    ) -> SessionClaim {
-        let usage = principal.allowance?.sessions
-        let claim = claimSession(
-            clientID, for: address, after: former, countedFor: usage, evenOverQuota: evenOverQuota)
-        if claim == .overQuota, let usage { principal.refuse(.sessions, usage, "connect", on: lane) }
-        return claim
-    }
-
-    private func claimSession(
-        _ clientID: String, for address: PortAddress, after former: PortAddress?, countedFor usage: Usage?,
-        evenOverQuota: Bool
-    ) -> SessionClaim {
-        sessions.withLock { sessions in
-            let known = sessions[clientID]
-            if let known, known != former { return .taken(known) }
-            guard known != nil || sessions.count < limits.maxSessions else { return .overLimit }
-            guard sessions.count(clientID, for: usage, inAnyCase: evenOverQuota) else { return .overQuota }
-            sessions[clientID] = address
-            return .held
-        }
-    }
-
-    /// Gives a client id up, if the session at `address` still has it.
-    public func releaseSession(_ clientID: String, at address: PortAddress) {
-        let isGone = sessions.withLock { sessions in
-            guard sessions[clientID] == address else { return false }
-            sessions[clientID] = nil
-            sessions.uncount(clientID)
-            return true
-        }
-        if isGone { mover?.sessionEnded(clientID) }
-    }
-
-    /// Brings sessions here from other nodes; nil without a mesh.
-    public var mover: (any SessionMover)? { movers.withLock { $0 } }
-
-    /// The node is part of a mesh. From now on every guaranteed event has an identity (``Event/identity``).
-    /// - Parameter identityBase: random, not 0, and different on every node.
-    public func attach(_ mover: any SessionMover, identityBase: UInt64) {
-        movers.withLock { $0 = mover }
-        self.identityBase.store(identityBase, ordering: .relaxed)
-    }
-
-    /// Sessions of the namespace, connected and absent.
-    public var sessionCount: Int { sessions.withLock { $0.count } }
-
-    /// For a look at the sessions; short, because lanes wait for it.
-    func withSessions<Result: Sendable>(_ body: (borrowing SessionTable) -> Result) -> Result {
-        sessions.withLock { body($0) }
     }
 }

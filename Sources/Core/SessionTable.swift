@@ -19,10 +19,33 @@ struct SessionTable {
         }
     }
 
+    /// Claims a client id; see ``Router/claimSession(_:for:after:as:evenOverQuota:on:)``.
+    /// - Parameter limit: how many sessions there may be.
+    mutating func claim(
+        _ clientID: String, for address: PortAddress, after former: PortAddress?, countedFor usage: Usage?,
+        evenOverQuota: Bool, limit: Int
+    ) -> Router.SessionClaim {
+        let known = self[clientID]
+        if let known, known != former { return .taken(known) }
+        guard known != nil || count < limit else { return .overLimit }
+        guard count(clientID, for: usage, inAnyCase: evenOverQuota) else { return .overQuota }
+        self[clientID] = address
+        return .held
+    }
+
+    /// Gives a client id up, if the session at `address` still has it.
+    /// - Returns: whether it had.
+    mutating func release(_ clientID: String, at address: PortAddress) -> Bool {
+        guard self[clientID] == address else { return false }
+        self[clientID] = nil
+        uncount(clientID)
+        return true
+    }
+
     /// Notes whom a session counts for; nil for nobody. One that follows another of its client id takes its place.
     /// - Parameter inAnyCase: whether it is counted even if it is one too many.
     /// - Returns: false, and nothing has changed, when it would be one too many.
-    mutating func count(_ clientID: String, for usage: Usage?, inAnyCase: Bool) -> Bool {
+    private mutating func count(_ clientID: String, for usage: Usage?, inAnyCase: Bool) -> Bool {
         guard usage != nil || !usages.isEmpty else { return true }
         let former = usages[ClientKey(clientID)]
         guard former !== usage else { return true }
@@ -33,7 +56,7 @@ struct SessionTable {
     }
 
     /// A session has ended.
-    mutating func uncount(_ clientID: String) {
+    private mutating func uncount(_ clientID: String) {
         guard !usages.isEmpty else { return }
         usages.removeValue(forKey: ClientKey(clientID))?.subtract(.sessions)
     }
@@ -58,60 +81,6 @@ struct SessionTable {
 
     /// Sessions in a part.
     func count(part: Int) -> Int { parts[part].count }
-}
-
-/// Some of a namespace's sessions.
-public struct SessionPage: Sendable {
-    /// One session.
-    public struct Entry: Sendable {
-        /// The client's id.
-        public var clientID: String
-        /// Where it lives.
-        public var address: PortAddress
-    }
-
-    /// The sessions, in an order that stays the same while the node runs.
-    public var sessions: [Entry] = []
-    /// What to pass as `after` for the next page; nil when there is none.
-    public var next: String?
-}
-
-extension Router {
-    /// Sessions looked at for one page: one with few hits ends early, and the next goes on.
-    private static var visitedAtMost: Int { 20_000 }
-
-    /// A page of the sessions. There may be fewer than `limit`, even none, although there is a next page.
-    /// - Parameters:
-    ///   - after: the ``SessionPage/next`` of the page before; nil for the first.
-    ///   - prefix: what the client ids begin with; empty for all.
-    public func sessions(after: String?, limit: Int, prefix: String) -> SessionPage {
-        var page = SessionPage()
-        var after = after
-        var visited = 0
-        let first = after.map(SessionTable.part(of:)) ?? 0
-        for part in first..<SessionTable.partCount {
-            // One part under the lock at a time; sorting is done outside of it.
-            var (found, last, size) = withSessions { table in
-                let (found, last) = table.sessions(part: part, after: after, prefix: prefix)
-                return (found, last, table.count(part: part))
-            }
-            after = nil
-            visited += size
-            found.sort { $0.clientID.precedesByBytes($1.clientID) }
-            page.sessions += found.prefix(limit - page.sessions.count)
-            let isLast = part == SessionTable.partCount - 1
-            if page.sessions.count == limit {
-                let isCut = page.sessions.last?.clientID != found.last?.clientID
-                if isCut || !isLast { page.next = page.sessions.last?.clientID }
-                return page
-            }
-            if visited >= Self.visitedAtMost, !isLast, let last {
-                page.next = last
-                return page
-            }
-        }
-        return page
-    }
 }
 
 /// A client id compared byte by byte: for a String two spellings of one accented letter would be the same client.

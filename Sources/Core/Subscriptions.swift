@@ -89,11 +89,14 @@ public struct Subscription: Sendable {
     public var options: DeliveryOptions
     /// The subscriber's own number for it (MQTT 5 §3.8.2.1.2); 0 for none.
     public var identifier: UInt32
+    /// What a member of a shared group has said of how much it is to have (``MemberWeight``); nil for nothing.
+    public var weight: UInt16?
 
     /// Makes a subscription.
-    public init(filter: TopicFilter, options: DeliveryOptions, identifier: UInt32 = 0) {
+    public init(filter: TopicFilter, options: DeliveryOptions, identifier: UInt32 = 0, weight: UInt16? = nil) {
         self.filter = filter
         self.options = options
         self.identifier = identifier
+        self.weight = weight
     }
 }

@@ -12,6 +12,7 @@ public struct TopicFilter: Sendable, Equatable {
 
     /// What a level of a filter matches.
     public enum Kind: UInt8, Sendable {
+        /// Just the bytes of the level.
         case literal
         /// Any one level.
         case single
@@ -34,12 +35,31 @@ public struct TopicFilter: Sendable, Equatable {
     }
 
     /// Why a filter was refused.
-    public enum Failure: Error, Equatable, Sendable {
-        case empty, tooLong, tooManyLevels, notText
+    public enum Failure: Error, Equatable, Sendable, CustomStringConvertible {
+        /// There is nothing of it.
+        case empty
+        /// More bytes than a topic may have.
+        case tooLong
+        /// More levels than a topic may have.
+        case tooManyLevels
+        /// Not UTF-8, or with a NUL in it.
+        case notText
         /// A wildcard that does not stand alone in its level, or a rest-wildcard that is not last.
         case misplacedWildcard
         /// `$share` without a group, with a wildcard in it, or without a filter.
         case malformedShare
+
+        /// What would be right, for people.
+        public var description: String {
+            switch self {
+            case .empty: "a filter has at least one character"
+            case .tooLong: "it is longer than max_topic_bytes allows"
+            case .tooManyLevels: "it has more levels than max_topic_levels allows"
+            case .notText: "it is no text: UTF-8 without NUL"
+            case .misplacedWildcard: "'+' and '#' stand alone in a level, '#' only in the last one"
+            case .malformedShare: "it is no shared subscription: $share/GROUP/FILTER, the group without '+' and '#'"
+            }
+        }
     }
 
     /// The filter's text, without `$share/<group>/` and `$local/`.

@@ -373,9 +373,12 @@ extension TopicIndex {
     private static let manyRemoteChanges = 64
 
     /// Notes whether a node can be reached; `changed` is told the filters of groups that choose anew, or nil for many.
-    mutating func setReachable(_ node: Int, _ isReachable: Bool, changed: (TopicFilter?) -> Void) {
+    mutating func setReachable(
+        _ node: Int, _ isReachable: Bool, hook: MeshHook? = nil, changed: (TopicFilter?) -> Void
+    ) {
         guard let known = remote.nodes[node], known.isReachable != isReachable else { return }
         remote.nodes[node]?.isReachable = isReachable
+        setWeightsReachable(node, isReachable, hook: hook, changed: changed)
         guard known.memberships > 0 else { return }
         if known.memberships > Self.manyRemoteChanges || groups.count > 1_024 { return changed(nil) }
         for (_, group) in groups where findOwner(node, from: group.firstRemote, detail: nil) != 0 {

@@ -52,6 +52,10 @@ struct TopicIndex: ~Copyable {
         var firstRemote: UInt32 = 0
         /// Members, and nodes that have some.
         var memberCount: UInt32 = 0
+        /// The weights that members here have said, by record; see `GroupWeights.swift`.
+        var weights: [UInt32: UInt16] = [:]
+        /// Counts the events that were given to a member outside a match.
+        var turn: UInt32
     }
 
     struct GroupKey: Hashable {
@@ -71,6 +75,8 @@ struct TopicIndex: ~Copyable {
     private var table = NumberTable()
     /// What other nodes want.
     var remote = RemoteInterest()
+    /// What they say of weights in shared groups.
+    var remoteWeights = RemoteWeights()
     /// The access rules that readers are judged by.
     var readerRules = AccessRules.none
     /// Their version; 0 while there are none.
@@ -156,6 +162,7 @@ struct TopicIndex: ~Copyable {
             records[known].options = subscription.options
             records[known].identifier = subscription.identifier
             records[known].isLocalOnly = subscription.filter.isLocalOnly
+            setWeight(of: known, subscription.weight)
             return false
         }
         let record = records.allocate(
@@ -165,8 +172,17 @@ struct TopicIndex: ~Copyable {
         table.insert(record, hash: hash(place: place, role: role, ending: ending, owner: port))
         linkToPlace(record)
         linkToPort(record, port)
+        setWeight(of: record, subscription.weight)
         subscriptionCount += 1
         return true
+    }
+
+    /// Notes what a member has said; nil for nothing.
+    private mutating func setWeight(of number: UInt32, _ weight: UInt16?) {
+        guard records[number].role == .member else { return }
+        let group = records[number].place
+        guard weight != nil || groups[group]?.weights.isEmpty == false else { return }
+        groups[group]?.weights[number] = weight
     }
 
     /// Removes a subscription.
@@ -213,7 +229,10 @@ struct TopicIndex: ~Copyable {
         while number != 0, left > 0 {
             left -= 1
             let record = records[number]
-            body(Subscription(filter: filter(of: number), options: record.options, identifier: record.identifier))
+            body(
+                Subscription(
+                    filter: filter(of: number), options: record.options, identifier: record.identifier,
+                    weight: record.role == .member ? groups[record.place]?.weights[number] : nil))
             number = record.portNext
         }
     }
@@ -240,6 +259,7 @@ struct TopicIndex: ~Copyable {
 
     private mutating func remove(_ number: UInt32) {
         let record = records[number]
+        setWeight(of: number, nil)
         table.remove(
             number,
             hash: hash(place: record.place, role: record.role, ending: record.ending, owner: record.owner))
@@ -344,7 +364,8 @@ struct TopicIndex: ~Copyable {
                 isLocalOnly: false))
         let filter = TopicFilter(path: path(to: node), ending: ending, group: name, isLocalOnly: false)
         let key = Self.key(of: filter)
-        groups[number] = Group(name: name, node: node, ending: ending, entry: entry, key: key)
+        groups[number] = Group(
+            name: name, node: node, ending: ending, entry: entry, key: key, turn: UInt32(truncatingIfNeeded: key))
         groupNumbers[groupKey] = number
         groupsByKey[key] = number
         linkToPlace(entry)

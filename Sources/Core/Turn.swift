@@ -115,6 +115,7 @@ public final class Turn {
 public struct PublishOutcome: BitwiseCopyable, Sendable {
     /// What the gate said.
     public enum Verdict: UInt8, Sendable, BitwiseCopyable {
+        /// It may be published, and has been delivered.
         case routed
         /// The access rules say no.
         case notAuthorized

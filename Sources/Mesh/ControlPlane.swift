@@ -1,3 +1,5 @@
+import Core
+
 /// What the parts of the mesh ask of the node they belong to: ``MeshNode``, or what tests have in its place.
 ///
 /// Every part (link state, interest, streams, retained events, sessions) is a state machine without socket, clock or
@@ -34,16 +36,28 @@ protocol ControlPlane: AnyObject {
     func isReachable(_ node: NodeIndex) -> Bool
     /// Asks for the part's `tick` at a time, or before.
     func wake(at time: UInt64)
+    /// What this node tells others of weights in shared groups is this from now on, in the order of the keys.
+    func tellWeights(_ weights: [GroupWeight])
     /// A line of the log that an operator should see.
     func log(_ level: MeshLogLevel, _ message: String)
 }
 
 /// How important a line of the log is.
 public enum MeshLogLevel: Int, Sendable {
-    case debug, info, notice, warning, error
+    /// What one wants to see who looks for a mistake.
+    case debug
+    /// What happens in the ordinary course.
+    case info
+    /// What happens seldom and changes something.
+    case notice
+    /// Something is not as it should be; the mesh goes on.
+    case warning
+    /// Somebody has to do something about it.
+    case error
 }
 
 extension ControlPlane {
     func sendBulk(_ frame: [UInt8], on link: LinkNumber) -> Bool { route(frame, to: peer(of: link), isBulk: true) }
     func gate(on link: LinkNumber) -> LinkGate? { nil }
+    func tellWeights(_ weights: [GroupWeight]) {}
 }

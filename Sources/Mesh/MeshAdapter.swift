@@ -8,6 +8,8 @@ public final class MeshAdapter: Adapter {
     public let name: String = MeshAdapter.name
     /// All of the mesh lives on one lane.
     public let homeLane: Int? = 0
+    /// They do.
+    public let isMesh = true
 
     /// Makes the adapter; the lane must have its ``MeshNode`` before the first connection.
     public init() {}

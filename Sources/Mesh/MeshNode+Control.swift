@@ -50,6 +50,8 @@ extension MeshNode: ControlPlane {
 
     func gate(on link: LinkNumber) -> LinkGate? { self.link(link)?.gate }
 
+    func tellWeights(_ weights: [GroupWeight]) { linkState.setWeights(weights) }
+
     private func wrap(_ frame: [UInt8], to node: NodeIndex, isBulk: Bool) -> [UInt8] {
         var writer = WireWriter(.routed, isBulk ? .bulk : .control, capacity: frame.count + 32)
         writer.u16(nodes[node].shortID)
@@ -179,7 +181,7 @@ extension MeshNode: ControlPlane {
         case .hello: problem = heardHello(&reader, on: mesh)
         case .advertisement, .advertisementRequest, .advertisementVersions:
             problem = linkState.receive(type, &reader, from: mesh.number)
-        case .interestDelta, .interestSnapshot, .interestRequest, .interestVersions, .interestAcknowledgement:
+        case .interestDelta, .interestSnapshot, .interestRequest, .interestVersions:
             problem = interest.receive(type, &reader, from: mesh.number)
         case .retainedDigests, .retainedValues, .retainedRequest:
             problem = retained.receive(type, &reader, from: mesh.number)
@@ -251,6 +253,8 @@ extension MeshNode: LinkStateEvents {
     func mustLeave(_ reason: String) { leave(reason) }
 
     func shortIDChanged(_ own: UInt16) { host.keep(shortID: own) }
+
+    func weightsChanged(_ node: NodeIndex, _ weights: [GroupWeight]) { interest.weightsChanged(node, weights) }
 }
 
 extension MeshNode: StreamForwarding {

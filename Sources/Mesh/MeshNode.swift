@@ -90,6 +90,22 @@ public final class MeshNode {
     private(set) var leftBecause = ByeReason.duplicateNode
     /// To be called when it has left as it was told to.
     private var leaving: [() -> Void] = []
+
+    /// How a stopping node waits for its sessions to go.
+    private struct Emptying {
+        /// Until then clients that were sent away may come to other nodes.
+        let clientsUntil: UInt64
+        /// Until then sessions that are on their way may arrive.
+        let endsAt: UInt64
+        /// Sessions that had gone before.
+        let movedOut: UInt64
+        /// Whether something else at this node still gives events to other nodes.
+        var isHeld: Bool
+        let done: () -> Void
+    }
+
+    /// While the node stops and its sessions may still go to other nodes.
+    private var emptying: Emptying?
     /// When the node began to stop.
     private var drainingSince: UInt64?
     private let startedAt: UInt64
@@ -98,6 +114,8 @@ public final class MeshNode {
     /// The same for one that dials nobody.
     private static let lonelyMilliseconds: UInt64 = 1_000
 
+    /// For how long clients that were sent away have time to come to another node, in milliseconds.
+    private static let returnMilliseconds: UInt64 = 1_000
     /// For how long a stopping node stays at least, so that others find other ways, and at most, in milliseconds.
     private static let drainMilliseconds: UInt64 = 150
     private static let longestDrain: UInt64 = 3_000
@@ -175,6 +193,7 @@ public final class MeshNode {
             schedule()
         }
         partDeadline = .max
+        judgeEmptying()
         guard hasLeft == nil else {
             // What others wanted is removed little by little, and what came from them is routed.
             for next in [interest.tick(), streams.tick(), arrivals.tick()] {
@@ -206,6 +225,7 @@ public final class MeshNode {
         guard !isTicking else { return }
         var next = min(partDeadline, dials.deadline(isLinked: isLinked))
         for mesh in links { next = min(next, mesh.deadline) }
+        if emptying != nil { next = min(next, now + 10) }
         if let drainingSince { next = min(next, max(now + 10, drainingSince + Self.drainMilliseconds)) }
         if !isJoined { next = min(next, startedAt + Self.joinMilliseconds, now + 50) }
         next = min(next, now + 1_000)
@@ -242,9 +262,55 @@ public final class MeshNode {
         schedule()
     }
 
+    /// The node's clients are being sent away, because it will stop. As long as they fetch their sessions from other
+    /// nodes, this one stays in the mesh; what passes through it goes another way already. Then it drains.
+    /// - Parameters:
+    ///   - limit: how long all of it may take, in milliseconds.
+    ///   - isHeld: whether it stays until ``letGo()`` in any case.
+    ///   - done: called on the mesh's lane, once; at once when there is nobody to wait for.
+    public func empty(within limit: UInt64, isHeld: Bool = false, _ done: @escaping () -> Void) {
+        guard emptying == nil, drainingSince == nil, hasLeft == nil else { return done() }
+        emptying = Emptying(
+            clientsUntil: now + min(limit, Self.returnMilliseconds), endsAt: now + limit,
+            movedOut: sessions.counters.movedOut, isHeld: isHeld, done: done)
+        sessions.beginStopping()
+        linkState.setDraining(true)
+        judgeEmptying()
+        schedule()
+    }
+
+    /// All that had to leave this node has been given to the mesh: it is held no longer.
+    public func letGo() {
+        emptying?.isHeld = false
+        judgeEmptying()
+        schedule()
+    }
+
+    private func judgeEmptying() {
+        guard let emptying, !emptying.isHeld else { return }
+        let isUseful = hasLeft == nil && now < emptying.endsAt && hasPeerThatStays
+        let isAwaited = sessions.isGivingAway || sessions.held.count > 0 && now < emptying.clientsUntil
+        if isUseful && isAwaited { return }
+        self.emptying = nil
+        let (gone, left) = (sessions.counters.movedOut - emptying.movedOut, sessions.held.count)
+        if gone > 0 || left > 0 {
+            log(.notice, "stopping: \(gone) sessions went to other nodes, \(left) end with this one")
+        }
+        sessions.close()
+        drain()
+        emptying.done()
+    }
+
+    /// Whether there is another node where clients could go.
+    private var hasPeerThatStays: Bool {
+        linkState.nodes.contains {
+            $0 != NodeTable.own && isReachable($0) && linkState.node($0)?.isDraining == false
+        }
+    }
+
     /// Tells the neighbours that this node is stopping: what passes through it goes another way. Then it says goodbye.
     public func drain() {
-        guard drainingSince == nil else { return }
+        guard drainingSince == nil, emptying == nil else { return }
         drainingSince = now
         linkState.setDraining(true)
         schedule()

@@ -27,14 +27,18 @@ final class MeshPort: Port {
             return 0
         }
         if run.pointee.topicBytes[0] == UInt8(ascii: "$") { return 0 }
-        if run.pointee.isRetained {
-            // It comes twice: as whoever wants it, which all nodes are, and then once for all of them.
+        if run.pointee.isRetained, lane.group == 0 {
+            // It comes twice: as whoever wants it, which all nodes are, and then once for all of them. Members' shares
+            // come besides.
             guard target.pointee.options.contains(.everywhere) else { return 0 }
-            return node.departures.publishEverywhere(run, on: lane)
+            let waits = run.pointee.qos > 0 && !node.isJoined
+            let refused = waits ? node.departures.keepUntilJoined(run, on: lane) : 0
+            return refused + node.departures.publishEverywhere(run, on: lane)
         }
         if run.pointee.qos > 0, !node.isJoined {
-            // What other nodes want is not known yet: it comes again, and waits.
-            return target.pointee.options.contains(.unmatched) ? node.departures.keepUntilJoined(run, on: lane) : 0
+            // What other nodes want is not known yet: it comes again, and waits. A member's share comes but once.
+            let waits = target.pointee.options.contains(.unmatched) || lane.group != 0
+            return waits ? node.departures.keepUntilJoined(run, on: lane) : 0
         }
         if target.pointee.options.contains(.unmatched) { return 0 }
         let first = lane.identifiers + Int(target.pointee.identifierStart)

@@ -90,6 +90,8 @@ public struct MeshSettings: Sendable, Equatable {
     public var maxStreamBytes = 64 << 20
     /// Filters of one node that others take.
     public var maxFilters = 1_000_000
+    /// Versions of the protocol that the node speaks; tests have others.
+    var versions = Initiation.versions
 
     /// The defaults.
     public init() {}

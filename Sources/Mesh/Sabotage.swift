@@ -35,6 +35,60 @@
         static let tombstonesDropped = Sabotage(rawValue: 1 << 13)
         /// One change of interest in four is not told.
         static let deltasLost = Sabotage(rawValue: 1 << 14)
+        /// No mistake: the node is of a later version, and says more than this one understands. See ``Later``.
+        static let later = Sabotage(rawValue: 1 << 15)
+    }
+
+    /// What a later version may say, and what `docs/wire-format.md` lets it: more bytes behind first frames and hellos,
+    /// unknown bits, frames of unknown types, unknown extensions.
+    enum Later {
+        /// Behind what this version knows.
+        static let bytes = [UInt8]("what a later version says".utf8)
+        /// Types of frames that nobody knows: on control and on data connections, and for nodes further away.
+        static let types: [UInt8] = [250, 251, 252]
+        /// Its body is too short for any frame with events.
+        private static let body: [UInt8] = [1, 2, 3, 4]
+
+        /// An extension that may be ignored, as it is written.
+        static let addition: [UInt8] = {
+            var writer = WireWriter(.advertisement)
+            writer.u16(0x7ABC)
+            writer.block(bytes)
+            return Array(writer.finish().dropFirst(FrameHeader.size))
+        }()
+
+        static func frame(_ type: UInt8, _ frameClass: FrameClass) -> [UInt8] {
+            var writer = WireWriter(.hello, frameClass)
+            writer.raw(body)
+            var frame = writer.finish()
+            frame[3] = type
+            frame[4] = 0xFF
+            return frame
+        }
+
+        static func lengthen(_ own: inout Initiation) {
+            own.features = .max
+            own.rest = bytes
+        }
+
+        static func extend(_ advertisement: inout Advertisement) {
+            advertisement.head.flags |= 0x7FF0
+            advertisement.extensions += addition
+        }
+    }
+
+    extension MeshNode {
+        /// Sends frames of unknown types to a neighbour, and to a node further away if there is one.
+        func soundLater(on mesh: MeshLink) {
+            send(Later.frame(Later.types[0], .control), on: mesh.number)
+            guard mesh.isUp, mesh.data != nil else { return }
+            let frameClass = FrameClass.allCases[1 + Int(mesh.helloSequence % 3)]
+            Later.frame(Later.types[1], frameClass).withUnsafeBytes { forwarder.append($0, to: mesh, frameClass) }
+            let far = Int(mesh.helloSequence) % max(nodes.count, 1)
+            if far != NodeTable.own, isReachable(far) {
+                route(Later.frame(Later.types[2], .control), to: far, isBulk: mesh.helloSequence % 2 == 0)
+            }
+        }
     }
 
     extension ControlPlane {

@@ -1,7 +1,7 @@
 /// Where audit records go: to the log (component `audit`) and, where access rules say who may read them, to the topics
 /// `$SYS/audit/<kind>`. `docs/security.md`.
 import Core
-import Foundation
+import FoundationEssentials
 import Glibc
 import Logging
 import Synchronization

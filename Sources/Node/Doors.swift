@@ -10,8 +10,9 @@ import TLS
 
 /// All doors of a node. Callable from any thread; reading files is for threads that may wait.
 final class Doors: Sendable {
-    /// How often it is looked whether files have changed, in seconds.
-    private static let lookSeconds = 2
+    /// How often it is looked whether files have changed, in seconds. A file that is still being written is taken at
+    /// the next look.
+    private static let lookSeconds = 1
 
     private let doors: [TLSDoor]
     private let names: [String]
@@ -26,15 +27,17 @@ final class Doors: Sendable {
         var names: [String] = []
         do throws(TLSFailure) {
             for use in Self.uses(configuration) where !names.contains(use.name) {
-                guard let door = try Self.make(use, configuration) else { continue }
-                doors.append(door)
+                guard let settings = Self.settings(use, configuration) else { continue }
+                doors.append(try TLSDoor(settings, role: use.role, protocols: use.protocols))
                 names.append(use.name)
             }
-        } catch { throw Node.StartFailure(description: error.description, isConfiguration: true) }
+        } catch { throw configuration.startFailure(error.description, isConfiguration: true) }
         self.doors = doors
         self.names = names
         timer = DispatchSource.makeTimerSource(queue: DispatchQueue(label: "tls"))
-        // One that has never run must not be released.
+        // One that has never run must not be released; of one that runs and has nothing to do the library complains in
+        // the system's log.
+        timer.setEventHandler {}
         timer.schedule(deadline: .distantFuture)
         timer.resume()
         warn()
@@ -65,12 +68,12 @@ final class Doors: Sendable {
         return uses
     }
 
-    /// Reads the files of a door; nil when the configuration has no such section.
-    private static func make(_ use: Use, _ configuration: Configuration) throws(TLSFailure) -> TLSDoor? {
+    /// What a door is to be; nil when the configuration has no such section.
+    private static func settings(_ use: Use, _ configuration: Configuration) -> TLSSettings? {
         guard var settings = configuration.tls.first(where: { $0.name == use.section }) else { return nil }
         // In the mesh everybody shows who it is.
         if use.protocols == ["apus-mesh"] { settings.clientCertificate = .required }
-        return try TLSDoor(settings, role: use.role, protocols: use.protocols)
+        return settings
     }
 
     private func door(_ use: Use) -> TLSDoor? { names.firstIndex(of: use.name).map { doors[$0] } }
@@ -92,15 +95,18 @@ final class Doors: Sendable {
             deadline: .now() + .seconds(Self.lookSeconds), repeating: .seconds(Self.lookSeconds),
             leeway: .milliseconds(200))
         timer.setEventHandler { [self] in
-            if doors.contains(where: \.haveFilesChanged) { reload(reactor, server, onlyChanged: true) }
+            let changed = doors.filter { $0.haveFilesChanged && $0.haveFilesSettled }
+            if !changed.isEmpty { read(changed, reactor, server) }
         }
     }
 
     /// Reads certificates, keys and revocation lists anew. What is no good is not taken: what was read before stays in
     /// use. Connections whose peers' certificates have been revoked, or have ended, are closed, those to the management
     /// interface as well.
-    func reload(_ reactor: Reactor, _ server: HTTPServer?, onlyChanged: Bool = false) {
-        for door in doors where !onlyChanged || door.haveFilesChanged {
+    func reload(_ reactor: Reactor, _ server: HTTPServer?) { read(doors, reactor, server) }
+
+    private func read(_ doors: [TLSDoor], _ reactor: Reactor, _ server: HTTPServer?) {
+        for door in doors {
             var record = AuditRecord(.administration, "tls.reload", isRefusal: false)
             record.object = "tls.\(door.settings.name)"
             do throws(TLSFailure) {
@@ -131,44 +137,49 @@ final class Doors: Sendable {
 
 extension Doors {
     /// What a node would say of the files that its doors need, all of it.
-    fileprivate static func look(at configuration: Configuration) -> Configuration.TLSReport {
-        var report = Configuration.TLSReport()
-        func add(_ text: String, to list: inout [String]) {
-            if !list.contains(text) { list.append(text) }
-        }
+    static func look(at configuration: Configuration, _ report: inout FileReport) {
         var seen: [String] = []
+        var faulty: [String] = []
         for use in uses(configuration) where !seen.contains(use.name) {
             seen.append(use.name)
-            do throws(TLSFailure) {
-                guard let door = try make(use, configuration) else { continue }
-                add(use.section, to: &report.sections)
-                for warning in door.warnings { add("tls.\(use.section): \(warning)", to: &report.warnings) }
-            } catch {
-                add("\(error)", to: &report.problems)
+            guard let settings = settings(use, configuration) else { continue }
+            let flaws = settings.flaws(role: use.role, protocols: use.protocols)
+            for flaw in flaws { report.addProblem(problem(flaw, settings, configuration)) }
+            if !flaws.isEmpty { faulty.append(use.section) }
+            guard flaws.isEmpty, let door = try? TLSDoor(settings, role: use.role, protocols: use.protocols) else {
+                continue
             }
+            report.addSection(use.section)
+            for warning in door.warnings { report.warn(configuration.problem("tls.\(use.section)", warning)) }
         }
         do throws(MeshIdentityFile.Failure) {
             let section = configuration.mesh?.tls
             _ = try MeshShell.certified(configuration.tls.first { $0.name == section })
         } catch {
             // A file that cannot be read has been named already.
-            if report.problems.isEmpty { report.problems.append(error.description) }
+            let section = configuration.mesh?.tls ?? ""
+            if faulty.contains(section) { return }
+            report.addProblem(configuration.problem("tls.\(section).certificate", error.description))
         }
-        return report
-    }
-}
-
-extension Configuration {
-    /// How the files are that `tls` names.
-    public struct TLSReport: Sendable, Equatable {
-        /// The sections that something uses and whose files are good.
-        public fileprivate(set) var sections: [String] = []
-        /// Why a node would not start.
-        public fileprivate(set) var problems: [String] = []
-        /// What is odd, as an expired certificate of the node.
-        public fileprivate(set) var warnings: [String] = []
     }
 
-    /// Reads certificates, keys, authorities and revocation lists as a node does when it starts.
-    public func checkTLS() -> TLSReport { Doors.look(at: self) }
+    private static func problem(
+        _ flaw: TLSFlaw, _ settings: TLSSettings, _ configuration: Configuration
+    ) -> ConfigurationProblem {
+        let section = "tls.\(settings.name)"
+        guard let name = flaw.key else {
+            // Its words begin with the key, if it is about one.
+            let key = flaw.description.prefix { $0 != ":" }
+            guard key.hasPrefix("\(section)."), configuration.places[String(key)] != nil else {
+                return configuration.problem(section, flaw.description)
+            }
+            return configuration.problem(String(key), String(flaw.description.dropFirst(key.count + 2)))
+        }
+        let key = "\(section).\(name)"
+        // A key that is in the certificate's file has no line of its own.
+        if name.hasSuffix("key"), configuration.places[key] == nil {
+            return configuration.problem("\(key.dropLast("key".count))certificate", flaw.description)
+        }
+        return configuration.problem(key, flaw.description)
+    }
 }

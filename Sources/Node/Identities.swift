@@ -1,6 +1,5 @@
 /// Whom a node lets in: the configuration's part in ``Security/NodeAuthenticator``.
 import Core
-import Glibc
 import Logging
 import Security
 
@@ -16,22 +15,15 @@ extension IdentitySettings {
     }
 
     /// What the salts of users that do not exist are made of: kept beside the data, so that asking before and after a
-    /// restart does not tell who exists. Without a directory to keep it in it is new each time.
+    /// restart does not tell who exists. Without a directory to keep it in it is as old as the process.
     private static func saltKey(data: String) -> [UInt8] {
         let path = "\(data)/salts"
-        var key = [UInt8](repeating: 0, count: 32)
-        let old = open(path, O_RDONLY | O_CLOEXEC)
-        if old >= 0 {
-            defer { close(old) }
-            if read(old, &key, key.count) == key.count { return key }
-        }
-        for index in key.indices { key[index] = .random(in: .min ... .max) }
-        let made = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
-        guard made >= 0 else { return key }
-        defer { close(made) }
-        if write(made, key, key.count) != key.count { unlink(path) }
-        return key
+        if let key = try? AtomicFile.read(path), key.count == newKey.count { return key }
+        try? AtomicFile.write(newKey, to: path, .secret)
+        return newKey
     }
+
+    private static let newKey = (0..<32).map { _ in UInt8.random(in: .min ... .max) }
 }
 
 extension KeyNotice {

@@ -46,11 +46,27 @@ extension MeshShell {
                             problem: node.problem.isEmpty ? nil : node.problem)
                     },
                     groups: found.groups.map { group in
-                        ExplanationDocument.Group(
-                            filter: group.filter, localMembers: group.localMembers, nodes: group.nodes)
+                        let isWeighted = !group.localWeights.isEmpty || !group.nodeWeights.isEmpty
+                        return ExplanationDocument.Group(
+                            filter: group.filter, localMembers: group.localMembers, nodes: group.nodes,
+                            localWeights: isWeighted ? Self.counted(group.localWeights) : nil,
+                            nodeWeights: isWeighted ? group.nodeWeights.map { Int($0) } : nil)
                     },
                     links: found.links.map { ExplanationDocument.Link(peer: $0.peer, nodes: $0.nodes) }))
         }
+    }
+
+    /// The heaviest first. There are a thousand weights at most, whatever the number of members.
+    private static func counted(_ weights: [UInt32]) -> [ExplanationDocument.Weight] {
+        var found: [ExplanationDocument.Weight] = []
+        for weight in weights.sorted(by: >) {
+            if let last = found.indices.last, found[last].weight == Int(weight) {
+                found[last].members += 1
+            } else {
+                found.append(ExplanationDocument.Weight(weight: Int(weight), members: 1))
+            }
+        }
+        return found
     }
 
     func trace(_ topic: String, _ answer: @escaping @Sendable (TraceDocument) -> Void) {

@@ -2,7 +2,8 @@
 /// connections that it dials, time, chance, a place on the disk and a log, and carries to it what an operator wants.
 import Admin
 import Core
-import Foundation
+import Dispatch
+import FoundationEssentials
 import Glibc
 import Logging
 import Mesh
@@ -199,6 +200,35 @@ extension MeshShell: MeshManaging {
         reactor.lanes.call(Self.lane) { lane in
             guard let mesh = MeshNode.of(lane) else { return answer() }
             mesh.leaveForGood(answer)
+        }
+    }
+
+    /// The node is about to stop: its clients are sent away, and while they fetch their sessions from other nodes this
+    /// waits. Not for a lane's own thread.
+    /// - Parameters:
+    ///   - limit: how long sessions have, in milliseconds.
+    ///   - others: what else gives events to other nodes before this one leaves; called once clients are sent away.
+    func empty(within limit: UInt64, while others: () -> Void) {
+        guard limit > 0 else {
+            reactor.sendAway()
+            return others()
+        }
+        let began = ContinuousClock.now
+        let isDone = DispatchSemaphore(value: 0)
+        reactor.lanes.call(Self.lane) { lane in
+            guard let mesh = MeshNode.of(lane) else {
+                isDone.signal()
+                return
+            }
+            mesh.empty(within: limit, isHeld: true) { isDone.signal() }
+        }
+        reactor.sendAway()
+        others()
+        reactor.lanes.call(Self.lane) { MeshNode.of($0)?.letGo() }
+        // The mesh keeps to the limit itself, if its lane goes on.
+        let left = Int(limit) - Int((ContinuousClock.now - began) / .milliseconds(1))
+        if isDone.wait(timeout: .now() + .milliseconds(max(0, left) + 500)) == .timedOut {
+            logger.warning("the mesh did not answer when the node was to stop")
         }
     }
 

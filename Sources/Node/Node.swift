@@ -1,5 +1,8 @@
 import Admin
+import Bridge
 import Core
+import Dispatch
+import Glibc
 import Logging
 import Mesh
 import Reactor
@@ -31,6 +34,7 @@ public struct Node {
     /// Nil when the node is in no mesh.
     private let mesh: MeshShell?
     private let webhooks: WebhookManager
+    private let bridges: BridgeService
     private let doors: Doors
     private let audit = AuditLog()
     private let systemd = SystemdNotify()
@@ -67,7 +71,7 @@ public struct Node {
             authenticator = try NodeAuthenticator(
                 IdentitySettings(configuration, users: users), audit: audit,
                 keyNotice: { [logger = Logger(label: "security")] in $0.log(logger) })
-        } catch { throw StartFailure(description: error.description, isConfiguration: false) }
+        } catch { throw configuration.startFailure(error.description) }
         doors = try Doors(configuration, audit: audit)
         quotas = Quotas(configuration.security.quotas, audit: audit)
         router = Router(
@@ -93,12 +97,15 @@ public struct Node {
             logger: Logger(label: "webhooks"), random: { UInt64.random(in: .min ... .max) })
         webhooks = WebhookManager(
             service: WebhookService(settings, lanes: reactor.lanes, router: router))
+        bridges = BridgeService(configuration, lanes: reactor.lanes, router: router)
         mesh = try Self.mesh(configuration, reactor, doors, audit)
-        admin = try Self.manage(configuration, reactor, router, authenticator, statistics, mesh, doors, audit)
+        admin = try Self.manage(
+            configuration, reactor, router, authenticator, statistics, mesh, bridges, doors, audit)
+        webhooks.start(configuration.webhooks, users: users)
         do throws(SocketAddress.Failure) {
             try Self.listen(configuration, reactor, router, authenticator, webhooks, mesh, admin, doors, log)
         } catch { throw StartFailure(description: error.description, isConfiguration: false) }
-        webhooks.start(configuration.webhooks, users: users)
+        bridges.update(configuration.bridges)
         doors.watch(reactor, admin?.server)
     }
 
@@ -133,15 +140,21 @@ public struct Node {
     /// Starts the management interface, before any client can come: whoever watches the node sees it start.
     private static func manage(
         _ configuration: Configuration, _ reactor: Reactor, _ router: Router, _ authenticator: NodeAuthenticator,
-        _ statistics: StatisticsSource, _ mesh: MeshShell?, _ doors: Doors, _ audit: AuditLog
+        _ statistics: StatisticsSource, _ mesh: MeshShell?, _ bridges: BridgeService, _ doors: Doors, _ audit: AuditLog
     ) throws(StartFailure) -> Admin? {
         guard let address = configuration.admin.address else { return nil }
         var settings = AdminService.Settings(name: configuration.name, version: version)
         settings.users = configuration.admin.users
+        // As others would find it, whatever directory they are in.
+        if let path = realpath(configuration.data, nil) {
+            settings.data = String(cString: path)
+            free(path)
+        }
         settings.audit = audit
         let service = AdminService(
             settings, lanes: reactor.lanes, router: router, authenticator: authenticator, mesh: mesh,
-            metrics: { reply in Self.metrics(statistics, mesh, audit, reply) })
+            bridges: { bridges.documents() },
+            metrics: { reply in Self.metrics(statistics, authenticator, mesh, bridges, audit, reply) })
         do throws(HTTPServer.Failure) {
             let server = try HTTPServer(limits: AdminService.limits, logger: Logger(label: "admin"), audit: audit) {
                 request, responder in service.handle(request, responder)
@@ -156,14 +169,16 @@ public struct Node {
 
     /// The text is written on the statistics' own thread, hence the mesh is asked first.
     private static func metrics(
-        _ statistics: StatisticsSource, _ mesh: MeshShell?, _ audit: AuditLog,
-        _ reply: @escaping @Sendable (String) -> Void
+        _ statistics: StatisticsSource, _ authenticator: NodeAuthenticator, _ mesh: MeshShell?,
+        _ bridges: BridgeService, _ audit: AuditLog, _ reply: @escaping @Sendable (String) -> Void
     ) {
         let gather = { @Sendable (numbers: MeshStatistics?) in
             statistics.gather { node in
                 var node = node
                 node.mesh = numbers
                 node.auditRecords = audit.counts
+                node.logins = authenticator.counters
+                node.bridges = bridges.documents()
                 reply(Metrics.prometheus(node))
             }
         }
@@ -187,6 +202,7 @@ public struct Node {
             reactor.listen(listener)
             ready.append((settings.protocolName.rawValue, listener.address.description))
         }
+        if ready.isEmpty { Logger(label: "node").warning("without listeners no client can connect") }
         if let address = mesh?.address { ready.append((MeshAdapter.name, address)) }
         let service = admin?.service
         service?.becomeReady(
@@ -218,11 +234,36 @@ public struct Node {
         notify(.stopping)
         admin?.service.becomeDraining()
         report()
-        webhooks.service.stop(graceMilliseconds: min(UInt64(configuration.drainSeconds), 5) * 1_000)
-        reactor.stop(drainMilliseconds: UInt64(configuration.drainSeconds) * 1_000)
+        // One time for everything. Half of it is for what waits here, and for sessions to go to other nodes; whatever
+        // that takes is not there for the rest.
+        let drain = UInt64(configuration.drainSeconds) * 1_000
+        let began = ContinuousClock.now
+        if let mesh {
+            mesh.empty(within: drain / 2) { sendOut(within: drain / 2) }
+        } else {
+            reactor.sendAway()
+            sendOut(within: drain / 2)
+        }
+        let taken = UInt64(max(0, (ContinuousClock.now - began) / .milliseconds(1)))
+        reactor.stop(drainMilliseconds: drain - min(taken, drain))
         admin?.server.stop(graceMilliseconds: 1_000)
         authenticator.stop()
         logger.notice("stopped")
+    }
+
+    /// Webhooks and bridges end. What they could not send in the time, and others of their groups can take, is on its
+    /// way to those afterwards.
+    private func sendOut(within limit: UInt64) {
+        // What the clients' last words were has to reach them first.
+        reactor.settle()
+        DispatchQueue.concurrentPerform(iterations: 2) { [webhooks, bridges] part in
+            if part == 0 {
+                webhooks.service.stop(graceMilliseconds: limit)
+            } else {
+                bridges.stop(graceMilliseconds: limit)
+            }
+        }
+        reactor.settle()
     }
 
     /// SIGHUP: what can change, changes; what cannot is named.
@@ -244,6 +285,8 @@ public struct Node {
                 mesh.update(configured: links)
                 configuration.mesh?.links = links
             }
+            bridges.update(new.bridges)
+            configuration.bridges = new.bridges
             configuration.security = new.security
             configuration.drainSeconds = new.drainSeconds
             configuration.log.level = new.log.level
@@ -302,7 +345,7 @@ public struct Node {
     private static func users(_ configuration: Configuration) throws(StartFailure) -> [User] {
         guard let path = configuration.security.users else { return [] }
         do { return try UserFile.load(path).users } catch {
-            throw StartFailure(description: error.description, isConfiguration: true)
+            throw configuration.startFailure(configuration.problem("security.users", error.description))
         }
     }
 

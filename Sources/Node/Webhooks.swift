@@ -1,5 +1,6 @@
 /// The node's webhooks, as the HTTP listener and the configuration manage them.
 import Core
+import Dispatch
 import Logging
 import Security
 import Web
@@ -41,7 +42,9 @@ struct WebhookManager: WebhookManaging {
         }
     }
 
-    /// Starts those of the configuration; what cannot be is an error in the log, the node runs nevertheless.
+    /// Starts those of the configuration, before anybody can publish: an event that is acknowledged reaches them.
+    /// What cannot be is an error in the log, the node runs nevertheless. Returns once all have subscribed, after two
+    /// seconds at the latest.
     func start(_ webhooks: [WebhookEntry], users: [User]) {
         let logger = Logger(label: "webhooks")
         let configured = webhooks.map { entry in
@@ -52,10 +55,15 @@ struct WebhookManager: WebhookManaging {
                 definition: entry.definition,
                 identity: identity ?? WebhookService.identity(ofConfigured: entry.definition.name))
         }
+        let starting = DispatchGroup()
+        for _ in configured { starting.enter() }
         service.start(configured) { name, outcome in
+            defer { starting.leave() }
             guard let problem = Problem(outcome) else { return }
             logger.error("webhook not started", metadata: ["webhook": "\(name)", "problem": "\(problem.detail)"])
         }
+        guard starting.wait(timeout: .now() + 2) == .timedOut else { return }
+        logger.warning("webhooks are slow to start: what is published until then does not reach them")
     }
 }
 
@@ -82,6 +90,7 @@ extension WebhookDefinition {
     fileprivate init(_ draft: WebhookDraft) {
         self.init(name: draft.name, url: draft.url, filters: draft.filters)
         group = draft.group
+        weight = draft.weight
         secret = draft.secret
         // Beyond any limit is refused by the check that follows; here it must only not overflow.
         func milliseconds(_ seconds: Int) -> UInt64 { UInt64(min(max(seconds, 0), 1 << 40)) * 1_000 }
@@ -106,6 +115,7 @@ extension WebhookDocument {
         draft.url = definition.url
         draft.filters = definition.filters
         draft.group = definition.group
+        draft.weight = definition.weight
         draft.parallelism = definition.parallelism
         draft.retryFirstSeconds = Int(clamping: definition.retryFirstMilliseconds / 1_000)
         draft.retryMaxSeconds = Int(clamping: definition.retryMaxMilliseconds / 1_000)

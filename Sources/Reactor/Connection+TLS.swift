@@ -159,7 +159,7 @@ extension Connection {
         guard session.failure == nil else { return count }
         var taken = 0
         while taken < count, !session.isHandshaking, !session.isListening, session.keptCount == 0 {
-            let part = min(count - taken, ReactorLane.bufferSize)
+            let part = min(count - taken, OutputBuffers.largeSize)
             var output = lane.takeOutput()
             let sealed = session.send(UnsafeRawBufferPointer(start: bytes + taken, count: part), &output)
             sendSealed(secured, output)

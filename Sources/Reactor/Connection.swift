@@ -9,16 +9,6 @@ import TLS
 /// The transport seam: `readSome` and `writeSome`, behind which TLS stands for a connection that has it
 /// (`Connection+TLS.swift`), `receiveSome` and `sendSome` below it are the only places that touch the socket.
 final class Connection: Link {
-    /// Bytes on their way that the socket did not take.
-    private struct Chunk {
-        var base: UnsafeMutableRawPointer
-        var start: Int32
-        var end: Int32
-        var isLarge: Bool
-
-        var room: Int { (isLarge ? ReactorLane.bufferSize : ReactorLane.smallSize) - Int(end) }
-    }
-
     unowned(unsafe) var lane: ReactorLane
     let socket: Int32
     /// Place in the lane's table and the token that epoll hands back.
@@ -38,7 +28,8 @@ final class Connection: Link {
     private var window: UnsafeMutableRawPointer?
     /// Most answers are short: a window is small at first, and replaced by a large one when it does not suffice.
     private var isLarge = false
-    private var pending: [Chunk] = []
+    /// What the socket did not take.
+    private var pending = OutputQueue()
     /// Bytes in ``pending``, and those sealed that the socket did not take.
     var pendingBytes = 0 {
         didSet {
@@ -52,6 +43,8 @@ final class Connection: Link {
     private(set) var isReading = true
     private var isWatchingWrites = false
     private var isDraining = false
+    /// Whether its conversation has been told that the node is stopping.
+    private var isToldToStop = false
     /// Somebody has seen bytes that were not sent yet, and has not been told that they are.
     private(set) var isDrainAwaited = false
     /// The peer has sent its last byte and is still read to.
@@ -59,12 +52,7 @@ final class Connection: Link {
     /// Why the connection ends once everything has been sent and the peer has had time to read it.
     private(set) var finishing: CloseReason?
     private(set) var isWritingShut = false
-    /// Bytes received and not yet taken.
-    private var carry: UnsafeMutableRawPointer?
-    /// What is taken little by little is not moved each time.
-    private var carryStart = 0
-    private var carryCount = 0
-    private var carryCapacity = 0
+    private var carry = CarryBuffer()
 
     /// From here on a block is sent where it lies instead of being copied into the window.
     private static let directSize = 16_384
@@ -98,53 +86,40 @@ final class Connection: Link {
         guard closing == nil else { return }
         if finishing != nil { return discardInput() }
         guard !isPaused else { return }
-        if carryCount > Self.directSize * 4 { return readIntoCarry() }
+        let kept = carry.count
+        if kept > Self.directSize * 4 { return readIntoCarry() }
         let buffer = lane.receiveBuffer
-        let kept = carryCount
-        if kept > 0, let carry { buffer.copyMemory(from: carry + carryStart, byteCount: kept) }
+        carry.copy(to: buffer)
         let count = readSome(buffer + kept, ReactorLane.receiveSize - kept)
         guard count > 0 else { return }
-        carryCount = 0
-        carryStart = 0
+        carry.forgetBytes()
         let taken = consume(buffer, kept + count)
         let left = kept + count - taken
-        if left > 0 {
-            if isCarryWasteful(left) { releaseCarry() }
-            reserveCarry(left)
-            carry?.copyMemory(from: buffer + taken, byteCount: left)
-            carryCount = left
-        } else {
-            releaseCarry()
-        }
+        if left > 0 { carry.keep(buffer + taken, left) } else { carry.release() }
         if secured != nil { settleInput() }
         updateInterest()
     }
 
     /// A large packet is collected where it lies instead of being copied to the lane's buffer again and again.
     private func readIntoCarry() {
-        reserveCarry(carryCount + ReactorLane.receiveSize / 4)
-        guard let carry else { return }
-        let count = readSome(carry + carryCount, carryCapacity - carryCount)
+        let room = carry.makeRoom(ReactorLane.receiveSize / 4)
+        guard let start = room.baseAddress else { return }
+        let count = readSome(start, room.count)
         guard count > 0 else { return }
-        consumeCarry(carry, carryCount + count)
+        carry.grow(count)
+        consumeCarry()
     }
 
     /// Gives the carry buffer's own bytes to the conversation; what is left over stays where it is.
-    private func consumeCarry(_ carry: UnsafeMutableRawPointer, _ count: Int) {
-        let (start, capacity) = (carryStart, carryCapacity)
-        self.carry = nil
-        carryStart = 0
-        carryCount = 0
-        carryCapacity = 0
-        let taken = consume(carry + start, count)
-        if taken < count {
-            self.carry = carry
-            carryStart = start + taken
-            carryCount = count - taken
-            carryCapacity = capacity
-            if isCarryWasteful(carryCount) { moveCarry(carryCount) }
+    private func consumeCarry() {
+        var own = carry.take()
+        guard let bytes = own.bytes else { return }
+        let taken = consume(bytes, own.count)
+        if taken < own.count {
+            own.drop(taken)
+            carry = own
         } else {
-            carry.deallocate()
+            own.release()
         }
         if secured != nil { settleInput() }
         updateInterest()
@@ -235,40 +210,17 @@ final class Connection: Link {
                 break loop
             }
         }
-        return closing == nil && finishing == nil ? offset : count
+        guard closing != nil || finishing != nil else { return offset }
+        judgeOpening(base, count)
+        return count
     }
 
-    /// Makes the carry buffer at least `count` bytes large, its bytes at the beginning.
-    private func reserveCarry(_ count: Int) {
-        guard carryCapacity < count else {
-            if carryStart > 0, let carry { memmove(carry, carry + carryStart, carryCount) }
-            carryStart = 0
-            return
-        }
-        // Doubling, so that a packet of n bytes is copied log n times; never more than twice what has arrived.
-        moveCarry(max(count, min(carryCapacity * 2, carryCount * 2), 256))
-    }
-
-    private func moveCarry(_ capacity: Int) {
-        let other = UnsafeMutableRawPointer.allocate(byteCount: capacity, alignment: 16)
-        if let carry {
-            other.copyMemory(from: carry + carryStart, byteCount: carryCount)
-            carry.deallocate()
-        }
-        carry = other
-        carryStart = 0
-        carryCapacity = capacity
-    }
-
-    /// Whether most of a large carry buffer has been taken.
-    private func isCarryWasteful(_ count: Int) -> Bool { carryCapacity > 4_096 && count * 4 < carryCapacity }
-
-    private func releaseCarry() {
-        carry?.deallocate()
-        carry = nil
-        carryStart = 0
-        carryCount = 0
-        carryCapacity = 0
+    /// A connection ends whose last bytes came at once: whoever dialled may have wanted the mesh's port.
+    private func judgeOpening(_ base: UnsafeMutableRawPointer, _ count: Int) {
+        guard let listener, !listener.adapter.isMesh,
+            MeshGreeting.begins(UnsafeRawBufferPointer(start: base, count: count))
+        else { return }
+        lane.noteStrayLink(peer, listener)
     }
 
     override func resume() {
@@ -282,17 +234,14 @@ final class Connection: Link {
     func takeCarry() {
         guard closing == nil, finishing == nil, !isPaused else { return }
         updateInterest()
-        guard carryCount > 0, let carry else {
-            if secured != nil { settleInput() }
-            return
-        }
-        consumeCarry(carry, carryCount)
+        if carry.count > 0 { return consumeCarry() }
+        if secured != nil { settleInput() }
     }
 
     // MARK: Writing
 
     override func makeRoom(_ count: Int) {
-        if window == nil { openWindow(large: count > ReactorLane.smallSize) }
+        if window == nil { openWindow(large: count > OutputBuffers.smallSize) }
         if end - cursor >= count { return }
         if !isLarge { return enlargeWindow() }
         sendWindow()
@@ -306,7 +255,7 @@ final class Connection: Link {
             sendWindow()
             if pendingBytes == 0 { return sendDirectly(bytes, count) }
         }
-        if window == nil { openWindow(large: count > ReactorLane.smallSize) }
+        if window == nil { openWindow(large: count > OutputBuffers.smallSize) }
         if !isLarge, end - cursor < count { enlargeWindow() }
         var rest = bytes
         var left = count
@@ -334,31 +283,27 @@ final class Connection: Link {
     private func openWindow(large: Bool) {
         guard window == nil else { return }
         touch()
-        let buffer = large ? lane.takeBuffer() : lane.takeSmallBuffer()
+        let buffer = lane.outputBuffers.take(isLarge: large)
         window = buffer
         isLarge = large
         cursor = buffer
-        end = buffer + (large ? ReactorLane.bufferSize : ReactorLane.smallSize)
+        end = buffer + OutputBuffers.size(isLarge: large)
     }
 
     private func enlargeWindow() {
         guard let small = window else { return }
         let count = cursor - small
-        let buffer = lane.takeBuffer()
+        let buffer = lane.outputBuffers.take(isLarge: true)
         buffer.copyMemory(from: small, byteCount: count)
-        lane.giveSmallBuffer(small)
+        lane.outputBuffers.give(small, isLarge: false)
         window = buffer
         isLarge = true
         cursor = buffer + count
-        end = buffer + ReactorLane.bufferSize
-    }
-
-    private func give(_ buffer: UnsafeMutableRawPointer, isLarge: Bool) {
-        if isLarge { lane.giveBuffer(buffer) } else { lane.giveSmallBuffer(buffer) }
+        end = buffer + OutputBuffers.largeSize
     }
 
     private func closeWindow() {
-        if let window { give(window, isLarge: isLarge) }
+        if let window { lane.outputBuffers.give(window, isLarge: isLarge) }
         dropWindow()
     }
 
@@ -376,10 +321,7 @@ final class Connection: Link {
         if pendingBytes == 0, count > 0 { sent = writeSome(window, count) }
         if sent == count {
             closeWindow()
-        } else if let last = pending.last, last.room >= count {
-            // Little by little must not cost a buffer each time.
-            (last.base + Int(last.end)).copyMemory(from: window, byteCount: count)
-            pending[pending.count - 1].end += Int32(count)
+        } else if pending.appendToLast(window, count) {
             pendingBytes += count
             closeWindow()
         } else {
@@ -387,7 +329,7 @@ final class Connection: Link {
             if !isLarge, !pending.isEmpty { enlargeWindow() }
             guard let window = self.window else { return }
             // The window itself becomes the queue's chunk: no copy.
-            pending.append(Chunk(base: window, start: Int32(sent), end: Int32(count), isLarge: isLarge))
+            pending.append(window, from: sent, to: count, isLarge: isLarge)
             pendingBytes += count - sent
             dropWindow()
         }
@@ -398,10 +340,10 @@ final class Connection: Link {
         if let tap { tap.sent(UnsafeRawBufferPointer(start: bytes, count: count), on: lane) }
         var sent = writeSome(bytes, count)
         while sent < count {
-            let part = min(count - sent, ReactorLane.bufferSize)
-            let buffer = lane.takeBuffer()
+            let part = min(count - sent, OutputBuffers.largeSize)
+            let buffer = lane.outputBuffers.take(isLarge: true)
             buffer.copyMemory(from: bytes + sent, byteCount: part)
-            pending.append(Chunk(base: buffer, start: 0, end: Int32(part), isLarge: true))
+            pending.append(buffer, from: 0, to: part, isLarge: true)
             pendingBytes += part
             sent += part
         }
@@ -456,21 +398,13 @@ final class Connection: Link {
     /// The socket takes bytes again.
     func writable() {
         if let secured, !sendKept(secured) { return updateInterest() }
-        var done = 0
-        while done < pending.count {
-            let chunk = pending[done]
-            let left = Int(chunk.end - chunk.start)
-            let sent = writeSome(chunk.base + Int(chunk.start), left)
+        while let first = pending.first, let start = first.baseAddress {
+            let sent = writeSome(start, first.count)
             pendingBytes -= sent
-            if sent < left {
-                pending[done].start += Int32(sent)
-                break
-            }
-            give(chunk.base, isLarge: chunk.isLarge)
-            done += 1
+            pending.dropFirst(sent, to: &lane.outputBuffers)
+            if sent < first.count { break }
         }
-        pending.removeFirst(done)
-        if pending.isEmpty { pending = [] }
+        pending.settle()
         settleFailure()
         if pendingBytes == 0 {
             shutWritingIfFinished()
@@ -514,13 +448,16 @@ final class Connection: Link {
     override func close(_ reason: CloseReason) {
         guard closing == nil else { return }
         closing = reason
+        // What waits to be understood, as a request that never ended.
+        if let bytes = carry.bytes { judgeOpening(bytes, carry.count) }
         if slot >= 0 { lane.closing.append(Unmanaged.passUnretained(self).toOpaque()) }
     }
 
     override func finish(_ reason: CloseReason) {
         guard closing == nil, finishing == nil else { return }
         finishing = reason
-        releaseCarry()
+        if let bytes = carry.bytes { judgeOpening(bytes, carry.count) }
+        carry.release()
         touch()
         let bytes = unsentBytes
         let milliseconds = lane.limits.lastBytesMilliseconds + bytes * 1_000 / max(lane.limits.lastBytesPerSecond, 1)
@@ -551,8 +488,7 @@ final class Connection: Link {
     /// What waits will not be sent.
     func releaseOutput() {
         closeWindow()
-        for chunk in pending { give(chunk.base, isLarge: chunk.isLarge) }
-        pending = []
+        pending.release(to: &lane.outputBuffers)
         pendingBytes = secured?.countedBytes ?? 0
     }
 
@@ -560,7 +496,7 @@ final class Connection: Link {
     func releaseBuffers() {
         secured?.release()
         releaseOutput()
-        releaseCarry()
+        carry.release()
     }
 
     override func callback<Answer: Sendable>(
@@ -590,7 +526,9 @@ final class Connection: Link {
 
     /// The node is stopping: what waits is sent first, then the connection ends.
     func drain() {
-        guard finishing == nil, !conversation.drain(on: lane) else { return }
+        guard finishing == nil, !isToldToStop else { return }
+        isToldToStop = true
+        guard !conversation.drain(on: lane) else { return }
         isDraining = true
         if pendingBytes == 0 { close(.shutdown) }
     }

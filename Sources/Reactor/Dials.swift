@@ -53,7 +53,7 @@ final class Dials {
     private let resolver: Resolver
     private var dials: [UInt32: Dial] = [:]
     private var lastNumber: UInt32 = 0
-    private var alarm: Alarm?
+    private var alarm = LazyAlarm()
 
     init(epoll: Int32, tokens: UInt64, resolver: Resolver) {
         self.epoll = epoll
@@ -132,7 +132,7 @@ final class Dials {
     func giveUp() {
         let all = dials
         dials = [:]
-        alarm?.at = .max
+        alarm.silence()
         for dial in all.values {
             if dial.socket >= 0 { close(dial.socket) }
             dial.request.failed("the node is stopping")
@@ -210,20 +210,8 @@ final class Dials {
     // MARK: Time
 
     private func setAlarm(on lane: ReactorLane) {
-        var next = UInt64.max
-        for dial in dials.values { next = min(next, dial.attemptDeadline) }
-        guard next != .max || alarm != nil else { return }
-        let alarm = self.alarm ?? makeAlarm(on: lane)
-        alarm.at = next
-    }
-
-    private func makeAlarm(on lane: ReactorLane) -> Alarm {
-        let made = Alarm { [unowned self] lane in
-            if let lane = lane as? ReactorLane { endLate(on: lane) }
-        }
-        lane.alarms.append(made)
-        alarm = made
-        return made
+        let next = dials.values.lazy.map(\.attemptDeadline).min()
+        alarm.set(next, on: lane) { [unowned self] in endLate(on: $0) }
     }
 
     private func endLate(on lane: ReactorLane) {

@@ -22,7 +22,7 @@ final class Entrance {
     private var order: [UInt32] = []
     private var first = 0
     private var lastNumber: UInt32 = 0
-    private var alarm: Alarm?
+    private var alarm = LazyAlarm()
 
     init(epoll: Int32, tokens: UInt64) {
         self.epoll = epoll
@@ -107,7 +107,7 @@ final class Entrance {
         waiting = [:]
         order = []
         first = 0
-        alarm?.at = .max
+        alarm.silence()
     }
 
     // MARK: Time
@@ -119,18 +119,7 @@ final class Entrance {
             first = 0
         }
         let next = order.isEmpty ? nil : waiting[order[first]]?.deadline
-        guard next != nil || alarm != nil else { return }
-        let alarm = self.alarm ?? makeAlarm(on: lane)
-        alarm.at = next ?? .max
-    }
-
-    private func makeAlarm(on lane: ReactorLane) -> Alarm {
-        let made = Alarm { [unowned self] lane in
-            if let lane = lane as? ReactorLane { endLate(on: lane) }
-        }
-        lane.alarms.append(made)
-        alarm = made
-        return made
+        alarm.set(next, on: lane) { [unowned self] in endLate(on: $0) }
     }
 
     private func endLate(on lane: ReactorLane) {

@@ -25,7 +25,7 @@ public final class Reactor: Sendable {
         for _ in 0..<count {
             let epoll = epoll_create1(Int32(EPOLL_CLOEXEC))
             let wake = eventfd(0, Int32(EFD_NONBLOCK | EFD_CLOEXEC))
-            guard epoll >= 0, wake >= 0 else {
+            guard epoll >= 0, wake >= 0, ReactorLane.watchWake(wake, epoll) else {
                 throw SocketAddress.Failure(description: "epoll: \(String(cString: strerror(errno)))")
             }
             descriptors.append((epoll, wake))
@@ -41,8 +41,7 @@ public final class Reactor: Sendable {
         var started: [pthread_t] = []
         for (number, pair) in descriptors.enumerated() {
             let lane = ReactorLane(
-                number: number, lanes: lanes, epoll: pair.epoll, wakeDescriptor: pair.wake, resolver: resolver,
-                logger: logger)
+                number: number, lanes: lanes, epoll: pair.epoll, resolver: resolver, logger: logger)
             var thread = pthread_t()
             let argument = Unmanaged.passRetained(lane).toOpaque()
             let status = pthread_create(
@@ -109,6 +108,12 @@ public final class Reactor: Sendable {
         lanes.call(lane) { ($0 as? ReactorLane)?.dial(request) }
     }
 
+    /// Stops accepting, and ends every connection whose conversation does not see to its end itself
+    /// (``Conversation/drain(on:)``). The lanes go on until ``stop(drainMilliseconds:)``.
+    public func sendAway() {
+        for lane in 0..<lanes.count { lanes.call(lane) { ($0 as? ReactorLane)?.sendAway() } }
+    }
+
     /// Stops accepting, tells clients, sends what is on its way for at most `drainMilliseconds`, and ends the threads.
     public func stop(drainMilliseconds: UInt64) {
         resolver.stop()
@@ -120,6 +125,13 @@ public final class Reactor: Sendable {
             return threads
         }
         for thread in ending { pthread_join(thread, nil) }
+    }
+
+    /// Waits until all lanes have done what they were told before, and what that has brought to other lanes.
+    public func settle() {
+        // An answer is given within a pass, at whose end mail for other lanes goes out. The second says that this pass
+        // is over everywhere, the third that its mail was read; the fourth is for what the mail has brought.
+        for _ in 0..<4 { _ = statistics() }
     }
 
     /// Every lane's statistics. Waits for the lanes to answer: not for a lane's own thread.

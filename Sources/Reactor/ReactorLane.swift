@@ -23,14 +23,8 @@ final class ReactorLane: Lane {
 
     /// Bytes read at once, into a buffer that all connections of the lane share.
     static let receiveSize = 1 << 18
-    /// Bytes of an output buffer: it is sent when full, never grown.
-    static let bufferSize = 1 << 16
-    /// Bytes of a connection's first window in a pass.
-    static let smallSize = 1 << 10
     /// Connections with something to send, beyond which it is sent at once.
     static let touchedAtOnce = 1_024
-    private static let spareBuffers = 32
-    private static let spareSmallBuffers = 128
     private static let wakeToken = UInt64.max
     private static let listenerTokens = UInt64(0xFFFF_FFFF) << 32
     /// From here up to the listeners: sockets that are connecting.
@@ -46,6 +40,8 @@ final class ReactorLane: Lane {
     private static let judgedAtOnce = 32
 
     let receiveBuffer: UnsafeMutableRawPointer
+    /// What connections write to.
+    var outputBuffers = OutputBuffers()
     /// For connections with TLS; made for the first one.
     private lazy var sealed = SealedBuffers()
     /// Steps of handshakes in this pass.
@@ -66,46 +62,48 @@ final class ReactorLane: Lane {
     var drained: [UInt64] = []
 
     private let epoll: Int32
-    private let wakeDescriptor: Int32
     private var entries: [Entry] = []
     private var freeEntries: [Int] = []
-    private var buffers: [UnsafeMutableRawPointer] = []
-    private var smallBuffers: [UnsafeMutableRawPointer] = []
     private var timers: TimerWheel
-    private var listeners: [Listener] = []
-    /// Listeners that found no descriptor are looked at again from this time on.
-    private var listenAgainAt: UInt64 = 0
-    /// Given up to accept and close a connection when descriptors run out.
-    private var reserve: Int32
     private var choresAt: UInt64 = 0
+    private let doorway: Doorway
     private let dials: Dials
     let entrance: Entrance
     private let logger: Logger
-    private var isStopping = false
+    /// By listener: when links to a wrong port may be spoken of again, in the lane's milliseconds; who dials tries it
+    /// again and again.
+    private var strayLinksAt: [ObjectIdentifier: UInt64] = [:]
+    private static let strayLinksEvery: UInt64 = 10_000
+    /// Whether the listeners have been closed, and whether the loop is to end.
+    private var isSendingAway = false, isStopping = false
     private var stopDeadline = UInt64.max
 
     /// Makes the lane with its descriptors.
-    init(number: Int, lanes: Lanes, epoll: Int32, wakeDescriptor: Int32, resolver: Resolver, logger: Logger) {
+    /// - Parameter epoll: watches its eventfd already (``watchWake(_:_:)``), and is the lane's from here on.
+    init(number: Int, lanes: Lanes, epoll: Int32, resolver: Resolver, logger: Logger) {
         self.epoll = epoll
+        doorway = Doorway(epoll: epoll, tokens: Self.listenerTokens)
         entrance = Entrance(epoll: epoll, tokens: Self.entranceTokens)
         dials = Dials(epoll: epoll, tokens: Self.dialTokens, resolver: resolver)
-        self.wakeDescriptor = wakeDescriptor
         self.logger = logger
         receiveBuffer = .allocate(byteCount: Self.receiveSize, alignment: 4_096)
-        reserve = open("/dev/null", O_RDONLY | O_CLOEXEC)
         let start = apus_monotonic_ns() / 1_000_000
         timers = TimerWheel(now: start)
         super.init(number: number, lanes: lanes)
         now = start
+    }
+
+    /// Lets a lane's epoll watch the eventfd that other threads wake it with.
+    /// - Returns: false when the system refuses, with the reason in `errno`.
+    static func watchWake(_ descriptor: Int32, _ epoll: Int32) -> Bool {
         // Edge-triggered: every write to the eventfd wakes once, and nobody has to read it empty.
-        _ = apus_epoll_set(epoll, EPOLL_CTL_ADD, wakeDescriptor, EPOLLIN.rawValue | EPOLLET.rawValue, Self.wakeToken)
+        apus_epoll_set(epoll, EPOLL_CTL_ADD, descriptor, EPOLLIN.rawValue | EPOLLET.rawValue, wakeToken) == 0
     }
 
     deinit {
-        for buffer in buffers + smallBuffers { buffer.deallocate() }
+        outputBuffers.release()
         receiveBuffer.deallocate()
         Glibc.close(epoll)
-        Glibc.close(reserve)
     }
 
     // MARK: The loop
@@ -131,7 +129,7 @@ final class ReactorLane: Lane {
                     } else if token < Self.listenerTokens {
                         dials.ready(token, on: self)
                     } else {
-                        acceptSome(listeners[Int(token - Self.listenerTokens)])
+                        doorway.ready(token, on: self)
                     }
                 } else if let connection = connection(token) {
                     ready(connection, apus_epoll_events(events + index))
@@ -141,7 +139,7 @@ final class ReactorLane: Lane {
             if !yielding.isEmpty { resumeYielding() }
             if !drained.isEmpty { tellDrained() }
             for slot in timers.advance(to: now) { tick(slot) }
-            if listenAgainAt != 0, now >= listenAgainAt { listenAgain() }
+            if let again = doorway.opensAgainAt, now >= again { doorway.openAgain() }
             if !alarms.isEmpty { ringAlarms() }
             if now >= choresAt { doChores() }
             if judgedEntries < entries.count { judgeSome() }
@@ -178,7 +176,7 @@ final class ReactorLane: Lane {
             let left = time > now ? Int(time - now) : 0
             wait = wait < 0 ? left : min(wait, left)
         }
-        if listenAgainAt != 0 { atMost(listenAgainAt) }
+        if let again = doorway.opensAgainAt { atMost(again) }
         if let nextAlarm { atMost(nextAlarm) }
         if !chores.isEmpty { atMost(choresAt) }
         if isStopping { atMost(stopDeadline) }
@@ -329,6 +327,17 @@ final class ReactorLane: Lane {
         _ = apus_epoll_set(epoll, EPOLL_CTL_MOD, connection.socket, events, token(of: connection))
     }
 
+    /// A node's link has come to a listener of another protocol.
+    func noteStrayLink(_ peer: String, _ listener: Listener) {
+        guard now >= strayLinksAt[ObjectIdentifier(listener), default: 0] else { return }
+        strayLinksAt[ObjectIdentifier(listener)] = now + Self.strayLinksEvery
+        logger.warning(
+            """
+            a node of a mesh dials this port, which speaks \(listener.adapter.name): its link is to go to the mesh's \
+            port (mesh.listen)
+            """, metadata: ["peer": "\(peer)", "listen": "\(listener.address)"])
+    }
+
     /// Tells the conversation, sends what it still has to say, and forgets the connection.
     private func end(_ connection: Connection) {
         guard connection.slot >= 0, let reason = connection.closing else { return }
@@ -415,69 +424,20 @@ final class ReactorLane: Lane {
         connection.tick()
     }
 
-    // MARK: Buffers
-
-    func takeBuffer() -> UnsafeMutableRawPointer {
-        buffers.popLast() ?? .allocate(byteCount: Self.bufferSize, alignment: 4_096)
-    }
-
-    func giveBuffer(_ buffer: UnsafeMutableRawPointer) {
-        if buffers.count < Self.spareBuffers { buffers.append(buffer) } else { buffer.deallocate() }
-    }
-
-    func takeSmallBuffer() -> UnsafeMutableRawPointer {
-        smallBuffers.popLast() ?? .allocate(byteCount: Self.smallSize, alignment: 16)
-    }
-
-    func giveSmallBuffer(_ buffer: UnsafeMutableRawPointer) {
-        if smallBuffers.count < Self.spareSmallBuffers { smallBuffers.append(buffer) } else { buffer.deallocate() }
-    }
-
     // MARK: Accepting
 
     func listen(_ listener: Listener) {
-        listeners.append(listener)
-        let token = Self.listenerTokens + UInt64(listeners.count - 1)
-        _ = apus_epoll_set(epoll, EPOLL_CTL_ADD, listener.socket, EPOLLIN.rawValue, token)
+        guard let problem = doorway.watch(listener) else { return }
+        logger.critical("cannot listen", metadata: ["listener": "\(listener.name)", "problem": "\(problem)"])
     }
 
-    private func acceptSome(_ listener: Listener) {
-        guard !isStopping else { return }
-        for _ in 0..<256 {
-            switch listener.accept() {
-            case .none: return
-            case .exhausted: return descriptorsExhausted(listener)
-            case .connection(let socket, let peer):
-                if lanes.connectionCount + entrance.count >= limits.maxConnections {
-                    counters.close(.overLimit)
-                    Glibc.close(socket)
-                    continue
-                }
-                admit(socket, peer, listener)
-            }
-        }
-    }
+    /// Whether there are as many connections as there may be.
+    var isFull: Bool { lanes.connectionCount + entrance.count >= limits.maxConnections }
 
-    /// Out of descriptors: refuse who waits by means of the reserve, then leave the listeners alone for a moment
-    /// instead of being woken for a connection that cannot be accepted.
-    private func descriptorsExhausted(_ listener: Listener) {
+    /// Somebody was refused because there is no descriptor left.
+    func descriptorsExhausted() {
         counters.descriptorsExhausted &+= 1
         logger.warning("no file descriptor left: a connection was refused; raise the limit (LimitNOFILE=, ulimit -n)")
-        Glibc.close(reserve)
-        if case .connection(let socket, _) = listener.accept() { Glibc.close(socket) }
-        reserve = open("/dev/null", O_RDONLY | O_CLOEXEC)
-        listenAgainAt = now + 100
-        for (index, listener) in listeners.enumerated() {
-            _ = apus_epoll_set(epoll, EPOLL_CTL_MOD, listener.socket, 0, Self.listenerTokens + UInt64(index))
-        }
-    }
-
-    private func listenAgain() {
-        listenAgainAt = 0
-        for (index, listener) in listeners.enumerated() {
-            _ = apus_epoll_set(
-                epoll, EPOLL_CTL_MOD, listener.socket, EPOLLIN.rawValue, Self.listenerTokens + UInt64(index))
-        }
     }
 
     // MARK: Dialling
@@ -495,18 +455,24 @@ final class ReactorLane: Lane {
 
     // MARK: Stopping
 
-    /// Stops accepting, ends every connection, and lets the loop end when all have been told.
+    /// Stops accepting and ends every connection that does not want to stay. The loop goes on.
+    func sendAway() {
+        if !isSendingAway {
+            isSendingAway = true
+            doorway.shut()
+            entrance.giveUp()
+        }
+        // A second time for those that have come meanwhile, from another lane or dialled.
+        for entry in entries { entry.connection?.drain() }
+    }
+
+    /// Sends everybody away, and lets the loop end when all have been told.
     func stop(drainMilliseconds: UInt64) {
         guard !isStopping else { return }
         isStopping = true
         stopDeadline = now + drainMilliseconds
-        for listener in listeners {
-            _ = apus_epoll_set(epoll, EPOLL_CTL_DEL, listener.socket, 0, 0)
-            listener.close()
-        }
         dials.giveUp()
-        entrance.giveUp()
-        for entry in entries { entry.connection?.drain() }
+        sendAway()
     }
 
     private func closeAll() {

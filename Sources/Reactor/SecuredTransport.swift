@@ -28,7 +28,7 @@ final class SealedBuffers {
     let output = UnsafeMutableRawPointer.allocate(byteCount: outputSize, alignment: 4_096)
 
     /// A whole window, sealed, and what the session has to say besides.
-    static let outputSize = TLSSession.sealedBytes(ReactorLane.bufferSize) + 4_096
+    static let outputSize = TLSSession.sealedBytes(OutputBuffers.largeSize) + 4_096
 
     deinit {
         input.deallocate()

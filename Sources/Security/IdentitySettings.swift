@@ -65,30 +65,3 @@ public struct IdentityBounds: Sendable {
     /// The default bounds.
     public init() {}
 }
-
-/// What happened so far, for logs and metrics.
-public struct IdentityCounters: Sendable, Equatable {
-    /// Passwords hashed, dummies for unknown users included.
-    public var hashes = 0
-    /// Clients let in without a check because their credentials were verified before.
-    public var cacheHits = 0
-    /// Clients that shared the check of another one with the same credentials.
-    public var coalesced = 0
-    /// Clients refused because too many were waiting.
-    public var refusedBusy = 0
-    /// Checks that libcrypto could not compute; their clients were refused as busy.
-    public var failures = 0
-    /// Tokens verified, good or not.
-    public var tokens = 0
-    /// Logins that were refused, for whatever reason.
-    public var refused = 0
-    /// Those among them that were not looked at, after too many failures.
-    public var refusedLimited = 0
-    /// Clients waiting for a check now.
-    public var waiting = 0
-    /// Verified passwords and tokens in the caches now.
-    public var cached = 0
-
-    /// All zero.
-    public init() {}
-}

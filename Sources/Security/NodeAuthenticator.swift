@@ -126,9 +126,7 @@ public final class NodeAuthenticator: Authenticator, Sendable {
     private func read(_ path: String, into store: KeyStore) throws(IdentityFailure) {
         do throws(KeyStore.Failure) {
             let delivery = try KeyFetcher.readKeys(path)
-            do throws(StrictJSON.Failure) { _ = try KeySet(parsing: delivery.bytes) } catch {
-                throw KeyStore.Failure(reason: "\(path): \(error.reason)")
-            }
+            try KeyFetcher.check(delivery, path)
             arrived(store.end(.success(delivery), now: queue.now()))
         } catch {
             throw IdentityFailure(description: "the keys of tokens: \(error.reason)")

@@ -112,6 +112,7 @@ public struct ScryptHash: Sendable, Equatable, CustomStringConvertible {
     public var description: String { "ScryptHash(ln=\(cost.logN),r=\(cost.r),p=\(cost.p))" }
 
     /// Whether `password` is the hashed one. Takes as long for a wrong password as for the right one.
+    /// - Throws: ``ScryptError`` when libcrypto cannot compute it, as for lack of memory; never for a wrong password.
     public func matches(_ password: [UInt8]) throws(ScryptError) -> Bool {
         let candidate = try Self.derive(password: password, salt: salt, cost: cost, bytes: key.count)
         return CRYPTO_memcmp(candidate, key, key.count) == 0

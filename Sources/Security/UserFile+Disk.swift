@@ -6,6 +6,7 @@ extension UserFile {
     private static let maxFileBytes = 64 << 20
 
     /// Loads the file at `path`.
+    /// - Throws: naming the file, and the line that is no user.
     public static func load(_ path: String) throws(UserFileError) -> UserFile {
         try UserFile(parsing: read(path), file: path)
     }
@@ -24,25 +25,12 @@ extension UserFile {
         try file.write(to: path)
     }
 
-    /// Writes the file: to a temporary file beside it, flushed, then renamed over it. Readable by its owner only.
+    /// Writes the file, whole or not at all. Readable by its owner only.
+    /// - Throws: naming the file; what was there before is untouched then.
     public func write(to path: String) throws(UserFileError) {
-        let target = Self.resolved(path)
-        let temporary = "\(target).\(getpid()).new"
-        let descriptor = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
-        guard descriptor >= 0 else { throw Self.failure("cannot create \(temporary)") }
-        do throws(UserFileError) {
-            defer { close(descriptor) }
-            try Self.keepOwner(of: target, on: descriptor)
-            try Self.write(Array(encoded.utf8), to: descriptor, path: temporary)
-            guard fsync(descriptor) == 0 else { throw Self.failure("cannot flush \(temporary)") }
-            guard rename(temporary, target) == 0 else { throw Self.failure("cannot replace \(target)") }
-        } catch {
-            unlink(temporary)
-            throw error
-        }
-        let directory = try Self.openDirectory(of: target)
-        defer { close(directory) }
-        guard fsync(directory) == 0 else { throw Self.failure("cannot flush the directory of \(target)") }
+        do throws(CertificateFailure) {
+            try AtomicFile.write(Array(encoded.utf8), to: Self.resolved(path), .secret)
+        } catch { throw UserFileError(error.description) }
     }
 
     /// Follows a symbolic link, which renaming would otherwise replace by a file.
@@ -52,42 +40,9 @@ extension UserFile {
         return String(cString: real)
     }
 
-    /// A node that runs as its own user must still be able to read what root has changed.
-    private static func keepOwner(of path: String, on descriptor: Int32) throws(UserFileError) {
-        var old = stat()
-        guard stat(path, &old) == 0, old.st_uid != geteuid() || old.st_gid != getegid() else { return }
-        guard fchown(descriptor, old.st_uid, old.st_gid) == 0 else {
-            throw failure("cannot keep the owner of \(path)")
-        }
-    }
-
-    private static func write(_ bytes: [UInt8], to descriptor: Int32, path: String) throws(UserFileError) {
-        var rest = bytes[...]
-        while !rest.isEmpty {
-            let count = rest.withUnsafeBytes { Glibc.write(descriptor, $0.baseAddress, $0.count) }
-            if count < 0 {
-                if errno == EINTR { continue }
-                throw failure("cannot write \(path)")
-            }
-            rest = rest.dropFirst(count)
-        }
-    }
-
     private static func read(_ path: String) throws(UserFileError) -> [UInt8] {
-        let descriptor = open(path, O_RDONLY | O_CLOEXEC)
-        guard descriptor >= 0 else { throw failure("cannot open \(path)") }
-        defer { close(descriptor) }
-        var bytes: [UInt8] = []
-        var chunk = [UInt8](repeating: 0, count: 64 << 10)
-        while true {
-            let count = Glibc.read(descriptor, &chunk, chunk.count)
-            if count < 0 {
-                if errno == EINTR { continue }
-                throw failure("cannot read \(path)")
-            }
-            if count == 0 { return bytes }
-            bytes += chunk[..<count]
-            if bytes.count > maxFileBytes { throw UserFileError("\(path): larger than 64 MiB, surely not a user file") }
+        do throws(CertificateFailure) { return try AtomicFile.read(path, most: maxFileBytes) } catch {
+            throw UserFileError(error.description)
         }
     }
 

@@ -94,9 +94,7 @@ final class TLSContexts: @unchecked Sendable {
 
     private func readRevocations(_ files: inout TLSFiles) throws(TLSFailure) {
         guard let path = settings.revocations else { return }
-        let names = try files.revocationFiles(path)
-        guard !names.isEmpty else { throw TLSFailure("\(path): no file in it ends with .pem or .crl") }
-        for name in names {
+        for name in try files.revocationFiles(path) {
             for list in try PEM.revocationLists(files.read(name, limit: TLSFiles.maxListBytes), name) {
                 defer { X509_CRL_free(list) }
                 guard X509_STORE_add_crl(store, list) == 1 else { throw .openSSL(name) }
@@ -115,10 +113,7 @@ final class TLSContexts: @unchecked Sendable {
         defer { for certificate in chain { X509_free(certificate) } }
         let key = try PEM.key(files.read(pair.key), pair.key, passphrase: pair.passphrase)
         defer { EVP_PKEY_free(key) }
-        guard X509_check_private_key(chain[0], key) == 1 else {
-            ERR_clear_error()
-            throw TLSFailure("\(pair.key): not the key of the first certificate in \(pair.certificate)")
-        }
+        try Self.match(chain[0], key, pair)
         let names: [String]
         do throws(CertificateReader.Refusal) {
             names = try CertificateReader.hostNames(chain[0])
@@ -140,6 +135,15 @@ final class TLSContexts: @unchecked Sendable {
         for certificate in chain.dropFirst() {
             guard apus_ssl_ctx_add_chain(context, certificate) == 1 else { throw .openSSL(pair.certificate) }
         }
+    }
+
+    /// Checks that a key is the one of a pair's certificate.
+    static func match(
+        _ certificate: OpaquePointer, _ key: OpaquePointer, _ pair: TLSSettings.Pair
+    ) throws(TLSFailure) {
+        guard X509_check_private_key(certificate, key) != 1 else { return }
+        ERR_clear_error()
+        throw TLSFailure("\(pair.key): not the key of the first certificate in \(pair.certificate)")
     }
 
     private func warn(_ path: String, _ chain: [OpaquePointer]) {

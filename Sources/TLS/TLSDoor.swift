@@ -49,6 +49,7 @@ public final class TLSDoor: Sendable {
 
     /// Reads all files anew. Only when all are good are they used, for connections made from then on; the others keep
     /// what they have.
+    /// - Throws: naming the file and what is right.
     public func reload() throws(TLSFailure) {
         var files = TLSFiles()
         let made: Result<TLSContexts, TLSFailure>
@@ -68,6 +69,9 @@ public final class TLSDoor: Sendable {
 
     /// Whether anything is different from when it was last read.
     public var haveFilesChanged: Bool { state.withLock { $0.files }.haveChanged }
+
+    /// Whether nobody seems to be writing those that are different: they have been left alone for a moment.
+    public var haveFilesSettled: Bool { state.withLock { $0.files }.haveSettled }
 
     /// What is odd about the files but no reason not to use them, as an expired certificate of ours.
     public var warnings: [String] { contexts.warnings }

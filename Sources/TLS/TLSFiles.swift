@@ -35,13 +35,32 @@ struct TLSFiles: Sendable {
     static let maxFileBytes = 1 << 20
     /// Bytes of a file with revocation lists: those of large authorities have tens of megabytes.
     static let maxListBytes = 64 << 20
+    /// For how long a file must have been left alone before a change of it is looked at by itself, in nanoseconds: one
+    /// that is still being copied may end between two certificates.
+    private static let restNanoseconds: Int64 = 500_000_000
 
     private var entries: [Entry] = []
 
     /// Whether anything that was read is different now.
     var haveChanged: Bool { entries.contains { Stamp(path: $0.path) != $0.stamp } }
 
+    /// Whether what is different now has been left alone for a moment, so that nobody is writing it any more.
+    ///
+    /// By the system's clock, which the times of files are of. A time in the future says nothing about that.
+    var haveSettled: Bool {
+        var now = timespec()
+        clock_gettime(CLOCK_REALTIME, &now)
+        return entries.allSatisfy { entry in
+            guard let stamp = Stamp(path: entry.path), stamp != entry.stamp else { return true }
+            let (seconds, isOver) = Int64(now.tv_sec).subtractingReportingOverflow(Int64(stamp.seconds))
+            guard !isOver, (0...1).contains(seconds) else { return true }
+            let age = seconds * 1_000_000_000 + Int64(now.tv_nsec) - Int64(stamp.nanoseconds)
+            return age < 0 || age >= Self.restNanoseconds
+        }
+    }
+
     /// Reads a whole file.
+    /// - Throws: also when it changes meanwhile: it is then not what anybody meant, and ``haveChanged``.
     mutating func read(_ path: String, limit: Int = maxFileBytes) throws(TLSFailure) -> [UInt8] {
         let file = open(path, O_RDONLY | O_CLOEXEC)
         guard file >= 0 else {
@@ -70,10 +89,14 @@ struct TLSFiles: Sendable {
             count += got
         }
         bytes.removeLast(bytes.count - count)
+        guard count == status.st_size, fstat(file, &status) == 0, Stamp(status) == entries.last?.stamp else {
+            throw TLSFailure("\(path): changed while it was read")
+        }
         return bytes
     }
 
-    /// The files with revocation lists: the path itself, or those in the directory whose names end as theirs do.
+    /// The files with revocation lists, at least one: the path itself, or those in the directory whose names end as
+    /// theirs do.
     mutating func revocationFiles(_ path: String) throws(TLSFailure) -> [String] {
         var status = stat()
         guard stat(path, &status) == 0 else {
@@ -93,6 +116,7 @@ struct TLSFiles: Sendable {
             }
             if !name.hasPrefix("."), name.hasSuffix(".pem") || name.hasSuffix(".crl") { names.append(name) }
         }
+        guard !names.isEmpty else { throw TLSFailure("\(path): no file in it ends with .pem or .crl") }
         return names.sorted().map { "\(path)/\($0)" }
     }
 }

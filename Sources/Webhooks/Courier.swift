@@ -55,8 +55,8 @@ final class Courier: Sendable {
     /// What the thread has to look at.
     struct Orders: Sendable {
         var commands: [Command] = []
-        /// When to give up what is under way, in lane's milliseconds; nil while the node runs.
-        var stopAt: UInt64?
+        /// Whether to end.
+        var isStopped = false
     }
 
     private enum Phase {
@@ -70,6 +70,8 @@ final class Courier: Sendable {
         var isSignalled = false
         var waiting: [@Sendable (String?) -> Void] = []
         var thread: pthread_t?
+        /// Whether nobody new is taken any more.
+        var isClosed = false
     }
 
     let lanes: Lanes
@@ -94,10 +96,11 @@ final class Courier: Sendable {
     /// Starts the thread if need be, and calls `body` on it or on the caller's: with nil, or why nothing can be sent.
     func whenReady(_ body: @escaping @Sendable (String?) -> Void) {
         let answer = state.withLock { state -> String?? in
+            if state.isClosed { return Self.stopping }
             switch state.phase {
             case .running: return .some(nil)
             case .failed(let reason): return reason
-            case .stopped: return "the node is stopping"
+            case .stopped: return Self.stopping
             case .starting: state.waiting.append(body)
             case .idle:
                 if let failure = start(&state) { return failure }
@@ -146,19 +149,29 @@ final class Courier: Sendable {
         _ = write(descriptor, &one, 8)
     }
 
-    /// Begins nothing any more, lets what is under way come to its end for a while, ends the thread and waits for it.
-    /// Not to be called on the thread or on a lane.
-    func stop(graceMilliseconds: UInt64) {
-        let (thread, waiting) = state.withLock { state in
-            let waiting = state.waiting
-            state.waiting = []
+    static let stopping = "the node is stopping"
+
+    /// Takes nobody new; what there is goes on until ``stop()``.
+    /// - Returns: whether there may be anything.
+    func refuseNew() -> Bool {
+        let (isStarted, waiting) = state.withLock { state in
+            defer { state.waiting = [] }
+            state.isClosed = true
+            return (state.thread != nil, state.waiting)
+        }
+        for body in waiting { body(Self.stopping) }
+        return isStarted
+    }
+
+    /// Gives up what is under way, ends the thread and waits for it. Not to be called on the thread or on a lane.
+    func stop() {
+        let thread = state.withLock { state in
             state.phase = .stopped
-            state.orders.stopAt = Self.now + graceMilliseconds
+            state.orders.isStopped = true
             signal(&state)
             defer { state.thread = nil }
-            return (state.thread, waiting)
+            return state.thread
         }
-        for body in waiting { body("the node is stopping") }
         if let thread { pthread_join(thread, nil) }
     }
 

@@ -26,7 +26,6 @@ final class CourierThread {
     private var nextAlarm: UInt64 = 0
     /// What lanes are to be told, by lane.
     private var reports: [[(PortAddress, Courier.Report)]]
-    private var stopAt: UInt64?
 
     /// The thread's life.
     static func run(_ courier: Courier) {
@@ -73,9 +72,13 @@ final class CourierThread {
 
     private func loop() {
         while true {
-            obey(courier.takeOrders())
+            let orders = courier.takeOrders()
+            obey(orders)
+            if orders.isStopped {
+                _ = finishDone()
+                return post()
+            }
             let now = Courier.now
-            if let stopAt, transfers.isEmpty || now >= stopAt { return post() }
             startPending(now)
             var code = withUnsafePointer(to: functions) { apus_curl_multi_perform($0, multi) }
             let hasFinished = finishDone()
@@ -102,12 +105,6 @@ final class CourierThread {
             case .cancel(let address): cancel(address)
             }
         }
-        guard let stopAt = orders.stopAt, self.stopAt == nil else { return }
-        self.stopAt = stopAt
-        pending = []
-        firstPending = 0
-        alarms = [:]
-        nextAlarm = 0
     }
 
     private func cancel(_ address: PortAddress) {
@@ -121,8 +118,7 @@ final class CourierThread {
     /// Milliseconds until something must be done, whatever the transfers do: of them libcurl knows.
     private func wait(from now: UInt64) -> UInt64 {
         if nextAlarm == 0 { nextAlarm = alarms.values.min() ?? .max }
-        let until = min(nextAlarm, stopAt ?? .max)
-        return until > now ? min(until - now, Self.maxPollMilliseconds) : 0
+        return nextAlarm > now ? min(nextAlarm - now, Self.maxPollMilliseconds) : 0
     }
 
     private func fireAlarms(_ now: UInt64) {

@@ -12,6 +12,8 @@ public struct WebhookDefinition: Sendable, Equatable {
     public var filters: [String]
     /// The shared group that the webhook is a member of, for every filter; nil for none.
     public var group: String?
+    /// What it is to have of the group's events (``MemberWeight``); nil when it says nothing.
+    public var weight: Int?
     /// The key of the signature; nil for no signature.
     public var secret: String?
     /// Requests at once. With 1 the target is told of events in the order in which the node took them.
@@ -64,57 +66,79 @@ public struct WebhookDefinition: Sendable, Equatable {
 
     /// Checks everything that can be checked without the network.
     /// - Returns: the filters, compiled, with the group.
+    /// - Throws: naming the key that is wrong, and what is right.
     @discardableResult
     public func check(limits: Limits = Limits()) throws(Failure) -> [TopicFilter] {
-        func require(_ holds: Bool, _ field: String, _ rule: String) throws(Failure) {
-            if !holds { throw Failure(field: field, rule: rule) }
-        }
-        try require(
-            Self.isName(name), "name",
-            "must be 1 to \(Self.maxNameBytes) letters, digits, '.', '_' or '-' and begin with a letter or digit")
-        try require(url.utf8.count <= Self.maxURLBytes, "url", "must have at most \(Self.maxURLBytes) bytes")
-        if let rule = WebhookURL.flaw(of: url) { throw Failure(field: "url", rule: rule) }
-        try require(
-            (1...Self.maxFilters).contains(filters.count), "filters", "must be 1 to \(Self.maxFilters) topic filters")
-        let range = 1...Self.maxParallelism
-        try require(range.contains(parallelism), "parallelism", "must be from 1 to \(range.upperBound)")
-        let day = Self.dayMilliseconds
-        try require((1...day).contains(retryFirstMilliseconds), "retry_first", "must be from 1 ms to a day")
-        try require(
-            (retryFirstMilliseconds...max(day, retryFirstMilliseconds)).contains(retryMaxMilliseconds), "retry_max",
-            "must be at least retry_first and at most a day")
-        try require((0...Self.maxAttempts).contains(attempts), "attempts", "must be from 0 to \(Self.maxAttempts)")
-        try require(
-            rejectedCodes.allSatisfy { (300...599).contains($0) }, "rejected_codes", "must be from 300 to 599")
-        try require(
-            (1...3_600_000).contains(timeoutMilliseconds), "timeout", "must be from 1 ms to an hour")
-        try require(
-            secret.map { (1...Self.maxSecretBytes).contains($0.utf8.count) } ?? true, "secret",
-            "must have 1 to \(Self.maxSecretBytes) bytes")
-        return try compileFilters(limits)
+        var flaws: [Failure] = []
+        let filters = look(limits, &flaws)
+        if let first = flaws.first { throw first }
+        return filters
     }
 
-    private func compileFilters(_ limits: Limits) throws(Failure) -> [TopicFilter] {
-        if let group {
-            let isShort = (1...256).contains(group.utf8.count)
-            guard isShort, !group.utf8.contains(where: { "/+#\0".utf8.contains($0) }) else {
-                throw Failure(field: "group", rule: "must be 1 to 256 bytes without '/', '+', '#' and NUL")
+    /// Everything that ``check(limits:)`` finds; empty for a definition that is good.
+    public func flaws(limits: Limits = Limits()) -> [Failure] {
+        var flaws: [Failure] = []
+        _ = look(limits, &flaws)
+        return flaws
+    }
+
+    private func look(_ limits: Limits, _ flaws: inout [Failure]) -> [TopicFilter] {
+        func require(_ holds: Bool, _ field: String, _ rule: String) {
+            if !holds { flaws.append(Failure(field: field, rule: rule)) }
+        }
+        require(
+            PlainName.isOne(name, maxBytes: Self.maxNameBytes), "name",
+            "must be 1 to \(Self.maxNameBytes) letters, digits, '.', '_' or '-' and begin with a letter or digit")
+        require(url.utf8.count <= Self.maxURLBytes, "url", "must have at most \(Self.maxURLBytes) bytes")
+        if let rule = WebhookURL.flaw(of: url) { require(false, "url", rule) }
+        require(
+            (1...Self.maxFilters).contains(filters.count), "filters", "must be 1 to \(Self.maxFilters) topic filters")
+        let range = 1...Self.maxParallelism
+        require(range.contains(parallelism), "parallelism", "must be from 1 to \(range.upperBound)")
+        let day = Self.dayMilliseconds
+        require((1...day).contains(retryFirstMilliseconds), "retry_first", "must be from 1 ms to a day")
+        require(
+            (retryFirstMilliseconds...max(day, retryFirstMilliseconds)).contains(retryMaxMilliseconds), "retry_max",
+            "must be at least retry_first and at most a day")
+        require((0...Self.maxAttempts).contains(attempts), "attempts", "must be from 0 to \(Self.maxAttempts)")
+        require(
+            rejectedCodes.allSatisfy { (300...599).contains($0) }, "rejected_codes", "must be from 300 to 599")
+        require(
+            (1...3_600_000).contains(timeoutMilliseconds), "timeout", "must be from 1 ms to an hour")
+        if let weight {
+            require(MemberWeight.parse(weight) != nil, "weight", "must be from 0 to \(MemberWeight.max)")
+            require(group != nil, "weight", "is for members of a shared group: group must name one")
+        }
+        require(
+            secret.map { (1...Self.maxSecretBytes).contains($0.utf8.count) } ?? true, "secret",
+            "must have 1 to \(Self.maxSecretBytes) bytes")
+        return compileFilters(limits, &flaws)
+    }
+
+    private func compileFilters(_ limits: Limits, _ flaws: inout [Failure]) -> [TopicFilter] {
+        var group = group
+        if let name = group {
+            let isShort = (1...256).contains(name.utf8.count)
+            if !isShort || name.utf8.contains(where: { "/+#\0".utf8.contains($0) }) {
+                flaws.append(Failure(field: "group", rule: "must be 1 to 256 bytes without '/', '+', '#' and NUL"))
+                group = nil
             }
         }
         var compiled: [TopicFilter] = []
         for filter in filters {
-            let plain = try Self.compile(filter, named: filter, limits)
-            guard let group else {
-                compiled.append(plain)
-                continue
-            }
-            guard plain.group == nil else {
-                throw Failure(field: "filters", rule: "'\(filter)': has a group of its own, and so has the webhook")
-            }
-            let local = plain.isLocalOnly ? "$local/" : ""
-            compiled.append(try Self.compile("\(local)$share/\(group)/\(plain.text)", named: filter, limits))
+            do throws(Failure) { compiled.append(try compile(filter, in: group, limits)) } catch { flaws.append(error) }
         }
         return compiled
+    }
+
+    private func compile(_ filter: String, in group: String?, _ limits: Limits) throws(Failure) -> TopicFilter {
+        let plain = try Self.compile(filter, named: filter, limits)
+        guard let group else { return plain }
+        guard plain.group == nil else {
+            throw Failure(field: "filters", rule: "'\(filter)': has a group of its own, and so has the webhook")
+        }
+        let local = plain.isLocalOnly ? "$local/" : ""
+        return try Self.compile("\(local)$share/\(group)/\(plain.text)", named: filter, limits)
     }
 
     private static func compile(
@@ -123,19 +147,6 @@ public struct WebhookDefinition: Sendable, Equatable {
         do throws(TopicFilter.Failure) { return try TopicFilter(text, grammar: .either, limits: limits) } catch {
             throw Failure(field: "filters", rule: "'\(filter)' is no topic filter: \(error)")
         }
-    }
-
-    private static func isName(_ name: String) -> Bool {
-        func isAlphanumeric(_ byte: UInt8) -> Bool {
-            switch byte {
-            case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
-                UInt8(ascii: "0")...UInt8(ascii: "9"):
-                true
-            default: false
-            }
-        }
-        guard let first = name.utf8.first, name.utf8.count <= maxNameBytes, isAlphanumeric(first) else { return false }
-        return name.utf8.allSatisfy { isAlphanumeric($0) || "._-".utf8.contains($0) }
     }
 }
 

@@ -15,6 +15,9 @@ final class WebhookInbox: Inbox {
     private var alarmAt: UInt64?
     private var isPresent = true
     private var isFailing = false
+    /// Set when the node stops: until when it may go on, in the lane's milliseconds, and who is told that it has ended.
+    private var leaving: (until: UInt64, ended: () -> Void)?
+    private var hasEnded = false
 
     private var delivered: UInt64 = 0
     private var retried: UInt64 = 0
@@ -128,6 +131,7 @@ final class WebhookInbox: Inbox {
         }
         pump(on: lane)
         noteTarget(on: lane)
+        judgeLeaving(on: lane)
     }
 
     private func finish(
@@ -185,7 +189,7 @@ final class WebhookInbox: Inbox {
                 logger.notice("webhook delivers again", metadata: ["webhook": "\(definition.name)"])
             }
         }
-        let isWanted = schedule.wantsEvents(at: lane.now)
+        let isWanted = leaving == nil && schedule.wantsEvents(at: lane.now)
         guard isWanted != isPresent else { return }
         isPresent = isWanted
         router.setPresence(self, isPresent)
@@ -194,37 +198,71 @@ final class WebhookInbox: Inbox {
 
     /// Gives events of shared groups to other members; while the webhook lives only those that wait, and only to
     /// members that are present.
-    private func shareOut(isEnding: Bool, on lane: Lane) {
-        var answers: [UInt32: Bool] = [:]
-        func mayLeave(_ group: UInt32) -> Bool {
-            guard group != 0 else { return false }
-            if isEnding { return true }
-            if let known = answers[group] { return known }
-            let answer = router.hasPresentMember(group)
-            answers[group] = answer
-            return answer
+    /// - Returns: how many there are that nobody else can take.
+    @discardableResult
+    private func shareOut(isEnding: Bool, on lane: Lane) -> Int {
+        var kept = 0
+        let waiting = shareOut(isEnding: isEnding, on: lane) { mayLeave in
+            guard isEnding else { return [] }
+            let sent = schedule.takeAll()
+            let leaving = sent.filter { mayLeave($0.group) }
+            kept = sent.count - leaving.count
+            return leaving.map { ($0.event, $0.group) }
         }
-        // First what was sent, then what waited: the order in which it was published.
-        for entry in isEnding ? schedule.takeAll() : [] where mayLeave(entry.group) {
-            lane.redistributeLater(entry.event, group: entry.group, in: router)
-        }
-        var queue = takeWaiting(on: lane)
-        var kept = EventQueue()
-        while let entry = queue.popFirst() {
-            if mayLeave(entry.group) {
-                lane.redistributeLater(entry.event, group: entry.group, in: router)
-            } else {
-                kept.append(entry)
-            }
-        }
-        if !isEnding { putBack(kept, on: lane) }
+        return kept + waiting
     }
 
+    // MARK: The end
+
     /// Removes the webhook: nothing more is sent, what others may take they are given, the rest is forgotten.
-    func end(on lane: Lane) {
+    func end(on lane: Lane) { _ = endNow(on: lane) }
+
+    private func endNow(on lane: Lane) -> (shared: Int, left: Int) {
+        guard !hasEnded else { return (0, 0) }
+        hasEnded = true
+        let count = waiting.count + schedule.count
         courier.post(.cancel(address))
         router.unregister(self, on: lane)
-        shareOut(isEnding: true, on: lane)
+        let left = shareOut(isEnding: true, on: lane)
+        leaving?.ended()
+        leaving = nil
+        return (count - left, left)
+    }
+
+    /// The node stops: nothing new comes, as far as others can take it. What there is has until `until` to reach the
+    /// target; the webhook ends as soon as nothing is left that might.
+    /// - Parameter ended: called once, on the lane.
+    func leave(by until: UInt64, on lane: Lane, _ ended: @escaping () -> Void) {
+        leaving = (until, ended)
+        if definition.group == nil {
+            // Nobody can take it: rather nobody is asked to.
+            for filter in filters { _ = router.unsubscribe(self, filter) }
+        } else {
+            isPresent = false
+            router.setPresence(self, false)
+        }
+        pump(on: lane)
+        judgeLeaving(on: lane)
+    }
+
+    private func judgeLeaving(on lane: Lane) {
+        guard let leaving, !schedule.isWorthWaiting(until: leaving.until, at: lane.now) else { return }
+        endWithNode(on: lane)
+    }
+
+    /// The node stops, and the time is over, or nothing more would come of it: others of its group are given what is
+    /// left; what nobody else can take is counted.
+    func endWithNode(on lane: Lane) {
+        let (shared, left) = endNow(on: lane)
+        guard shared + left > 0 else { return }
+        dropped += UInt64(left)
+        lane.counters.drop(.stopping, left)
+        courier.settings.logger.log(
+            level: left > 0 ? .warning : .notice, "webhook ends with events that its target does not have",
+            metadata: [
+                "webhook": "\(definition.name)", "to_its_group": "\(shared)", "lost": "\(left)",
+                "error": "\(lastError ?? "-")",
+            ])
     }
 
     // MARK: Management

@@ -16,6 +16,8 @@ struct WebhookRequest {
     enum Spelling {
         /// Percent-encoded: `%`, whatever is not printable ASCII, and a space at either end. Decoding gives the text.
         case encoded
+        /// The same and every space and `"`: an attribute of a CloudEvent (CloudEvents HTTP binding §3.1.3.2).
+        case attribute
         /// For fields with a syntax of their own, in which `%` may have a meaning: that is left alone.
         case plain
     }
@@ -40,6 +42,7 @@ struct WebhookRequest {
     init(_ event: Event, attempt: Int, now: UInt64, origin: String, signature: [UInt8]?) {
         var contentType: UnsafeRawBufferPointer?
         var isText = false
+        var users = UserFields(isCloudEvent: CloudEvent.isOne(event.properties))
         add("Apus-Topic", event.topic, .encoded)
         add("Apus-Delivery-Mode", event.qos > 0 ? "guaranteed" : "direct")
         for property in EventProperties(event.properties) {
@@ -50,7 +53,7 @@ struct WebhookRequest {
             case .correlationData: add("Apus-Correlation-Id", property.bytes, .encoded)
             case .messageID: add("Apus-Message-Id", property.bytes, .encoded)
             case .priority: add("Apus-Priority", String(property.bytes.first ?? 4))
-            case .userProperty: addUser(property.bytes, property.value)
+            case .userProperty: addUser(property.bytes, property.value, &users)
             case .foreign: break
             }
         }
@@ -63,15 +66,33 @@ struct WebhookRequest {
             add("Apus-Time-To-Live", String(event.expiresAt > now ? event.expiresAt - now : 0))
         }
         add("Apus-Delivery-Attempt", String(attempt))
-        add("Apus-Webhook", origin)
+        add(WebhookService.originField, origin)
         if let signature { signature.withUnsafeBytes { add("Apus-Signature", $0, .plain) } }
     }
 
-    /// The partition key and the fields of distributed tracing have names of their own.
-    private mutating func addUser(_ name: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer) {
-        if Self.isSame(name, EventProperties.partitionKeyName) { return add("Apus-Partition-Key", value, .encoded) }
+    /// What has become a field already: each of these only once.
+    private struct UserFields {
+        let isCloudEvent: Bool
+        var hasPartitionKey = false
+        var attributes: Set<[UInt8]> = []
+
+        init(isCloudEvent: Bool) { self.isCloudEvent = isCloudEvent }
+    }
+
+    /// The partition key, the fields of distributed tracing and the attributes of a CloudEvent have names of their own.
+    private mutating func addUser(
+        _ name: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer, _ users: inout UserFields
+    ) {
         for known in ["traceparent", "tracestate", "baggage"] as [StaticString] where Self.isSame(name, known) {
             return add(String(describing: known), value, .plain)
+        }
+        if users.isCloudEvent {
+            if CloudEvent.isAttribute(name), users.attributes.insert(Array(name)).inserted {
+                return append(Array("ce-".utf8) + Array(name), Self.spell(value, .attribute))
+            }
+        } else if !users.hasPartitionKey, Self.isSame(name, EventProperties.partitionKeyName) {
+            users.hasPartitionKey = true
+            return add("Apus-Partition-Key", value, .encoded)
         }
         append(Array("Apus-Property-".utf8) + Self.token(name), Self.spell(value, .encoded))
     }
@@ -102,8 +123,9 @@ struct WebhookRequest {
         encode(text) { index, byte in
             switch byte {
             // A space at either end is no part of a value (RFC 9110 §5.5).
-            case UInt8(ascii: " "): index > 0 && index < text.count - 1
+            case UInt8(ascii: " "): spelling != .attribute && index > 0 && index < text.count - 1
             case UInt8(ascii: "%"): spelling == .plain
+            case UInt8(ascii: "\""): spelling != .attribute
             default: (0x21...0x7E).contains(byte)
             }
         }

@@ -144,6 +144,14 @@ struct WebhookSchedule {
         }
     }
 
+    /// Whether something may still come of waiting until a time, if nothing new comes: an answer, or another attempt at
+    /// a target that has not failed for good.
+    func isWorthWaiting(until end: UInt64, at now: UInt64) -> Bool {
+        if underWay > 0 { return true }
+        guard circuit == .closed, let next = deadline(after: now) else { return false }
+        return next < end
+    }
+
     /// An attempt has come to its end.
     /// - Parameter random: any number, for the wait before the next attempt.
     mutating func finish(_ sequence: UInt64, _ outcome: Outcome, at now: UInt64, random: UInt64) -> Verdict {

@@ -2,6 +2,7 @@
 /// the node lives. What was created over an interface is gone after a restart, and so is every event that waits:
 /// webhooks of the configuration begin anew.
 public import Core
+import Glibc
 import Synchronization
 
 /// The webhooks of a node, in one namespace.
@@ -97,9 +98,45 @@ public final class WebhookService: Sendable {
         }
     }
 
-    /// Sends nothing new any more and waits for answers to what is under way. Events that wait are lost. Call it before
-    /// the lanes are stopped, and not on one.
-    public func stop(graceMilliseconds: UInt64) { courier.stop(graceMilliseconds: graceMilliseconds) }
+    /// Ends all webhooks. Others of their groups are chosen from now on. What waits and what is under way has a while
+    /// to reach its target; what is left goes to other members of the groups, and is counted (``DropReason/stopping``)
+    /// where there can be none. Call it before the lanes are stopped, and not on one.
+    public func stop(graceMilliseconds: UInt64) {
+        let until = Courier.now + graceMilliseconds
+        guard courier.refuseNew() else { return }
+        let left = Left()
+        left.count.store(lanes.count, ordering: .relaxed)
+        for number in 0..<lanes.count {
+            lanes.call(number) { lane in
+                WebhookLane.of(lane).leave(by: until, left, on: lane)
+                left.count.subtract(1, ordering: .acquiringAndReleasing)
+            }
+        }
+        left.wait(until: until)
+        courier.stop()
+        let lanesLeft = Left()
+        lanesLeft.count.store(lanes.count, ordering: .relaxed)
+        for number in 0..<lanes.count {
+            lanes.call(number) { lane in
+                WebhookLane.of(lane).endWithNode(on: lane)
+                lanesLeft.count.subtract(1, ordering: .acquiringAndReleasing)
+            }
+        }
+        lanesLeft.wait(until: Courier.now + Self.lastMilliseconds)
+    }
+
+    /// What lanes have to do their last in.
+    private static let lastMilliseconds: UInt64 = 500
+
+    /// Things that have not come to their end.
+    fileprivate final class Left: Sendable {
+        let count = Atomic(0)
+
+        /// Waits until there are none. Not on a lane.
+        func wait(until end: UInt64) {
+            while count.load(ordering: .acquiring) > 0, Courier.now < end { usleep(1_000) }
+        }
+    }
 
     // MARK: Changing
 
@@ -205,6 +242,7 @@ public final class WebhookService: Sendable {
 private final class WebhookLane {
     private static let name = "webhooks"
     private var webhooks: [String: WebhookInbox] = [:]
+    private var isLeaving = false
 
     static func of(_ lane: Lane) -> WebhookLane {
         if let known = lane.belongings[name] as? WebhookLane { return known }
@@ -217,24 +255,39 @@ private final class WebhookLane {
 
     func describe(on lane: Lane) -> [WebhookDescription] { webhooks.values.map { $0.describe(on: lane) } }
 
+    /// The node stops: nobody new, and each ends when it has nothing more to do.
+    func leave(by until: UInt64, _ left: WebhookService.Left, on lane: Lane) {
+        isLeaving = true
+        for (_, webhook) in webhooks.sorted(by: { $0.key < $1.key }) {
+            left.count.add(1, ordering: .acquiringAndReleasing)
+            webhook.leave(by: until, on: lane) { left.count.subtract(1, ordering: .acquiringAndReleasing) }
+        }
+    }
+
+    /// The time is over.
+    func endWithNode(on lane: Lane) {
+        for (_, webhook) in webhooks.sorted(by: { $0.key < $1.key }) { webhook.endWithNode(on: lane) }
+    }
+
     func install(
         _ definition: WebhookDefinition, _ filters: [TopicFilter], _ principal: Principal, isConfigured: Bool,
         courier: Courier, on lane: Lane
     ) -> WebhookService.PutAnswer {
+        guard !isLeaving else { return .unavailable(Courier.stopping) }
         let known = webhooks[definition.name]
         // Another identity might not have been given what waits.
         if let known, known.filters == filters, known.principal.identity == principal.identity,
             known.isConfigured == isConfigured
         {
             // The rules may have changed since.
-            if let refused = subscribe(known, on: lane) { return .notAuthorized(filter: refused) }
+            if let refused = subscribe(known, definition, on: lane) { return .notAuthorized(filter: refused) }
             known.change(definition, on: lane)
             return .replaced
         }
         let inbox = WebhookInbox(
             definition, filters: filters, principal: principal, isConfigured: isConfigured, courier: courier)
         principal.router.register(inbox, on: lane)
-        if let refused = subscribe(inbox, on: lane) {
+        if let refused = subscribe(inbox, definition, on: lane) {
             // What was there before stays.
             principal.router.unregister(inbox, on: lane)
             return .notAuthorized(filter: refused)
@@ -245,9 +298,10 @@ private final class WebhookLane {
     }
 
     /// - Returns: the filter that was refused, if one was.
-    private func subscribe(_ inbox: WebhookInbox, on lane: Lane) -> String? {
-        inbox.filters.first { filter in
-            let subscription = Subscription(filter: filter, options: .qos(1))
+    private func subscribe(_ inbox: WebhookInbox, _ definition: WebhookDefinition, on lane: Lane) -> String? {
+        let weight = definition.weight.flatMap { MemberWeight.parse($0) }
+        return inbox.filters.first { filter in
+            let subscription = Subscription(filter: filter, options: .qos(1), weight: weight)
             let outcome = inbox.principal.router.subscribe(
                 inbox, subscription, as: inbox.principal, on: lane)
             if case .granted = outcome { return false }

@@ -11,6 +11,10 @@ enum BrokerKind: String, CaseIterable {
     case mosquitto
     /// As ``apus5``, for the peer.
     case mosquitto5
+    /// NATS with its MQTT 3.1.1.
+    case nats
+    /// RabbitMQ with its plugin for MQTT 3.1.1.
+    case rabbitmq
     /// The node with the same clients over WebSocket, to be compared with `apus` in one run.
     case apusws
     /// The relay that decrypts and encrypts.
@@ -19,6 +23,8 @@ enum BrokerKind: String, CaseIterable {
     case apustls
 
     var isNode: Bool { self == .apus || self == .apus5 || self == .apusws || self == .apustls }
+    /// Whether it is another product.
+    var isPeer: Bool { self == .mosquitto || self == .mosquitto5 || self == .nats || self == .rabbitmq }
     var isRelay: Bool { self == .relay || self == .relaytls }
     /// Whether its clients come over TLS, by way of a process that wraps them.
     var isTLS: Bool { self == .relaytls || self == .apustls }
@@ -32,6 +38,8 @@ enum BrokerKind: String, CaseIterable {
 struct BrokerOptions {
     var apus: String
     var mosquitto: String
+    var nats = "/usr/sbin/nats-server"
+    var rabbitmq = "/usr/lib/rabbitmq/bin/rabbitmq-server"
     var lanes = 1
     /// Wraps the broker's command line, for example in valgrind.
     var wrapper: [String] = []
@@ -55,8 +63,9 @@ final class Broker {
     private(set) var plainPort: UInt16 = 0
     /// Where a node takes AMQP, if it was told to.
     private(set) var amqpPort: UInt16 = 0
-    /// The process that wraps the clients' connections in TLS; its time is not the broker's.
-    private var wrapper: Child?
+    /// A process that goes with it and whose time is not the broker's: the one that wraps the clients' connections in
+    /// TLS, or Erlang's register of names.
+    private var companion: Child?
     /// Where a node takes MQTT over TLS.
     private(set) var tlsPort: UInt16 = 0
     /// From the start of the process until it accepted connections.
@@ -87,12 +96,14 @@ final class Broker {
         case .relaytls: try startTLSRelay(options)
         case .apus, .apus5, .apusws, .apustls: try startApus(kind, options)
         case .mosquitto, .mosquitto5: try startMosquitto(kind, options)
+        case .nats: try startNATS(options)
+        case .rabbitmq: try startRabbitMQ(options)
         }
     }
 
     func stop() {
         process.kill()
-        wrapper?.kill()
+        companion?.kill()
     }
 
     /// For a failure: whether the process has ended, and the end of what it printed.
@@ -163,7 +174,7 @@ final class Broker {
         let broker = Broker(
             kind: .relaytls, process: child, port: plain, readyMilliseconds: Double(now() - begin) / 1e6,
             version: options.version)
-        broker.wrapper = wrapper
+        broker.companion = wrapper
         return broker
     }
 
@@ -191,6 +202,35 @@ final class Broker {
             version: options.version)
     }
 
+    private static func startNATS(_ options: BrokerOptions) throws -> Broker {
+        let (port, own) = (try Socket.freePort(), try Socket.freePort())
+        // Its MQTT keeps sessions and what is guaranteed in JetStream; direct events do not touch that.
+        let configuration = """
+            server_name: bench
+            listen: "127.0.0.1:\(own)"
+            jetstream { store_dir: "\(Scratch.path("nats-\(port)"))" }
+            mqtt { listen: "127.0.0.1:\(port)", max_ack_pending: 2000 }
+
+            """
+        let file = try Scratch.write(configuration, name: "nats-\(port).conf")
+        let begin = now()
+        let child = try Child.spawn(options.wrapper + [options.nats, "-c", file])
+        try awaitPort(port, child)
+        return Broker(
+            kind: .nats, process: child, port: port, readyMilliseconds: Double(now() - begin) / 1e6,
+            version: options.version)
+    }
+
+    private static func startRabbitMQ(_ options: BrokerOptions) throws -> Broker {
+        let begin = now()
+        let server = try RabbitMQ(script: options.rabbitmq, plugin: .mqtt)
+        let broker = Broker(
+            kind: .rabbitmq, process: server.process, port: server.port,
+            readyMilliseconds: Double(now() - begin) / 1e6, version: options.version)
+        broker.companion = server.names
+        return broker
+    }
+
     private static func startApus(_ kind: BrokerKind, _ options: BrokerOptions) throws -> Broker {
         let name = kind.isWebSocket ? "http" : "mqtt"
         let web = kind.isWebSocket ? #", { protocol: http, listen: "127.0.0.1:0" }"# : ""
@@ -216,7 +256,7 @@ final class Broker {
                 let broker = Broker(
                     kind: kind, process: child, port: port, readyMilliseconds: Double(now() - begin) / 1e6,
                     version: options.version)
-                broker.wrapper = wrapper
+                broker.companion = wrapper
                 broker.tlsPort = kind.isTLS ? listening : 0
                 broker.plainPort = readyPort(of: "mqtt", in: child.output()) ?? 0
                 broker.amqpPort = readyPort(of: "amqp", in: child.output()) ?? 0

@@ -21,7 +21,6 @@ struct CampaignOptions {
             "fifo": "\(realTime)", "mosquitto_nodelay": "\(start.noDelay)",
             "mqtt": start.version == .v5 ? "5" : "3.1.1",
             "window": window.map { "\($0)" } ?? "per scenario",
-            "processors": "\(sysconf(Int32(_SC_NPROCESSORS_ONLN)))",
             "kernel": (Scratch.read("/proc/sys/kernel/osrelease") ?? "").split(separator: "\n").joined(),
         ]
     }

@@ -10,9 +10,7 @@ final class Churn: SideTraffic {
     private var issued = 0
     private var answered = 0
     private var active = false
-    private let buffer: UnsafeMutablePointer<UInt8>
-    private var carried = 0
-    private static let room = 65536
+    private let packets = SmallPackets(room: 65_536)
     /// Subscriptions alive at a time.
     private static let alive = 200
 
@@ -20,13 +18,9 @@ final class Churn: SideTraffic {
         frames = broker.frames
         descriptor = try Handshake.open(broker, client: "churn")
         self.rate = UInt64(rate)
-        buffer = .allocate(capacity: Self.room)
     }
 
-    deinit {
-        close(descriptor)
-        buffer.deallocate()
-    }
+    deinit { close(descriptor) }
 
     func resume() {
         since = now()
@@ -67,24 +61,13 @@ final class Churn: SideTraffic {
     }
 
     func readable() throws {
-        let got = recv(descriptor, buffer + carried, Self.room - carried, 0)
-        guard got > 0 else {
-            if got < 0, errno == EAGAIN || errno == EINTR { return }
-            throw Failure("the broker closed the churning client")
-        }
-        let count = carried + got
-        var at = 0
-        while count - at >= 2 {
-            let size = 2 + Int(buffer[at + 1])
-            guard count - at >= size else { break }
-            guard frames.isAnswer(buffer + at, size) else {
-                throw Failure("the churning client got a packet of type \(buffer[at] >> 4)")
+        let count = try packets.read(descriptor) { packet, size in
+            guard frames.isAnswer(packet, size) else {
+                throw Failure("the churning client got a packet of type \(packet[0] >> 4)")
             }
-            answered += 1
-            at += size
         }
-        memmove(buffer, buffer + at, count - at)
-        carried = count - at
+        guard let count else { throw Failure("the broker closed the churning client") }
+        answered += count
     }
 
     /// Subscribes and unsubscribes sent and not answered.

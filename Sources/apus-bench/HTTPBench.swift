@@ -47,18 +47,9 @@ struct HTTPBench: ParsableCommand {
         let campaign = HTTPCampaign(self, node: node)
         try campaign.run()
         for line in campaign.table() { say(line) }
-        if let json {
-            let settings = [
-                "rounds": "\(rounds)", "seconds": "\(seconds)", "lanes": "\(lanes)", "connections": "50",
-                "processors": "\(sysconf(Int32(_SC_NPROCESSORS_ONLN)))",
-            ]
-            try Scratch.write(try campaign.report.json(settings: settings) + "\n", to: json)
-        }
-        guard campaign.report.failures.isEmpty else {
-            say("\nFAILURES")
-            for failure in campaign.report.failures { say("  " + failure) }
-            throw ExitCode(1)
-        }
+        try campaign.report.conclude(
+            settings: ["rounds": "\(rounds)", "seconds": "\(seconds)", "lanes": "\(lanes)", "connections": "50"],
+            json: json)
     }
 }
 

@@ -13,6 +13,7 @@ struct ApusBench: ParsableCommand {
               apus-bench run                              everything, nine rounds
               apus-bench run --scenarios a64,d64,di64     some scenarios
               apus-bench run --brokers relay,mosquitto    without the node
+              apus-bench run --brokers apus,nats,rabbitmq other products that speak MQTT
               apus-bench run --brokers apus,apus5         what MQTT 5 costs beside 3.1.1
               apus-bench run --brokers apus,apusws        what WebSocket costs beside TCP
               apus-bench run --apus .build/release/apus --json figures.json
@@ -40,10 +41,9 @@ struct Run: ParsableCommand {
 
     @Option(
         help: """
-            Comma-separated brokers: relay, apus, mosquitto; apus5 and mosquitto5 are the same programs with clients \
-            of MQTT 5, apusws is the node with clients over WebSocket, relaytls and apustls speak TLS 1.3; each is \
-            shown beside its program with the \
-            clients of --mqtt over TCP, with the ratio.
+            Comma-separated brokers: relay, apus, mosquitto, nats, rabbitmq; apus5 and mosquitto5 are the same \
+            programs with clients of MQTT 5, apusws is the node with clients over WebSocket, relaytls and apustls \
+            speak TLS 1.3; each is shown beside its program with the clients of --mqtt over TCP, with the ratio.
             """)
     var brokers = "relay,apus,mosquitto"
 
@@ -64,6 +64,12 @@ struct Run: ParsableCommand {
 
     @Option(help: "The peer's executable.")
     var mosquitto = "/usr/sbin/mosquitto"
+
+    @Option(help: "The executable of NATS.")
+    var nats = "/usr/sbin/nats-server"
+
+    @Option(help: "The script that starts RabbitMQ.")
+    var rabbitmq = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 
     @Flag(
         help: """
@@ -92,20 +98,14 @@ struct Run: ParsableCommand {
         let table = Table(
             report: campaign.report, scenarios: campaign.options.scenarios, rounds: campaign.options.pairs)
         for line in table.cpu() { say(line) }
+        for line in table.peers() { say(line) }
         for line in table.versions() { say(line) }
         for line in table.webSockets() { say(line) }
         for line in table.secure() { say(line) }
         let others = table.figures(campaign.limits)
         if !others.isEmpty { say("") }
         for line in others { say(line) }
-        if let json {
-            try Scratch.write(try campaign.report.json(settings: campaign.options.settings) + "\n", to: json)
-        }
-        if !campaign.report.failures.isEmpty {
-            say("\nFAILURES")
-            for failure in campaign.report.failures { say("  " + failure) }
-            throw ExitCode(1)
-        }
+        try campaign.report.conclude(settings: campaign.options.settings, json: json)
     }
 
     func validate() throws {
@@ -134,15 +134,27 @@ struct Run: ParsableCommand {
         if chosen.contains(where: \.isNode), access(node, X_OK) != 0 {
             throw ValidationError("no executable \(node): build the node, or give --apus, or leave it out of --brokers")
         }
-        if chosen.contains(.mosquitto) || chosen.contains(.mosquitto5), access(mosquitto, X_OK) != 0 {
-            throw ValidationError("no executable \(mosquitto): install mosquitto, or leave it out of --brokers")
-        }
+        try requirePeers(chosen)
         return CampaignOptions(
             scenarios: names, brokers: chosen, pairs: pairs ?? (quick ? 3 : 9),
             seconds: seconds ?? (quick ? 0.25 : 0.5),
             start: BrokerOptions(
-                apus: node, mosquitto: mosquitto, lanes: lanes, noDelay: mosquittoNodelay, version: version),
+                apus: node, mosquitto: mosquitto, nats: nats, rabbitmq: rabbitmq, lanes: lanes,
+                noDelay: mosquittoNodelay, version: version),
             quick: quick, realTime: fifo, window: window)
+    }
+
+    private func requirePeers(_ chosen: [BrokerKind]) throws {
+        for kind in chosen where kind.isPeer {
+            let (program, name) =
+                switch kind {
+                case .nats: (nats, "nats-server")
+                case .rabbitmq: (rabbitmq, "rabbitmq-server")
+                default: (mosquitto, "mosquitto")
+                }
+            guard access(program, X_OK) != 0 else { continue }
+            throw ValidationError("no executable \(program): install \(name), or leave it out of --brokers")
+        }
     }
 }
 

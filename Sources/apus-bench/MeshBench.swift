@@ -62,19 +62,11 @@ struct MeshBench: ParsableCommand {
         let campaign = MeshCampaign(self, node: node)
         campaign.run()
         for line in campaign.table() { say(line) }
-        if let json {
-            let settings = [
+        try campaign.report.conclude(
+            settings: [
                 "rounds": "\(campaign.rounds)", "seconds": "\(campaign.seconds)", "lanes": "\(lanes)",
                 "scenarios": names.joined(separator: ","), "quick": "\(quick)",
-                "processors": "\(sysconf(Int32(_SC_NPROCESSORS_ONLN)))",
-            ]
-            try Scratch.write(try campaign.report.json(settings: settings) + "\n", to: json)
-        }
-        guard campaign.report.failures.isEmpty else {
-            say("\nFAILURES")
-            for failure in campaign.report.failures { say("  " + failure) }
-            throw ExitCode(1)
-        }
+            ], json: json)
     }
 }
 

@@ -1,4 +1,3 @@
-internal import CLinux
 internal import Glibc
 
 /// The kernel's price of one hop: carries each connection on to a port, both ways, and understands nothing. It stands
@@ -40,24 +39,12 @@ final class Pipe {
     /// Runs until the process is killed.
     func run() throws -> Never {
         while true {
-            let count = poll.wait(milliseconds: -1)
-            for index in 0..<count {
-                let fd = Int32(truncatingIfNeeded: poll.token(index))
-                if fd == listener {
-                    try accept()
-                    continue
-                }
-                let ready = poll.ready(index)
-                if ready & Poll.output != 0 { drain(fd) }
-                if ready & ~Poll.output != 0 { carry(fd) }
-            }
+            try poll.serve(listener, accept: accept, drain: drain, receive: carry)
         }
     }
 
     private func accept() throws {
-        while true {
-            let fd = accept4(listener, nil, nil, Int32(SOCK_NONBLOCK.rawValue) | Int32(SOCK_CLOEXEC.rawValue))
-            guard fd >= 0 else { return }
+        while let fd = Socket.accept(listener) {
             // Whoever is not there yet will be dialled again.
             guard let further = try? Socket.connect(port: target) else {
                 close(fd)
@@ -68,7 +55,6 @@ final class Pipe {
                 close(further)
                 continue
             }
-            Socket.setNoDelay(fd)
             ends[Int(fd)] = End(fd: fd, other: further)
             ends[Int(further)] = End(fd: further, other: fd)
             try poll.add(fd, Poll.input, token: Int(fd))

@@ -38,17 +38,6 @@ struct Plan {
     var alternate = false
     /// What the names of its clients begin with: in a mesh no two clients may have the same.
     var clientPrefix = ""
-
-    /// Deliveries per published message, on average.
-    var fanOut: Double {
-        switch flow {
-        case .fan: Double(publishers.first?.subscribers.count ?? 1)
-        case .pooled: 1
-        case .matched:
-            Double(subscribers.reduce(0) { $0 + ($1.expected?.count ?? 0) })
-                / Double(publishers.first?.topics.count ?? 1)
-        }
-    }
 }
 
 /// The closed-loop scenarios by name.

@@ -94,6 +94,15 @@ enum Socket {
         return fd
     }
 
+    /// The next connection that waits at a listener, non-blocking and with Nagle's algorithm off; nil for none.
+    @inline(__always)
+    static func accept(_ listener: Int32) -> Int32? {
+        let fd = accept4(listener, nil, nil, Int32(SOCK_NONBLOCK.rawValue) | Int32(SOCK_CLOEXEC.rawValue))
+        guard fd >= 0 else { return nil }
+        setNoDelay(fd)
+        return fd
+    }
+
     static func setNonBlocking(_ fd: Int32) {
         _ = fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK)
     }
@@ -177,6 +186,27 @@ final class Poll {
     @inline(__always)
     func wait(milliseconds: Int32) -> Int {
         Int(max(0, epoll_wait(fd, events, capacity, milliseconds)))
+    }
+
+    /// Waits, and serves once what is ready; the tokens are the descriptors.
+    /// - Parameters:
+    ///   - accept: connections wait at the listener.
+    ///   - drain: a socket takes more.
+    ///   - receive: a socket has bytes, or has ended.
+    @inline(__always)
+    func serve(
+        _ listener: Int32, accept: () throws -> Void, drain: (Int32) -> Void, receive: (Int32) -> Void
+    ) rethrows {
+        for index in 0..<wait(milliseconds: -1) {
+            let fd = Int32(truncatingIfNeeded: token(index))
+            if fd == listener {
+                try accept()
+                continue
+            }
+            let ready = ready(index)
+            if ready & Self.output != 0 { drain(fd) }
+            if ready & ~Self.output != 0 { receive(fd) }
+        }
     }
 
     @inline(__always)

@@ -1,4 +1,3 @@
-internal import CLinux
 internal import Glibc
 
 /// The kernel's price: a single-threaded epoll loop that copies bytes from socket to socket and understands
@@ -69,31 +68,18 @@ final class Relay {
     /// Runs until the process is killed.
     func run() throws {
         while true {
-            let count = poll.wait(milliseconds: -1)
-            for index in 0..<count {
-                let fd = Int32(truncatingIfNeeded: poll.token(index))
-                if fd == listener {
-                    try accept()
-                    continue
-                }
-                let ready = poll.ready(index)
-                if ready & Poll.output != 0 { drain(fd) }
-                if ready & ~Poll.output != 0 { receive(fd) }
-            }
+            try poll.serve(listener, accept: accept, drain: drain, receive: receive)
             for index in 0..<dirtyCount { flush(Int(dirty[index])) }
             dirtyCount = 0
         }
     }
 
     private func accept() throws {
-        while true {
-            let fd = accept4(listener, nil, nil, Int32(SOCK_NONBLOCK.rawValue) | Int32(SOCK_CLOEXEC.rawValue))
-            guard fd >= 0 else { return }
+        while let fd = Socket.accept(listener) {
             guard Int(fd) < Self.maximumDescriptors else {
                 close(fd)
                 continue
             }
-            Socket.setNoDelay(fd)
             (connections + Int(fd)).initialize(
                 to: Connection(
                     fd: fd, group: -1, publisher: false, pending: nil, pendingStart: 0, pendingEnd: 0,

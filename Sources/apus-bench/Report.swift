@@ -1,4 +1,6 @@
+internal import ArgumentParser
 internal import FoundationEssentials
+internal import Glibc
 
 /// One raw figure.
 struct Sample: Encodable {
@@ -55,8 +57,23 @@ final class Report {
         let samples: [Sample]
     }
 
+    /// The end of a run: writes everything down and says what went wrong, if anything did.
+    /// - Parameters:
+    ///   - settings: how it was measured.
+    ///   - json: the file that everything is written to; nil for none.
+    func conclude(settings: [String: String], json path: String?) throws {
+        if let path {
+            let machine = ["processors": "\(sysconf(Int32(_SC_NPROCESSORS_ONLN)))"]
+            try Scratch.write(try json(settings: settings.merging(machine) { $1 }) + "\n", to: path)
+        }
+        guard !failures.isEmpty else { return }
+        say("\nFAILURES")
+        for failure in failures { say("  " + failure) }
+        throw ExitCode(1)
+    }
+
     /// Everything as JSON; `settings` say how it was measured.
-    func json(settings: [String: String]) throws -> String {
+    private func json(settings: [String: String]) throws -> String {
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.prettyPrinted, .sortedKeys]
         return String(

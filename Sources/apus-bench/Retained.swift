@@ -55,22 +55,16 @@ final class LookUps: SideTraffic {
     private var found = 0
     private var answersDue = 0
     private var filters: [String] = []
-    private let buffer: UnsafeMutablePointer<UInt8>
-    private var carried = 0
     /// Little at a time, so that the measured traffic on the same thread does not wait for it.
-    private static let room = 8_192
+    private let packets = SmallPackets(room: 8_192)
 
     init(_ broker: Broker, _ fleet: RetainedFleet) throws {
         descriptor = try Handshake.open(broker, client: "retained-look")
         frames = broker.frames
         self.fleet = fleet
-        buffer = .allocate(capacity: Self.room)
     }
 
-    deinit {
-        close(descriptor)
-        buffer.deallocate()
-    }
+    deinit { close(descriptor) }
 
     func resume(every interval: UInt64) throws {
         isActive = true
@@ -114,22 +108,10 @@ final class LookUps: SideTraffic {
     }
 
     func readable() throws {
-        let got = recv(descriptor, buffer + carried, Self.room - carried, 0)
-        guard got > 0 else {
-            if got < 0, errno == EAGAIN || errno == EINTR { return }
+        guard let count = try packets.read(descriptor, take) else {
             throw Failure("the broker closed the client that looks up retained events")
         }
-        let count = carried + got
-        var at = 0
-        while count - at >= 2 {
-            let size = 2 + Int(buffer[at + 1])
-            guard count - at >= size else { break }
-            try take(buffer + at, size)
-            at += size
-        }
-        memmove(buffer, buffer + at, count - at)
-        carried = count - at
-        guard !isUnderWay, at > 0 else { return }
+        guard !isUnderWay, count > 0 else { return }
         finished += 1
         try beginIfDue()
     }

@@ -53,11 +53,7 @@ struct TLSBench: ParsableCommand {
         for line in try handshakeTable(start, rounds) { say(line) }
         say("")
         say(try idleLine(start))
-        guard campaign.report.failures.isEmpty else {
-            say("\nFAILURES")
-            for failure in campaign.report.failures { say("  " + failure) }
-            throw ExitCode(1)
-        }
+        try campaign.report.conclude(settings: campaign.options.settings, json: nil)
     }
 
     // MARK: Handshakes

@@ -67,6 +67,16 @@ struct Table {
         return aims.isEmpty ? "ok" : "ok, aim missed"
     }
 
+    /// The node beside products that have no column of their own.
+    func peers() -> [String] {
+        let rows = pairs([("apus", "nats"), ("apus", "rabbitmq")], must: nil, names: true)
+        guard !rows.isEmpty else { return [] }
+        return [
+            "", "Others beside the node: CPU us per delivered message, median (min..max); the ratio is that of pairs",
+        ]
+            + Text.columns([["scenario", "broker", "apus", "its", "its/apus"]] + rows.map { Array($0[..<5]) })
+    }
+
     /// What MQTT 5 costs beside 3.1.1.
     func versions() -> [String] {
         let rows = pairs([("apus", "apus5"), ("mosquitto", "mosquitto5")], must: Target.version5Must)
@@ -98,8 +108,12 @@ struct Table {
     }
 
     /// Two kinds of clients of one program, round by round: each ratio is of two windows that followed one another.
-    /// - Parameter must: for the node.
-    private func pairs(_ programs: [(old: String, new: String)], must: Double?) -> [[String]] {
+    /// - Parameters:
+    ///   - must: for the node.
+    ///   - names: whether rows are called by the second of the two.
+    private func pairs(
+        _ programs: [(old: String, new: String)], must: Double?, names: Bool = false
+    ) -> [[String]] {
         var rows: [[String]] = []
         for scenario in scenarios {
             for (old, new) in programs {
@@ -108,11 +122,15 @@ struct Table {
                 guard !before.isEmpty, before.count == after.count else { continue }
                 let ratios = Swift.zip(after, before).map { $0 / $1 }.sorted()
                 let middle = Report.median(sorted: ratios)
-                let (least, most) = (Text.fixed(ratios[0], 2), Text.fixed(ratios[ratios.count - 1], 2))
+                let (least, most) = (ratios[0], ratios[ratios.count - 1])
+                let ratio =
+                    names
+                    ? "\(Text.number(middle)) (\(Text.number(least))..\(Text.number(most)))"
+                    : "\(Text.fixed(middle, 3)) (\(Text.fixed(least, 2))..\(Text.fixed(most, 2)))"
                 let must = old == "apus" ? must : nil
                 rows.append([
-                    scenario, old, spread(scenario, old), spread(scenario, new),
-                    "\(Text.fixed(middle, 3)) (\(least)..\(most))",
+                    scenario, names ? new : old, spread(scenario, old), spread(scenario, new),
+                    ratio,
                     must.map { "<= \(Text.fixed($0, 2))" } ?? "",
                     must.map { middle <= $0 ? "ok" : "MISSES" } ?? "",
                 ])

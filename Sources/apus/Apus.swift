@@ -24,7 +24,7 @@ struct Apus: ParsableCommand {
             RunCommand.self, CheckCommand.self, UserCommand.self, AccessCommand.self, CertsCommand.self,
             InviteCommand.self, JoinCommand.self, LeaveCommand.self, PubCommand.self, SubCommand.self,
             StatusCommand.self, ClientsCommand.self, RetainedCommand.self, LinkCommand.self, TopologyCommand.self,
-            ExplainCommand.self, TraceCommand.self, TopicsCommand.self, VersionCommand.self,
+            ExplainCommand.self, TraceCommand.self, TopicsCommand.self, CompletionsCommand.self, VersionCommand.self,
         ])
 }
 

@@ -66,7 +66,8 @@ struct InviteCommand: ParsableCommand {
         let token = try InvitationToken.encode(
             issued.certificate, key: issued.key, authority: folder.authority(), addresses: address, expires: end)
         printError("This is a secret: whoever has it is the node '\(name)'. To be used until \(UTC.text(end)), by")
-        printError("  apus join TOKEN")
+        printError("  apus join -")
+        printError("which reads it from standard input: other users of a machine can see arguments.")
         print(token)
     }
 }
@@ -83,7 +84,7 @@ struct JoinCommand: ParsableCommand {
             standard input.
 
             Examples:
-              apus join apus1.AQAFcGxhbnQ…
+              apus join - <token
               apus join - --data /var/lib/apus --listen 0.0.0.0:7400 <token
             """)
 

@@ -13,7 +13,8 @@ struct LeaveCommand: ParsableCommand {
         discussion: """
             Tells the node that runs with the data directory to leave, and waits until it has; it serves its clients \
             alone from then on. What `apus join` wrote is moved to mesh/left-…, and the next start is a node \
-            without a mesh. The other nodes would still let it in: revoke its certificate where the authority is.
+            without a mesh. A node whose configuration has `mesh` joins again at its next start: take that out of it. \
+            The other nodes would still let it in: revoke its certificate where the authority is.
 
             Examples:
               apus leave
@@ -33,13 +34,28 @@ struct LeaveCommand: ParsableCommand {
     func run() throws {
         let membership = MeshMembership(data: nodeData(data))
         guard membership.isJoined || membership.isRunning else {
-            throw CommandFailure("\(membership.data) has not joined a mesh by `apus join`; --data names another one")
+            throw CommandFailure(
+                "no node of a mesh runs with \(membership.data), and it has not joined one by `apus join`; "
+                    + (otherNode ?? "--data names another directory"))
         }
         let name = membership.certificateName
         if membership.isRunning { try stop(membership) }
-        if let aside = try membership.leave(now: secondsNow()) { print("what `apus join` wrote is in \(aside)") }
+        if let aside = try membership.leave(now: secondsNow()) {
+            print("what `apus join` wrote is in \(aside)")
+        } else {
+            print("it was in the mesh by its configuration and joins again when it starts: take `mesh` out of that")
+        }
+        guard let name else { return print("left") }
         print("left. To let nobody in with its certificate, where the authority is:")
-        print("  apus certs revoke \(name ?? "NAME")")
+        print("  apus certs revoke \(name)")
+    }
+
+    /// What to try when another node is managed at the address that would be asked; nil when there is none.
+    private var otherNode: String? {
+        guard let client = try? options.client(), let node: NodeDocument = try? client.document("/v1/node"),
+            let data = node.data
+        else { return nil }
+        return "the node at \(client.address) has --data \(data)"
     }
 
     /// Has the running node leave, after a look whether it is the one of the directory.

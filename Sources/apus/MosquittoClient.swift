@@ -65,12 +65,18 @@ final class MosquittoClient {
     private(set) var granted: [Int32]?
     /// Publishes that are not done yet.
     private(set) var pending: Set<Int32> = []
+    /// Publishes that the server has refused, which only one of MQTT 5 says, and only at QoS 1 and 2.
+    private(set) var refused = 0
+    /// Called for the first refusal of each reason.
+    var onRefusal: ((String) -> Void)?
 
     private let settings: Settings
     private let client: OpaquePointer
     private var connectCode: Int32?
     /// Publishes that were done before `publish` knew their id.
     private var doneEarly: Set<Int32> = []
+    /// Reasons of refusals that were told.
+    private var toldReasons: Set<Int32> = []
     /// The first error of this attempt: libmosquitto tells the log what is wrong with a certificate, and its caller
     /// only that TLS failed.
     private var firstError: String?
@@ -114,9 +120,8 @@ final class MosquittoClient {
         mosquitto_connect_callback_set(client) { _, context, code in
             MosquittoClient.from(context)?.connectCode = code
         }
-        mosquitto_publish_callback_set(client) { _, context, id in
-            guard let client = MosquittoClient.from(context) else { return }
-            if client.pending.remove(id) == nil { client.doneEarly.insert(id) }
+        mosquitto_publish_v5_callback_set(client) { _, context, id, code, _ in
+            MosquittoClient.from(context)?.published(id, code)
         }
         mosquitto_subscribe_callback_set(client) { _, context, _, count, granted in
             MosquittoClient.from(context)?.granted =
@@ -140,6 +145,16 @@ final class MosquittoClient {
     /// The context is the client itself, which owns the C client and so outlives every callback.
     private static func from(_ context: UnsafeMutableRawPointer?) -> MosquittoClient? {
         context.map { Unmanaged<MosquittoClient>.fromOpaque($0).takeUnretainedValue() }
+    }
+
+    /// A publish is done; from 128 on the code is a refusal (MQTT 5 §3.4.2.1).
+    private func published(_ id: Int32, _ code: Int32) {
+        if pending.remove(id) == nil { doneEarly.insert(id) }
+        guard code >= 128 else { return }
+        refused += 1
+        guard toldReasons.insert(code).inserted else { return }
+        let reason = mosquitto_reason_string(code).map { String(cString: $0) } ?? "reason \(code)"
+        onRefusal?("\(place) refused the event: \(reason)")
     }
 
     /// Whether `text` is a topic filter of MQTT.

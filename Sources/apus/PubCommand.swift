@@ -8,7 +8,9 @@ struct PubCommand: ParsableCommand {
         commandName: "pub",
         abstract: "Publish events by MQTT.",
         discussion: """
-            Takes the options of mosquitto_pub. Ends with 0 when the server has taken everything, with 1 when not.
+            Takes the common options of mosquitto_pub. Ends with 0 when the server has taken everything, with 1 when \
+            not. It tells of an event that it does not take, as one beyond the access rules, with -V 5 and -q 1 or 2 \
+            only: at QoS 0, and in MQTT 3.1.1, publishers are not told.
 
             Examples:
               apus pub -t greetings/world -m hello
@@ -64,6 +66,7 @@ struct PubCommand: ParsableCommand {
     func run() throws {
         let payload = try wholePayload()
         let connection = try MosquittoClient(client.settings(isCleanSession: true))
+        connection.onRefusal = { printError("apus: \($0)") }
         try connection.connect()
         if let payload {
             try publish(payload, on: connection)
@@ -76,6 +79,9 @@ struct PubCommand: ParsableCommand {
             try connection.loop(milliseconds: 100)
         }
         connection.disconnect()
+        guard connection.refused > 0 else { return }
+        if lines { throw CommandFailure("\(connection.refused) event(s) were refused") }
+        throw ExitCode.failure
     }
 
     /// What to send, or nil when it comes line by line.

@@ -1,7 +1,6 @@
-/// `apus run` and `apus check`.
+/// `apus run`.
 import ArgumentParser
 import Node
-import Security
 
 /// `apus run`.
 struct RunCommand: ParsableCommand {
@@ -23,7 +22,7 @@ struct RunCommand: ParsableCommand {
               apus run --config mesh-configs/secured.yaml
               apus run --mqtt 127.0.0.1:0 --log-format json
               apus run --mqtt 127.0.0.1:1884 --http off --amqp off --admin 127.0.0.1:8223 --data ./second --link \
-                127.0.0.1:7400
+            127.0.0.1:7400
             """)
 
     @Option(
@@ -39,8 +38,8 @@ struct RunCommand: ParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "Where the first MQTT listener listens: 127.0.0.1:1883, [::]:1883, unix:/path. Port 0 takes a free one.",
-            valueName: "address"))
+            "Where the first MQTT listener listens: 127.0.0.1:1883, [::]:1883, unix:/path; or off. Port 0 takes a "
+                + "free one.", valueName: "address"))
     var mqtt: String?
 
     @Option(
@@ -59,7 +58,10 @@ struct RunCommand: ParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "Dial another node of the mesh, beside those of the configuration; repeatable.", valueName: "host:port"))
+            """
+            Dial another node of the mesh, beside those of the configuration; repeatable. Keys of a link may follow \
+            the address: HOST:PORT,cost=100,name=radio,profile=fast.
+            """, valueName: "host:port"))
     var link: [String] = []
 
     @Option(
@@ -90,72 +92,6 @@ struct RunCommand: ParsableCommand {
         } catch {
             printError("apus: \(error)")
             throw ExitCode(error.isConfiguration ? 78 : 1)
-        }
-    }
-}
-
-/// `apus check`.
-struct CheckCommand: ParsableCommand {
-    static let configuration = CommandConfiguration(
-        commandName: "check",
-        abstract: "Check a configuration without starting a node.",
-        discussion: """
-            Reads the file as `apus run` would, with the environment applied, and says everything that is wrong with \
-            it: file, line, key, and what is allowed. Certificates, keys, authorities, revocation lists and the user \
-            file are read, too. Ends with 78 when something is wrong.
-
-            Examples:
-              apus check mesh-configs/secured.yaml
-              apus check --keys
-            """)
-
-    @Flag(help: "Print the table of all keys (Markdown) instead.")
-    var keys = false
-
-    @Argument(help: "The configuration.")
-    var file: String?
-
-    func validate() throws {
-        if !keys, file == nil { throw ValidationError("Missing expected argument '<file>'") }
-    }
-
-    func run() throws {
-        if keys { return print(ConfigurationKeys.markdown, terminator: "") }
-        let configuration = try Configuration.load(file: file)
-        let security = configuration.security
-        let tls = configuration.checkTLS()
-        for warning in tls.warnings { printError("warning: \(warning)") }
-        var problems = tls.problems
-        var users: String?
-        if let path = security.users { users = countUsers(path, &problems) }
-        for problem in problems { printError(problem) }
-        if !problems.isEmpty { throw ExitCode(78) }
-        let listeners = configuration.listeners
-            .map { "\($0.protocolName.rawValue) \($0.address)" }.joined(separator: ", ")
-        print("OK  node '\(configuration.name)', data in \(configuration.data)")
-        print("    listeners: \(listeners.isEmpty ? "none" : listeners)")
-        print("    management: \(configuration.admin.address?.description ?? "off")")
-        if let mesh = configuration.meshSummary { print("    \(mesh)") }
-        print("    anonymous clients: \(security.anonymous.rawValue); access rules: \(security.access.count)")
-        if let users { print("    users: \(users)") }
-        if !tls.sections.isEmpty { print("    TLS: \(tls.sections.joined(separator: ", "))") }
-        if listeners.isEmpty { printError("warning: without listeners no client can connect") }
-        if security.anonymous == .everywhere,
-            configuration.listeners.contains(where: { !$0.address.isLocal })
-        {
-            printError("warning: anyone who reaches the node may connect without a user name")
-        }
-    }
-
-    /// A user file that is not there yet is no fault of the configuration; one that cannot be read is.
-    private func countUsers(_ path: String, _ problems: inout [String]) -> String? {
-        guard isReadable(path) else {
-            printError("warning: security.users: there is no readable file \(path); make it with `apus user add`")
-            return nil
-        }
-        do throws(UserFileError) { return "\(try UserFile.load(path).users.count) in \(path)" } catch {
-            problems.append("\(error)")
-            return nil
         }
     }
 }

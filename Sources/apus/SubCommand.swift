@@ -9,9 +9,9 @@ struct SubCommand: ParsableCommand {
         commandName: "sub",
         abstract: "Subscribe by MQTT and print events.",
         discussion: """
-            Takes the options of mosquitto_sub. Prints each payload on a line until it is interrupted, and connects \
-            again when the connection is lost. With -C it ends after that many events, with -W after that many \
-            seconds: with 1 when -C was not reached by then.
+            Takes the common options of mosquitto_sub. Prints each payload on a line until it is interrupted, and \
+            connects again when the connection is lost. With -C it ends after that many events, with -W after that \
+            many seconds: with 1 when -C was not reached by then.
 
             Examples:
               apus sub -t 'greetings/#' -v

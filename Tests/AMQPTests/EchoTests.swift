@@ -1,6 +1,7 @@
 import CProton
 import Core
 import Testing
+import TestSupport
 
 @testable import AMQP
 

@@ -162,6 +162,54 @@ import Testing
             name, from: "a", credit: credit, keeps: keeps, capabilities: isGlobal ? ["shared", "global"] : ["shared"])
     }
 
+    /// A member with the link property `apus:weight`; nil for none.
+    private func weighted(
+        _ client: FieldClient, _ name: String, keeps: Bool = false, _ put: ((OpaquePointer) -> Void)?
+    ) -> OpaquePointer {
+        client.receiver(name, from: "a", credit: 1_000, keeps: keeps, capabilities: ["shared", "global"]) { link in
+            guard let put, let data = pn_link_properties(link) else { return }
+            pn_data_put_map(data)
+            pn_data_enter(data)
+            for (name, value) in [("other", nil), ("apus:weight", put)] as [(String, ((OpaquePointer) -> Void)?)] {
+                name.withCString { _ = pn_data_put_symbol(data, pn_bytes_t(size: name.utf8.count, start: $0)) }
+                if let value { value(data) } else { pn_data_put_int(data, 1) }
+            }
+            pn_data_exit(data)
+        }
+    }
+
+    @Test func theWeightIsALinkProperty() throws {
+        let node = try FieldNode(lanes: 2)
+        let client = FieldClient(node, node.container(on: 1))
+        let canary = weighted(client, "g|1", keeps: true) { pn_data_put_ubyte($0, 10) }
+        let other = weighted(client, "g|2") { pn_data_put_long($0, 190) }
+        publish(node, 1...400)
+        client.pump()
+        let counts = [client.texts(canary).count, client.texts(other).count]
+        #expect(counts.reduce(0, +) == 400 && abs(counts[0] - 20) <= 3, "\(counts)")
+        // A durable subscription keeps it; attached again with another, it has that.
+        client.leave(canary, closes: false)
+        let again = weighted(client, "g|1", keeps: true) { pn_data_put_ushort($0, 190) }
+        publish(node, 1...400)
+        client.pump()
+        #expect(abs(client.texts(again).count - 200) <= 4)
+    }
+
+    @Test func aWeightThatIsNoneIsRefused() throws {
+        let node = try FieldNode()
+        let client = FieldClient(node, "c")
+        for put: (OpaquePointer) -> Void in [
+            { pn_data_put_uint($0, 1_001) }, { pn_data_put_int($0, -1) }, { pn_data_put_double($0, 5) },
+            { pn_data_put_null($0) }, { pn_data_put_ulong($0, .max) },
+        ] {
+            let link = weighted(client, "g|1", put)
+            let condition = pn_link_remote_condition(link)
+            #expect(pn_condition_get_name(condition).map { String(cString: $0) } == "amqp:invalid-field")
+            client.leave(link, closes: true)
+        }
+        #expect(node.router.subscriptionCount == 0)
+    }
+
     private func publish(_ node: FieldNode, _ range: ClosedRange<Int>) {
         let publisher = FieldClient(node, "publisher")
         publisher.send(range.map { "\($0)" }, on: publisher.sender(to: "a"))

@@ -1,6 +1,7 @@
 import Core
 import MQTT
 import Synchronization
+import TestSupport
 
 @testable import AMQP
 
@@ -174,46 +175,20 @@ final class FieldConnection {
         if let finishing, closing == nil { close(finishing) }
     }
 
-    /// As in the reactor: receive, route, tell, route what was deferred.
     fileprivate func consume() {
         // A client that does not read is not read either.
         guard !link.isCongested else { return }
-        // A copy of exactly this size that is spoilt afterwards: nobody may read beyond it, or later.
-        let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: carry.count, alignment: 1)
-        buffer.copyBytes(from: carry)
-        defer {
-            _ = buffer.initializeMemory(as: UInt8.self, repeating: 0xEE)
-            buffer.deallocate()
+        let intake = conversation.take(
+            carry, on: lane, isOpen: { closing == nil && finishing == nil }, yields: { lane.yieldsAlways })
+        switch intake.stop {
+        case .paused: isPaused = true
+        case .yielding:
+            isPaused = true
+            lane.yielding.append(self)
+        case .close(let reason): close(reason)
+        case .waiting, .ended: break
         }
-        var offset = 0
-        let turn = lane.turn
-        turn.beginSlowly()
-        loop: while closing == nil, finishing == nil {
-            let rest = UnsafeRawBufferPointer(rebasing: buffer[offset...])
-            let progress = conversation.receive(rest, turn, on: lane)
-            offset += progress.consumed
-            if !turn.isEmpty {
-                turn.principal?.router.route(turn, on: lane)
-                conversation.routed(turn, on: lane)
-                turn.removeAll()
-            }
-            lane.routeDeferred()
-            switch progress.verdict {
-            case .routeFirst:
-                guard lane.yieldsAlways else { continue }
-                isPaused = true
-                lane.yielding.append(self)
-                break loop
-            case .waiting: break loop
-            case .paused:
-                isPaused = true
-                break loop
-            case .close(let reason):
-                close(reason)
-                break loop
-            }
-        }
-        carry = closing == nil && finishing == nil ? Array(buffer[offset...]) : []
+        carry = closing == nil && finishing == nil ? intake.rest : []
     }
 
     fileprivate func end() {

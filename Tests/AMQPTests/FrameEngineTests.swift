@@ -1,5 +1,6 @@
 import CProton
 import Testing
+import TestSupport
 
 @testable import AMQP
 

@@ -1,6 +1,7 @@
 import CProton
 import Core
 import Testing
+import TestSupport
 
 @testable import AMQP
 
@@ -194,7 +195,7 @@ import Testing
     // MARK: There and back
 
     /// AMQP to AMQP: at once, and after it has waited as an event.
-    @Test(arguments: SeededNumbers.seeds) func theBareMessageStaysAsItIs(_ seed: UInt64) throws {
+    @Test(arguments: Seeded.seeds) func theBareMessageStaysAsItIs(_ seed: UInt64) throws {
         var generator = RandomMessage(seed: seed)
         for number in 0..<120 {
             let message = generator.next()
@@ -233,7 +234,7 @@ import Testing
     }
 
     /// MQTT to AMQP and back: all properties, in order, with duplicates.
-    @Test(arguments: SeededNumbers.seeds) func userPropertiesComeBack(_ seed: UInt64) throws {
+    @Test(arguments: Seeded.seeds) func userPropertiesComeBack(_ seed: UInt64) throws {
         var generator = RandomMessage(seed: seed)
         for number in 0..<50 {
             var writer = EventPropertiesWriter()

@@ -21,27 +21,6 @@ func hex(_ text: String) -> [UInt8] {
     return bytes
 }
 
-/// Random numbers that a seed repeats (SplitMix64).
-struct SeededNumbers: RandomNumberGenerator {
-    private var state: UInt64
-
-    init(seed: UInt64) { state = seed }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var mixed = state
-        mixed = (mixed ^ mixed >> 30) &* 0xBF58_476D_1CE4_E5B9
-        mixed = (mixed ^ mixed >> 27) &* 0x94D0_49BB_1331_11EB
-        return mixed ^ mixed >> 31
-    }
-
-    /// The seeds of a run: APUS_SEED alone, when it is set.
-    static var seeds: [UInt64] {
-        if let text = ProcessInfo.processInfo.environment["APUS_SEED"], let seed = UInt64(text) { return [seed] }
-        return Array(1...40)
-    }
-}
-
 /// Properties as lines that a test can compare: `contentType text/plain`, `user a = b`. Foreign ones are left out.
 func lines(_ properties: UnsafeRawBufferPointer) -> [String] {
     EventProperties(properties).compactMap { property in

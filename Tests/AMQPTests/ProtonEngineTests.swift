@@ -55,12 +55,12 @@ import Testing
     @Test func endsASession() throws {
         let stage = EngineStage()
         let (theirs, ours) = stage.open()
-        var error = AMQPError(.windowViolation, "too much")
+        var error = AMQPError(.handleInUse, "too much")
         error.info = [("limit", "10")]
         stage.engine.end(ours, error)
         stage.pump()
         let condition = pn_session_remote_condition(theirs)
-        #expect(ProtonClient.condition(condition)?.name == "amqp:session:window-violation")
+        #expect(ProtonClient.condition(condition)?.name == "amqp:session:handle-in-use")
         #expect(ProtonClient.condition(condition)?.text == "too much")
         #expect(ProtonEngine.texts(pn_condition_info(condition)).map(\.value) == ["10"])
         pn_session_close(theirs)

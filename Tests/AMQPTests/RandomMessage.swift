@@ -1,8 +1,10 @@
+import TestSupport
+
 /// Messages that a generator makes up, in all encodings there are, written without the code that is tested.
 struct RandomMessage {
-    private var random: SeededNumbers
+    private var random: Seeded
 
-    init(seed: UInt64) { random = SeededNumbers(seed: seed) }
+    init(seed: UInt64) { random = Seeded(seed: seed) }
 
     private mutating func chance(_ one: Int) -> Bool { Int.random(in: 0..<one, using: &random) == 0 }
 

@@ -99,6 +99,53 @@ private final class PaperMesh: MeshManaging {
         }
     }
 
+    @Test func sharesOfGroupsWithWeightsAreSaid() throws {
+        let plain = ExplanationDocument.Group(filter: "$share/g/t", localMembers: 2, nodes: ["b"])
+        #expect(plain.shares == nil)
+        let weighted = ExplanationDocument.Group(
+            filter: "$share/g/t", localMembers: 3, nodes: ["b", "c"],
+            localWeights: [.init(weight: 100, members: 2), .init(weight: 0, members: 1)], nodeWeights: [180, 20])
+        #expect(
+            weighted.shares == [
+                "members here: 50.0 % (200 of 400): 2 of weight 100, 1 of weight 0",
+                "members at b: 45.0 % (180 of 400)", "members at c: 5.0 % (20 of 400)",
+            ])
+        let elsewhere = ExplanationDocument.Group(
+            filter: "$share/g/t", localMembers: 0, nodes: ["b", "c"], localWeights: [], nodeWeights: [1, 2])
+        #expect(elsewhere.shares == ["members at b: 33.3 % (1 of 3)", "members at c: 66.7 % (2 of 3)"])
+        // What another version may say.
+        var odd = elsewhere
+        odd.nodeWeights = [0, 0]
+        #expect(odd.shares == nil)
+        odd.nodeWeights = [1]
+        #expect(odd.shares == nil)
+        odd.nodeWeights = [.max, .max]
+        #expect(odd.shares == nil)
+    }
+
+    @Test func theMeshIsSortedForPeople() throws {
+        func node(_ name: String, _ neighbours: [String]) -> TopologyDocument.Node {
+            TopologyDocument.Node(
+                id: name + "-id", name: name, shortID: 1, reachable: true, distance: 1, via: nil, transit: true,
+                draining: false, addresses: [], ageMilliseconds: 1, filters: 0,
+                neighbours: neighbours.map { .init(id: $0 + "-id", name: $0, cost: 10, twoWay: true) })
+        }
+        func link(_ peer: String, _ name: String?) -> TopologyDocument.Link {
+            TopologyDocument.Link(
+                peer: peer, name: name, state: "up", cost: 10, roundTripMicroseconds: 1, framesOut: 0, framesIn: 0,
+                bytesOut: 0, bytesIn: 0, controlBytesOut: 0, controlBytesIn: 0, waitingBytes: 0, dropped: 0)
+        }
+        let told = TopologyDocument(
+            node: "b", id: "b-id", mesh: "m", state: "joined",
+            nodes: [node("b", ["c", "a"]), node("c", ["b", "a"]), node("a", ["c", "b"])],
+            links: [link("c", "radio"), link("c", nil), link("a", nil)])
+        let sorted = told.sorted
+        #expect(sorted.nodes.map(\.name) == ["a", "b", "c"])
+        #expect(sorted.nodes.map { $0.neighbours.map(\.name) } == [["b", "c"], ["a", "c"], ["a", "b"]])
+        #expect(sorted.links.map(\.peer) == ["a", "c", "c"] && sorted.links.map(\.name) == [nil, nil, "radio"])
+        #expect(sorted.sorted == sorted)
+    }
+
     @Test func activeTopicsAreListed() throws {
         let stage = try AdminStage(mesh: PaperMesh())
         let all: MeshTopicsDocument = try stage.get("/v1/mesh/topics")

@@ -18,6 +18,10 @@ private let root = URL(filePath: #filePath).deletingLastPathComponent().deleting
         var node = NodeStatistics(name: "n", version: "1", startedAt: 1_700_000_000.5, uptimeSeconds: 1, lanes: [])
         node.protocols = ["mqtt"]
         node.mesh = mesh()
+        var bridge = BridgeDocument(
+            name: "b", to: "h:1", broker: "h:1", version: "5", tls: false, clientId: "c", state: "connected")
+        (bridge.droppedIn, bridge.droppedOut) = (["expired": 0], ["expired": 0])
+        node.bridges = [bridge]
         node.process = ProcessStatistics.now()
         return node
     }
@@ -69,6 +73,31 @@ private let root = URL(filePath: #filePath).deletingLastPathComponent().deleting
         #expect(value("convergence_seconds_sum") == 40.0015 && value("convergence_seconds_count") == 2)
         node.mesh = nil
         #expect(!Metrics.prometheus(node).contains("apus_mesh"))
+    }
+
+    @Test func loginsAreTold() throws {
+        var node = silent()
+        node.logins.hashes = 3
+        node.logins.tokens = 4
+        node.logins.cacheHits = 5
+        node.logins.coalesced = 6
+        node.logins.failures = 7
+        node.logins.refused = 20
+        node.logins.refusedBusy = 8
+        node.logins.refusedLimited = 9
+        node.logins.waiting = 10
+        node.logins.cached = 11
+        let metrics = try ParsedMetrics(Metrics.prometheus(node))
+        func value(_ name: String, _ labels: [String: String] = [:]) -> Double? {
+            metrics.value("apus_login" + name, labels)
+        }
+        #expect(value("_checks_total", ["kind": "password"]) == 3 && value("_checks_total", ["kind": "token"]) == 4)
+        #expect(value("_cache_hits_total") == 5 && value("_checks_shared_total") == 6)
+        #expect(value("_checks_failed_total") == 7)
+        #expect(value("s_refused_total", ["reason": "busy"]) == 8)
+        #expect(value("s_refused_total", ["reason": "too_many_failures"]) == 9)
+        #expect(value("s_refused_total", ["reason": "other"]) == 3, "the rest")
+        #expect(value("s_waiting") == 10 && value("_cache_entries") == 11)
     }
 
     @Test func everyReasonIsThereFromTheStart() throws {

@@ -22,7 +22,7 @@ struct AccessActionTests {
     }
 
     private func maySubscribe(_ access: ResolvedAccess, _ filter: String) throws -> Bool {
-        access.maySubscribe(try TopicFilter(filter, grammar: .mqtt))
+        access.reach(try TopicFilter(filter, grammar: .mqtt)) == .everything
     }
 
     @Test("Who may publish may retain, unless a rule about retaining stands before")

@@ -16,7 +16,7 @@ struct AccessTests {
     }
 
     private func maySubscribe(_ access: ResolvedAccess, _ filter: String, smf: Bool = false) throws -> Bool {
-        access.maySubscribe(try TopicFilter(filter, grammar: smf ? .smf : .mqtt))
+        access.reach(try TopicFilter(filter, grammar: smf ? .smf : .mqtt)) == .everything
     }
 
     @Test("No rules allow everything; any rule makes deny the default")

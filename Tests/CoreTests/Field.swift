@@ -35,11 +35,12 @@ final class Field {
     @discardableResult
     func subscribe(
         _ port: Recorder, _ filter: String, _ options: DeliveryOptions = .qos(0), identifier: UInt32 = 0,
-        grammar: TopicFilter.Grammar = .mqtt, as principal: Principal? = nil
+        weight: UInt16? = nil, grammar: TopicFilter.Grammar = .mqtt, as principal: Principal? = nil,
+        in router: Router? = nil
     ) throws -> Router.SubscribeOutcome {
         let subscription = Subscription(
-            filter: try TopicFilter(filter, grammar: grammar), options: options, identifier: identifier)
-        return router.subscribe(
+            filter: try TopicFilter(filter, grammar: grammar), options: options, identifier: identifier, weight: weight)
+        return (router ?? self.router).subscribe(
             port, subscription, as: principal ?? self.principal(), on: all[port.address.lane])
     }
 
@@ -96,6 +97,7 @@ final class Field {
         repeat {
             for lane in all { lane.postMail() }
             for lane in all { lane.readMail() }
+            for lane in all { lane.routeDeferred() }
         } while all.contains { $0.hasStaged }
     }
 

@@ -53,6 +53,59 @@ struct GroupTests {
         #expect(a.deliveries.count == 1 && b.deliveries.count == 1)
     }
 
+    @Test("What is on its way to a member's lane when that leaves goes to another one; direct events are counted")
+    func leavesMeanwhile() throws {
+        let field = Field(lanes: 3)
+        let (stays, goes) = (field.recorder(on: 2), field.recorder(on: 1))
+        let alone = field.recorder(on: 1)
+        for member in [stays, goes] { try field.subscribe(member, "$share/g/t/+", .qos(1)) }
+        try field.subscribe(alone, "t/+", .qos(1))
+        for number in 0..<20 {
+            field.publish("t/x", ["\(number).0", "\(number).1"], qos: 1)
+            field.publish("t/x", ["direct"])
+        }
+        field.all[0].postMail()
+        field.router.unregister(goes, on: field.all[1])
+        field.router.unregister(alone, on: field.all[1])
+        // Another one has their places.
+        let tenants = [field.recorder(on: 1), field.recorder(on: 1)]
+        field.settle()
+        let guaranteed = stays.payloads.filter { $0 != "direct" }
+        #expect(guaranteed.sorted() == (0..<20).flatMap { ["\($0).0", "\($0).1"] }.sorted())
+        #expect(goes.deliveries.isEmpty && tenants.allSatisfy { $0.deliveries.isEmpty })
+        let direct = stays.payloads.count { $0 == "direct" }
+        #expect(direct < 20 && Int(field.dropped(.noMember, on: 1)) == 20 - direct)
+        // With nobody left they are counted.
+        field.publish("t/x", ["last"], qos: 1)
+        field.all[0].postMail()
+        field.router.unregister(stays, on: field.all[2])
+        field.settle()
+        #expect(field.dropped(.noMember, on: 2) == 1)
+    }
+
+    @Test("What was on its way to one that left stays in its namespace, whoever has the place by then")
+    func leavesForAnotherNamespace() throws {
+        let field = Field(lanes: 2)
+        let (stays, goes) = (field.recorder(), field.recorder(on: 1))
+        for member in [stays, goes] { try field.subscribe(member, "$share/g/t", .qos(1)) }
+        // Another namespace has a group with the same number and the same filter.
+        let other = Router(name: "other", number: 1, limits: Limits(), hashKey: 815)
+        let strangers = [Recorder(), Recorder()]
+        other.register(strangers[0], on: field.all[0])
+        let principal = Principal(identity: Identity(user: nil), clientID: "stranger", router: other)
+        try field.subscribe(strangers[0], "$share/g/t", .qos(1), as: principal, in: other)
+        for number in 0..<20 { field.publish("t", ["\(number)"], qos: 1) }
+        field.all[0].postMail()
+        let place = goes.address.slot
+        field.router.unregister(goes, on: field.all[1])
+        other.register(strangers[1], on: field.all[1])
+        #expect(strangers[1].address.slot == place)
+        field.settle()
+        #expect(stays.payloads.sorted() == (0..<20).map(String.init).sorted())
+        #expect(goes.deliveries.isEmpty && strangers.allSatisfy { $0.deliveries.isEmpty })
+        #expect(field.all.allSatisfy { $0.counters.dropped[DropReason.noMember.rawValue] == 0 })
+    }
+
     @Test("Members come and go; with the last the group is gone")
     func membership() throws {
         let field = Field()

@@ -1,3 +1,5 @@
+import TestSupport
+
 @testable import Core
 
 /// A filter as the text of the standard reads, on split strings: the oracle for everything that is faster.

@@ -102,6 +102,21 @@ struct RemoteGroupTests {
         let groups = matches.groups.sorted { $0.filter < $1.filter }
         #expect(groups.map(\.filter) == ["$share/g/t/x", "$share/h/t/#"])
         #expect(groups.map(\.localMembers) == [1, 0] && groups.map(\.nodes) == [[], [4]])
+        #expect(groups.allSatisfy { $0.localWeights.isEmpty && $0.nodeWeights.isEmpty })
+    }
+
+    @Test("Of a group with weights it is told what members and nodes weigh")
+    func weights() throws {
+        let (field, _) = RemoteTests.meshed()
+        let nodes = [4, 5].map { field.router.addRemoteNode($0) }
+        for node in nodes { field.router.subscribe(node, [try entry("$share/g/t")]) }
+        for weight in [nil, 5, 0] as [UInt16?] { try field.subscribe(field.recorder(), "$share/g/t", weight: weight) }
+        let key = try #require(Self.keys(field, "t")["$share/g/t"])
+        field.router.setWeights([GroupWeight(key: key, sum: 300, isSaid: true)], of: nodes[1])
+        let matches = Array("t".utf8).withUnsafeBytes { field.router.remoteMatches($0) }
+        let group = try #require(matches.groups.first)
+        #expect(group.localMembers == 3 && group.localWeights.sorted() == [0, 5, 100])
+        #expect(Dictionary(uniqueKeysWithValues: zip(group.nodes, group.nodeWeights)) == [4: 100, 5: 300])
     }
 
     private static func keys(_ field: Field, _ topic: String) -> [String: UInt64] {
@@ -116,7 +131,7 @@ struct RemoteGroupTests {
         return raw.groupNumbers
     }
 
-    private static func deliver(_ field: Field, _ topic: String, _ key: UInt64, qos: UInt8) -> PublishOutcome {
+    static func deliver(_ field: Field, _ topic: String, _ key: UInt64, qos: UInt8) -> PublishOutcome {
         let event = Array(topic.utf8).withUnsafeBytes {
             Event(
                 topic: $0, properties: UnsafeRawBufferPointer(start: nil, count: 0),

@@ -1,4 +1,5 @@
 import Testing
+import TestSupport
 
 @testable import Core
 
@@ -9,7 +10,10 @@ struct TopicIndexTests {
         var options: DeliveryOptions
         var identifier: UInt32
 
-        static func < (a: Found, b: Found) -> Bool { (a.port, a.identifier) < (b.port, b.identifier) }
+        /// Whole: two subscriptions of a port may have the same identifier by chance.
+        static func < (a: Found, b: Found) -> Bool {
+            (a.port, a.identifier, a.options.rawValue) < (b.port, b.identifier, b.options.rawValue)
+        }
     }
 
     /// One subscription as the oracle keeps it.

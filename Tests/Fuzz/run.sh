@@ -16,7 +16,7 @@ root=$PWD
 work=$root/Tests/Fuzz/.work
 mkdir -p "$work"
 
-flags=(-g -O -parse-as-library -swift-version 6 -package-name apus -enable-testing -sanitize=fuzzer,address -I "$work"
+flags=(-g -O -parse-as-library -swift-version 6 -package-name apus -enable-testing "-sanitize=fuzzer,address" -I "$work"
     -I "$root/Sources/C/COpenSSL" -I "$root/Sources/C/CProton" -I "$root/Sources/C/CCurl" -I "$root/Sources/C/CLinux"
     -enable-upcoming-feature ExistentialAny -enable-upcoming-feature InternalImportsByDefault
     -enable-upcoming-feature MemberImportVisibility)
@@ -52,11 +52,11 @@ target() {
     compile "build-$name" -whole-module-optimization -module-name "Fuzz_$name" -o "$work/$name" "$@"
 }
 
-# seed_text TARGET NAME NUMBER TEXT: a byte, then the text, in which \n and the like are what printf makes of them
-seed_text() {
+# seed_plain TARGET NAME NUMBER TEXT…: a byte, then the texts, in which \n and the like are what printf makes of them
+seed_plain() {
     mkdir -p "$work/corpus-$1"
     # shellcheck disable=SC2059 # the number is the format
-    { printf "\\x$3"; printf '%b' "$4"; } >"$work/corpus-$1/seed-$2"
+    { printf "\\x$3"; printf '%b' "${@:4}"; } >"$work/corpus-$1/seed-$2"
 }
 
 # seed TARGET NAME HEX…
@@ -151,22 +151,22 @@ seeds() {
         "$(printf '%0256d' 0)" 8a80 00000000
     seed websocket text 01 01 0181 00000000 ce 8081 00000000 ba 8181 00000000 ff
     seed websocket wrong 82 02 82ff 7fffffffffffffff 00000000 c180 00000000
-    seed_text json text 00 '[1,-2.5e3,"x\\u00e4\\ud83e\\udeb6",{"a":{"b":[]},"c":null},true,false]'
-    seed_text json event 01 '{"topic":"a","payload":"x","qos":1,"retained":true,"content_type":"t","correlation":"c",
+    seed_plain json text 00 '[1,-2.5e3,"x\\u00e4\\ud83e\\udeb6",{"a":{"b":[]},"c":null},true,false]'
+    seed_plain json event 01 '{"topic":"a","payload":"x","qos":1,"retained":true,"content_type":"t","correlation":"c",
         "reply_to":"r","message_id":"m","ttl":5,"priority":4,"partition_key":"p","properties":[["k","v"]]}'
-    seed_text json bytes 01 '{"topic":"a","payload_base64":"/wA=","correlation_base64":"AA==","properties":{"k":"v"}}'
-    seed_text json cloudevent 02 '{"specversion":"1.0","id":"1","source":"s","type":"t","subject":"x","partitionkey":"p",
+    seed_plain json bytes 01 '{"topic":"a","payload_base64":"/wA=","correlation_base64":"AA==","properties":{"k":"v"}}'
+    seed_plain json cloudevent 02 '{"specversion":"1.0","id":"1","source":"s","type":"t","subject":"x","partitionkey":"p",
         "datacontenttype":"text/plain","data":"x","flag":true,"number":5,"none":null}'
-    seed_text json cloudbytes 02 '{"specversion":"1.0","id":"1","source":"s","type":"t","data_base64":"aGk="}'
-    seed_text json lines 03 '{"topic":"a"}\r\n\n{"topic":"b","payload":"x"}'
-    seed_text json array 03 '[{"specversion":"1.0","id":"1","source":"s","type":"t","topic":"x","data":{}},{}]'
-    seed_text json fields 04 'Apus-Delivery-Mode: guaranteed\r\nApus-Time-To-Live: 5\r\nApus-Property-a: %C3%A4'
-    seed_text json apus 04 'Content-Type: a/b\r\nApus-Partition-Key: k\r\nApus-Correlation-Id: c\r\nApus-Retain: true'
-    seed_text json solace 04 'Solace-Delivery-Mode: persistent\r\nSolace-User-Property-a: b; type=c\r\nbaggage: a=b'
-    seed_text json ce 04 'ce-specversion: 1.0\r\nce-id: 1\r\nce-source: s\r\nce-type: "a\\"b"\r\nce-x: %20'
+    seed_plain json cloudbytes 02 '{"specversion":"1.0","id":"1","source":"s","type":"t","data_base64":"aGk="}'
+    seed_plain json lines 03 '{"topic":"a"}\r\n\n{"topic":"b","payload":"x"}'
+    seed_plain json array 03 '[{"specversion":"1.0","id":"1","source":"s","type":"t","topic":"x","data":{}},{}]'
+    seed_plain json fields 04 'Apus-Delivery-Mode: guaranteed\r\nApus-Time-To-Live: 5\r\nApus-Property-a: %C3%A4'
+    seed_plain json apus 04 'Content-Type: a/b\r\nApus-Partition-Key: k\r\nApus-Correlation-Id: c\r\nApus-Retain: true'
+    seed_plain json solace 04 'Solace-Delivery-Mode: persistent\r\nSolace-User-Property-a: b; type=c\r\nbaggage: a=b'
+    seed_plain json ce 04 'ce-specversion: 1.0\r\nce-id: 1\r\nce-source: s\r\nce-type: "a\\"b"\r\nce-x: %20'
     seed json properties 05 00 03 612f62 04 01 6b 03 0d0a78 02 02 ff00
-    seed_text json path 06 'a/%C3%A4b//%2B?x=%2F'
-    seed_text json base64 07 'Zm9vYg=='
+    seed_plain json path 06 'a/%C3%A4b//%2B?x=%2F'
+    seed_plain json base64 07 'Zm9vYg=='
     # Frames of a whole life; the same as bodies alone; an open with everything, an attach and a detach with composites.
     seed amqpscan session 00 0000001102000000005310c00401a10163 0000001402000001005311c00704404352095209 \
         0000001302000001005312c00603a101614342 0000001402000001005312c00703a10162520141 \
@@ -232,18 +232,18 @@ seeds() {
     seed mesh sessions 01 0e 01 01 01 02 03 04 00 08 00 00 00 0b 20 0e 02 02 00 08 0b 20 0e 09 01 01 01 01 01 00 10
     seed mesh inquiries 00 04 00 0b 05 00 00 00 01 0b 10 04 00 0c 03 00 01 00 0b 20
     # JSON; a token; claims; a key set; SCRAM's first and last message; OAUTHBEARER's; base64, a user file and the like.
-    seed_text token json 0 '{"a":[1,-2.5e3,"x\\u00e4\\ud83e\\udeb6",{"b":null}],"c":true}'
-    seed_text token token 1 'eyJhbGciOiJFZERTQSJ9.eyJpc3MiOiJpIiwiYXVkIjoiYSIsInN1YiI6InUiLCJleHAiOjl9.aGdoZw'
-    seed_text token claims 2 '{"iss":"i","aud":["a","b"],"sub":"u","exp":2000000000.5,"nbf":1,"groups":["g"],"n":5,"t":true}'
-    seed_text token keys 3 '{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"},
+    seed_plain token json 0 '{"a":[1,-2.5e3,"x\\u00e4\\ud83e\\udeb6",{"b":null}],"c":true}'
+    seed_plain token token 1 'eyJhbGciOiJFZERTQSJ9.eyJpc3MiOiJpIiwiYXVkIjoiYSIsInN1YiI6InUiLCJleHAiOjl9.aGdoZw'
+    seed_plain token claims 2 '{"iss":"i","aud":["a","b"],"sub":"u","exp":2000000000.5,"nbf":1,"groups":["g"],"n":5,"t":true}'
+    seed_plain token keys 3 '{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"},
         {"kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}'
-    seed_text token first 4 'n,a=user,n=us=2Cer,r=fyko+d2lbbFgONRv9qkxdawL'
-    seed_text token final 5 'c=biws,r=xn,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ='
-    seed_text token bearer 6 'n,a=u,\x01host=h\x01auth=Bearer eyJ.e.x\x01\x01'
-    seed_text token base64 7 'Zm9vYg=='
-    seed_text token url 7 'http://127.0.0.1:80/x'
-    seed_text token address 7 '[2001:db8::1%e]:5'
-    seed_text token users 7 'a:$scrypt$ln=10,r=8,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAA:g,h'
+    seed_plain token first 4 'n,a=user,n=us=2Cer,r=fyko+d2lbbFgONRv9qkxdawL'
+    seed_plain token final 5 'c=biws,r=xn,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ='
+    seed_plain token bearer 6 'n,a=u,\x01host=h\x01auth=Bearer eyJ.e.x\x01\x01'
+    seed_plain token base64 7 'Zm9vYg=='
+    seed_plain token url 7 'http://127.0.0.1:80/x'
+    seed_plain token address 7 '[2001:db8::1%e]:5'
+    seed_plain token users 7 'a:$scrypt$ln=10,r=8,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAA:g,h'
     # A hello whole, in pieces, changed; after the handshake data, new keys, a goodbye.
     seed tls whole 00 00 09 00 09 00 04 20 00 08 10 09 05 01 04 01 00 07 00
     seed tls pieces 0b 01 05 01 60 01 ff 00 09 00 09 00 04 ff 01 14 00
@@ -266,30 +266,32 @@ run() {
 }
 
 module Core
+module TestSupport "$root"/Tests/TestSupport/*.swift
 module MQTT
 # Of Web the protocols and the codecs: the rest of the room has its own tests, and needs embedded files.
 web=$root/Sources/Web
 module Web "$web"/{HTTP,WebSocket,JSON}/*.swift \
     "$web"/REST/{Batch,CloudEvents,EventHeaders,EventHeaders+Writing,FieldText,PropertyList,TopicPath}.swift
 objects=("$work/Core.o" "$work/MQTT.o")
+support=$work/TestSupport.o
 target codec "$root"/Tests/Fuzz/codec/*.swift "${objects[@]}"
-shared=("$root"/Tests/Fuzz/shared/*.swift "$root"/Tests/MQTTTests/{Harness,Frames}.swift "${objects[@]}")
+shared=("$root"/Tests/Fuzz/shared/*.swift "$root"/Tests/MQTTTests/{Harness,Frames}.swift "${objects[@]}" "$support")
 target conversation "$root"/Tests/Fuzz/conversation/*.swift "${shared[@]}"
 target established "$root"/Tests/Fuzz/established/*.swift "${shared[@]}"
 target http "$root"/Tests/Fuzz/http/*.swift "$root"/Tests/WebTests/{Harness,PlaySite,HTTPPlay}.swift \
-    "$work/Core.o" "$work/Web.o" -lcrypto
+    "$work/Core.o" "$work/Web.o" "$support" -lcrypto
 target websocket "$root"/Tests/Fuzz/websocket/*.swift "$root"/Tests/WebTests/WebSocketStage.swift \
-    "$work/Core.o" "$work/Web.o" -lcrypto
+    "$work/Core.o" "$work/Web.o" "$support" -lcrypto
 target json "$root"/Tests/Fuzz/json/*.swift "$work/Core.o" "$work/Web.o" -lcrypto
 module AMQP
 target amqpscan "$root"/Tests/Fuzz/amqpscan/*.swift "$work/Core.o" "$work/AMQP.o" -lqpid-proton
 target amqpmessage "$root"/Tests/Fuzz/amqpmessage/*.swift "$work/Core.o" "$work/AMQP.o" -lqpid-proton
 target amqp "$root"/Tests/Fuzz/amqp/*.swift "$root"/Tests/AMQPTests/{FieldNode,ScriptedAuthenticator}.swift \
-    "${objects[@]}" "$work/AMQP.o" -lqpid-proton
+    "${objects[@]}" "$work/AMQP.o" "$support" -lqpid-proton
 module Mesh
 target meshcontent "$root"/Tests/Fuzz/meshcontent/*.swift "$work/Core.o" "$work/Mesh.o" -lcrypto
 target mesh "$root"/Tests/Fuzz/mesh/*.swift "$root"/Tests/MeshTests/MeshField.swift \
-    "$work/Core.o" "$work/Mesh.o" -lcrypto
+    "$work/Core.o" "$work/Mesh.o" "$support" -lcrypto
 module Security
 target token "$root"/Tests/Fuzz/token/*.swift "$work/Core.o" "$work/Security.o" -lcrypto
 module TLS

@@ -1,4 +1,5 @@
 import Core
+import Synchronization
 import Testing
 
 /// Classes of faults that brokers have had, each with what this one does. See `docs/security.md`.
@@ -264,8 +265,14 @@ import Testing
     private final class Bringer: SessionMover {
         let outline: [UInt8]
         let contents: [UInt8]
+        private let router: Router
+        private let count = Atomic<Int>(0)
+        /// How often a client id was free for somebody else on another lane.
+        var stolen: Int { count.load(ordering: .relaxed) }
 
-        init(outline: [UInt8], contents: [UInt8]) { (self.outline, self.contents) = (outline, contents) }
+        init(outline: [UInt8], contents: [UInt8], _ router: Router) {
+            (self.outline, self.contents, self.router) = (outline, contents, router)
+        }
 
         func claim(_ claim: SessionClaim, on lane: Lane, answer: (@Sendable (SessionClaimAnswer) -> Void)?) {
             guard let router = (lane as? TestLane)?.node?.router else { return }
@@ -277,7 +284,10 @@ import Testing
             answer?(.proceed)
         }
 
-        func sessionEnded(_ clientID: String) {}
+        func sessionEnded(_ clientID: String) {
+            let elsewhere = PortAddress(lane: 1, slot: 1, generation: 1)
+            if router.claimSession(clientID, for: elsewhere) == .held { count.add(1, ordering: .relaxed) }
+        }
     }
 
     @Test(arguments: ["anna", "bert"]) func sessionThatAnotherUserLeftBehind(_ newcomer: String) throws {
@@ -295,12 +305,14 @@ import Testing
             return
         }
         let contents = try #require(session.packContents(on: lane))
-        here.router.attach(Bringer(outline: outline, contents: contents), identityBase: 1)
+        let bringer = Bringer(outline: outline, contents: contents, here.router)
+        here.router.attach(bringer, identityBase: 1)
         let client = TestClient(here, "c", clean: false, user: newcomer)
         here.settle()
         let topics = (client.returned + client.answers()).compactMap { answer -> String? in
             if case .publish(let event) = answer { event.topic } else { nil }
         }
         #expect(topics == (newcomer == "anna" ? ["annas", "theirs"] : ["theirs"]))
+        #expect(bringer.stolen == 0, "the client id was never without a session")
     }
 }

@@ -1,62 +1,27 @@
 import Core
 import MQTT
 import Synchronization
+import TestSupport
 
 /// Drives conversations without sockets, clocks and threads: lanes, a router and the adapter are the real ones, the
 /// reactor is replaced by the same pass loop over byte arrays. Time stands still until a test moves it.
 
-/// A connection's output that collects bytes. Its window is small, so that packets cross its end all the time.
-final class TestLink: Link {
-    private var window = UnsafeMutableRawPointer.allocate(byteCount: 64, alignment: 1)
-    private var capacity = 64
-    private var collected: [UInt8] = []
+/// A connection's output.
+final class TestLink: CollectingLink {
     unowned let connection: TestConnection
 
     init(_ connection: TestConnection) {
         self.connection = connection
         super.init()
-        cursor = window
-        end = window + capacity
     }
-
-    deinit { window.deallocate() }
 
     /// Whom the request before this connection has let in.
     var letIn: Identity?
     override var admitted: Identity? { letIn }
 
-    /// Takes what has been sent since the last call.
-    func takeSent() -> [UInt8] {
-        collect()
-        defer { collected = [] }
-        return collected
-    }
-
-    private func collect() {
-        shown(UnsafeRawBufferPointer(start: window, count: cursor - window))
-        collected += UnsafeRawBufferPointer(start: window, count: cursor - window)
-        cursor = window
-    }
-
-    override func appendSlowly(_ bytes: UnsafeRawPointer, _ count: Int) {
-        collect()
-        shown(UnsafeRawBufferPointer(start: bytes, count: count))
-        collected += UnsafeRawBufferPointer(start: bytes, count: count)
-    }
-
-    private func shown(_ bytes: UnsafeRawBufferPointer) { if let tap { tap.sent(bytes, on: connection.lane) } }
+    override func willSend(_ bytes: UnsafeRawBufferPointer) { tap?.sent(bytes, on: connection.lane) }
 
     override func settleTap() { collect() }
-
-    override func makeRoom(_ count: Int) {
-        collect()
-        guard capacity < count else { return }
-        window.deallocate()
-        capacity = count
-        window = .allocate(byteCount: count, alignment: 1)
-        cursor = window
-        end = window + count
-    }
 
     override func close(_ reason: CloseReason) { connection.close(reason) }
 
@@ -111,42 +76,15 @@ final class TestConnection {
         lane.closing.append(self)
     }
 
-    /// As in the reactor: receive, route, tell, route what was deferred.
     fileprivate func consume() {
-        // A copy of exactly this size that is spoilt afterwards: nobody may read beyond it, or later.
-        let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: carry.count, alignment: 1)
-        buffer.copyBytes(from: carry)
-        defer {
-            _ = buffer.initializeMemory(as: UInt8.self, repeating: 0xEE)
-            buffer.deallocate()
+        let intake = conversation.take(
+            carry, on: lane, isOpen: { closing == nil }, taken: { link.tap?.received($0, on: lane) })
+        carry = intake.rest
+        switch intake.stop {
+        case .paused: isPaused = true
+        case .close(let reason): close(reason)
+        case .waiting, .yielding, .ended: break
         }
-        var offset = 0
-        let turn = lane.turn
-        loop: while closing == nil {
-            let rest = UnsafeRawBufferPointer(rebasing: buffer[offset...])
-            let progress = conversation.receive(rest, turn, on: lane)
-            if let tap = link.tap {
-                tap.received(UnsafeRawBufferPointer(rebasing: rest[..<progress.consumed]), on: lane)
-            }
-            offset += progress.consumed
-            if !turn.isEmpty {
-                turn.principal?.router.route(turn, on: lane)
-                conversation.routed(turn, on: lane)
-                turn.removeAll()
-            }
-            lane.routeDeferred()
-            switch progress.verdict {
-            case .routeFirst: continue
-            case .waiting: break loop
-            case .paused:
-                isPaused = true
-                break loop
-            case .close(let reason):
-                close(reason)
-                break loop
-            }
-        }
-        carry = Array(buffer[offset...])
     }
 }
 

@@ -1,4 +1,5 @@
 import Core
+import TestSupport
 import Testing
 
 /// MQTT 3.1.1: single statements of the specification that no other suite proves by the way.

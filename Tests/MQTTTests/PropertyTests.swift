@@ -1,9 +1,10 @@
 import Core
 import Testing
+import TestSupport
 
 /// Random lives of clients on two lanes against a simple model. A failure prints its seed; APUS_SEED repeats it.
 @Suite struct PropertyTests {
-    @Test(arguments: SeededGenerator.seeds) func nothingLostDoubledOrReordered(seed: UInt64) throws {
+    @Test(arguments: Seeded.seeds) func nothingLostDoubledOrReordered(seed: UInt64) throws {
         var world = try World(seed: seed)
         for _ in 0..<1_500 { world.act() }
         world.finish()
@@ -49,7 +50,7 @@ private final class Device {
 
 private struct World {
     let node: TestNode
-    var random: SeededGenerator
+    var random: Seeded
     var devices: [Device] = []
     var problems: [String] = []
     var forgets = false
@@ -58,7 +59,7 @@ private struct World {
     private var arrived: [String: [Int]] = [:]
 
     init(seed: UInt64) throws {
-        random = SeededGenerator(seed: seed)
+        random = Seeded(seed: seed)
         var limits = Limits()
         limits.maxInFlight = 16
         limits.maxUnsettled = 16

@@ -1,4 +1,5 @@
 import Core
+import TestSupport
 import Testing
 
 /// A client without a socket: it sends frames, and reads answers when asked.

@@ -2,6 +2,7 @@ import Core
 import MQTT
 import Synchronization
 import Testing
+import TestSupport
 
 /// The packet log of single clients: complete, in order, without secrets, within bounds.
 @Suite struct TraceTests {
@@ -239,7 +240,7 @@ import Testing
 
     /// Any bytes at all, as packets of every type, whole, cut off, and with lengths that lie.
     @Test func anyBytesAreDescribed() throws {
-        var random = SeededGenerator(seed: 20)
+        var random = Seeded(seed: 20)
         let log = Log()
         let (_, lane, tap) = try tap(log)
         var count = 0

@@ -1,4 +1,5 @@
 import Core
+import TestSupport
 import Testing
 
 /// What the adapter counts of events and packets, against what was really sent and received.

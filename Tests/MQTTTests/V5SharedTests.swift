@@ -34,6 +34,35 @@ import Testing
         #expect(plain.events().count == 60)
     }
 
+    @Test func theWeightIsAUserProperty() throws {
+        let node = try TestNode()
+        let members = (0..<2).map { TestClient5(node, "m\($0)") }
+        for (client, weight) in zip(members, ["5", "95"]) {
+            let properties: [Property5] = [.user("other", "x"), .user("apus-weight", weight)]
+            #expect(
+                client.ask(Frame5.subscribe(1, [.init("$share/g/t/#", qos: 1)], properties)) == [.suback(1, [1])])
+        }
+        publish(node, 1...400)
+        let counts = members.map { $0.events().count }
+        #expect(counts.reduce(0, +) == 400 && abs(counts[0] - 20) <= 3, "\(counts)")
+        // Subscribing again without it takes it back.
+        for client in members { client.subscribe("$share/g/t/#", qos: 1) }
+        publish(node, 1...100)
+        #expect(members.map { $0.events().count } == [50, 50])
+    }
+
+    @Test(arguments: [["1001"], ["-1"], ["x"], [""], ["5", "5"]])
+    func aWeightThatIsNoneIsRefused(values: [String]) throws {
+        let node = try TestNode()
+        let client = TestClient5(node, "m")
+        let properties = values.map { Property5.user("apus-weight", $0) }
+        client.send(Frame5.subscribe(7, [.init("$share/g/t"), .init("t", qos: 1)], properties))
+        // The other subscription of the packet is granted: the property says nothing of it.
+        #expect(
+            client.wholeAnswers() == [.suback(7, [0x83, 1], [.reasonString("apus-weight is a number from 0 to 1000")])])
+        #expect(node.router.subscriptionCount == 1)
+    }
+
     @Test func theMembersGrantedQoSHolds() throws {
         let node = try TestNode()
         let members = (UInt8(0)...2).map { member(node, "m\($0)", qos: $0) }

@@ -1,5 +1,6 @@
 import Core
 import Testing
+import TestSupport
 
 /// Guaranteed events on their way to a client: the window, identifiers, and what a reconnect sends again (§4.3, §4.4).
 @Suite struct WindowTests {
@@ -87,7 +88,7 @@ import Testing
     }
 
     @Test(arguments: [UInt64(1), 2, 3, 4, 5]) func acknowledgedInAnyOrder(seed: UInt64) throws {
-        var random = SeededGenerator(seed: seed)
+        var random = Seeded(seed: seed)
         var limits = Limits()
         limits.maxInFlight = 50
         let node = try TestNode(limits: limits)

@@ -1,9 +1,10 @@
 import Testing
+import TestSupport
 
 @testable import Mesh
 
 @Suite struct AdvertisementTests {
-    static func sample(_ random: inout WorldRandom) -> Advertisement {
+    static func sample(_ random: inout Seeded) -> Advertisement {
         let head = AdvertisementHead(
             area: 0, flags: UInt16(truncatingIfNeeded: random.next()),
             lifetime: UInt32.random(in: 1...300_000, using: &random),
@@ -41,7 +42,7 @@ import Testing
     }
 
     @Test func whatIsWrittenIsRead() throws {
-        var random = WorldRandom(state: 1)
+        var random = Seeded(seed: 1)
         for _ in 0..<300 {
             let advertisement = Self.sample(&random)
             let frame = advertisement.frame()
@@ -55,7 +56,7 @@ import Testing
 
     /// A cut one is refused, unless the cut is between two extensions: those end where the frame ends.
     @Test func aTruncatedOneIsRefused() {
-        var random = WorldRandom(state: 2)
+        var random = Seeded(seed: 2)
         for _ in 0..<20 {
             var advertisement = Self.sample(&random)
             advertisement.extensions = []
@@ -67,7 +68,7 @@ import Testing
     }
 
     @Test func changedBytesNeverTrapAndNeverExceedTheLimits() {
-        var random = WorldRandom(state: 3)
+        var random = Seeded(seed: 3)
         var read = 0
         for _ in 0..<3_000 {
             var frame = Self.sample(&random).frame()
@@ -85,7 +86,7 @@ import Testing
     }
 
     @Test func limitsAreRefusedWithTheirReason() {
-        var random = WorldRandom(state: 4)
+        var random = Seeded(seed: 4)
         var advertisement = Self.sample(&random)
         advertisement.extensions = []
         let one = AdvertisedAdjacency(

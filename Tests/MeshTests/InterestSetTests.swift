@@ -1,5 +1,6 @@
 import Core
 import Testing
+import TestSupport
 
 @testable import Mesh
 
@@ -218,7 +219,7 @@ struct InterestSetTests {
 
     @Test("Filters come back from their coding as they were, and take little")
     func coding() throws {
-        var random = InterestRandom(4)
+        var random = Seeded(seed: 4)
         for _ in 0..<200 {
             var changes = FilterChanges()
             for _ in 0..<random.below(60) {

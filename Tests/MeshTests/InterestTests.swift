@@ -1,5 +1,6 @@
 import Core
 import Testing
+import TestSupport
 
 @testable import Mesh
 
@@ -31,6 +32,44 @@ struct InterestTests {
         world.nodes[2].unsubscribe("region/north/site/17/device/1000234/state")
         world.run(for: 60)
         #expect(world.differences().isEmpty && world.nodes[0].content(of: 2).isEmpty)
+    }
+
+    @Test("What changes between the taking of many changes and their telling is told as well", arguments: 0..<30)
+    func meanwhile(gap: Int) {
+        let world = InterestWorld(seed: 1, nodes: 2)
+        world.addWire(0, 1, delay: 2)
+        world.run(for: 2_000)
+        for number in 0..<2 * Int(Interest.burst) { world.nodes[0].subscribe("before/\(number)") }
+        for number in 0..<200 { world.nodes[0].subscribe("many/\(number)") }
+        world.run(for: UInt64(gap))
+        world.nodes[0].subscribe("last")
+        world.run(for: 1_000)
+        #expect(world.differences().isEmpty && world.nodes[1].content(of: 0).contains("last true"))
+    }
+
+    @Test("What changes after a quiet time is told at once, and what goes on changing in batches")
+    func atOnce() {
+        let world = InterestWorld(seed: 1, nodes: 3)
+        world.addWire(0, 1, delay: 2)
+        world.addWire(1, 2, delay: 3)
+        world.run(for: 2_000)
+        for number in 0..<Int(Interest.burst) {
+            world.nodes[0].subscribe("at/once/\(number)")
+            world.run(for: 5)
+            #expect(world.nodes[2].content(of: 0).count == number + 1, "nothing but the way is between")
+        }
+        // The burst is used up: the next one waits for its batch, and so does all that comes meanwhile.
+        world.run(for: 2_000)
+        let frames = world.frames
+        for number in 0..<1_000 {
+            world.nodes[0].subscribe("many/\(number)")
+            world.run(for: 1)
+        }
+        world.run(for: 100)
+        #expect(world.nodes[2].content(of: 0).count == Int(Interest.burst) + 1_000 && world.differences().isEmpty)
+        let batches = Int(Interest.burst) + 1_100 / Int(Interest.batchMilliseconds)
+        #expect((world.frames - frames) / 2 <= batches + 1, "\(world.frames - frames) frames on two links")
+        #expect((world.frames - frames) / 2 >= batches / 2)
     }
 
     @Test("After faults have stopped everybody has everything", arguments: 1...24)
@@ -151,12 +190,12 @@ struct InterestTests {
 enum InterestWords {
     static let levels = ["a", "b", "c", "dd", "site-17", "ü", ""]
 
-    static func topic(_ random: inout InterestRandom) -> String {
+    static func topic(_ random: inout Seeded) -> String {
         let text = (0...random.below(5)).map { _ in random.pick(levels) }.joined(separator: "/")
         return text.isEmpty ? "empty" : text
     }
 
-    static func filter(_ random: inout InterestRandom) -> String {
+    static func filter(_ random: inout Seeded) -> String {
         var parts = (0...random.below(4)).map { _ in random.once(in: 5) ? "+" : random.pick(levels) }
         if random.once(in: 6) { parts.append("#") }
         let text = parts.joined(separator: "/")

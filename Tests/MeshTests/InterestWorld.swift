@@ -1,22 +1,7 @@
 import Core
+import TestSupport
 
 @testable import Mesh
-
-/// Repeatable randomness (SplitMix64).
-struct InterestRandom: RandomNumberGenerator {
-    private var state: UInt64
-
-    init(_ seed: UInt64) { state = seed &* 0xD1B5_4A32_D192_ED03 }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        return InterestHash.mixed(state)
-    }
-
-    mutating func below(_ bound: Int) -> Int { Int(next() % UInt64(bound)) }
-    mutating func once(in times: Int) -> Bool { below(times) == 0 }
-    mutating func pick<Element>(_ choices: [Element]) -> Element { choices[below(choices.count)] }
-}
 
 /// Nodes with nothing but their interest, links that hold frames up and may lose them, and routes that every node
 /// learns when it pleases.
@@ -38,7 +23,7 @@ final class InterestWorld {
     }
 
     var now: UInt64 = 1_000
-    var random: InterestRandom
+    var random: Seeded
     var nodes: [InterestNode] = []
     var wires: [Wire] = []
     /// One of this many frames gets lost; 0 for none.
@@ -51,7 +36,7 @@ final class InterestWorld {
     var bytes = 0
 
     init(seed: UInt64, nodes count: Int, maxFilters: Int = 1_000_000) {
-        random = InterestRandom(seed)
+        random = Seeded(seed: seed)
         for number in 0..<count { nodes.append(InterestNode(self, number, epoch: 1 << 16, maxFilters: maxFilters)) }
     }
 

@@ -1,4 +1,5 @@
 import Testing
+import TestSupport
 
 @testable import Mesh
 
@@ -32,7 +33,7 @@ import Testing
     }
 
     @Test func aFreeNumberIsFree() {
-        var random = WorldRandom(state: 1)
+        var random = Seeded(seed: 1)
         for _ in 0..<100 {
             let claims = (1...20).map { Self.claim($0, UInt16.random(in: 1...30, using: &random)) }
             let number = ShortIDs.free(claims) { UInt64.random(in: 0..<30, using: &random) }

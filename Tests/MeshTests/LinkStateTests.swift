@@ -1,4 +1,5 @@
 import Testing
+import TestSupport
 
 @testable import Mesh
 
@@ -123,7 +124,7 @@ import Testing
 
     /// Whatever a peer sends: a reason or nothing, and the node goes on.
     @Test func garbageIsRefusedOrTaken() {
-        var random = WorldRandom(state: 8)
+        var random = Seeded(seed: 8)
         let node = Self.node()
         node.establish(1, to: Self.id(1))
         var refused = 0

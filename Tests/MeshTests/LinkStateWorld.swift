@@ -1,19 +1,9 @@
 /// Link states joined by queues in memory, in virtual time: links have delays and lives, nodes crash and start anew.
 /// The same seed gives the same run.
+import Core
+import TestSupport
+
 @testable import Mesh
-
-/// SplitMix64.
-struct WorldRandom: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ z >> 30) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ z >> 27) &* 0x94D0_49BB_1331_11EB
-        return z ^ z >> 31
-    }
-}
 
 /// One node: what its link state asks of the node, and what it is told.
 final class WorldNode: ControlPlane, LinkStateEvents {
@@ -23,13 +13,14 @@ final class WorldNode: ControlPlane, LinkStateEvents {
         case left(NodeIndex)
         case mustLeave
         case shortID(UInt16)
+        case weights(NodeIndex, [GroupWeight])
     }
 
     let id: NodeID
     let name: String
     var nodes: NodeTable
     var now: UInt64 = 0
-    var random64: WorldRandom
+    var random64: Seeded
     var told: [Event] = []
     var lines: [String] = []
     var sent: [(link: LinkNumber, frame: [UInt8])] = []
@@ -50,7 +41,7 @@ final class WorldNode: ControlPlane, LinkStateEvents {
         self.now = now
         self.settings = settings
         self.settings.name = name
-        random64 = WorldRandom(state: seed)
+        random64 = Seeded(seed: seed)
         nodes = NodeTable(own: id, epoch: epoch, instance: instance, name: name)
         state = LinkState(plane: self, events: self, settings: self.settings)
     }
@@ -70,6 +61,7 @@ final class WorldNode: ControlPlane, LinkStateEvents {
     func nodeLeft(_ node: NodeIndex) { told.append(.left(node)) }
     func mustLeave(_ reason: String) { told.append(.mustLeave) }
     func shortIDChanged(_ own: UInt16) { told.append(.shortID(own)) }
+    func weightsChanged(_ node: NodeIndex, _ weights: [GroupWeight]) { told.append(.weights(node, weights)) }
 
     /// Lets time pass in one step, ticking when it was asked for.
     func advance(to time: UInt64) {
@@ -124,7 +116,7 @@ final class LinkStateWorld {
     }
 
     var now: UInt64 = 1
-    var random: WorldRandom
+    var random: Seeded
     var nodes: [WorldNode] = []
     var isAlive: [Bool] = []
     var wires: [Wire] = []
@@ -142,7 +134,7 @@ final class LinkStateWorld {
     private var applied: [[NodeID: AdvertisementVersion]] = []
     var regressions = 0
 
-    init(seed: UInt64) { random = WorldRandom(state: seed) }
+    init(seed: UInt64) { random = Seeded(seed: seed) }
 
     // MARK: Building
 

@@ -1,5 +1,6 @@
 import Core
 import Synchronization
+import TestSupport
 
 @testable import Mesh
 
@@ -39,6 +40,9 @@ final class MeshField {
             carry += bytes
             return true
         }
+
+        /// The other end sends nothing more.
+        func endInput() { hasEnded = true }
 
         /// The link of a mesh whose data connection this is.
         var isData: Bool {
@@ -114,7 +118,7 @@ final class MeshField {
             lane = Lane(number: 0, lanes: lanes)
             lane.now = field.now
             router = Router(limits: limits, hashKey: seed)
-            generator = Seeded(seed)
+            generator = Seeded(seed: seed)
             super.init()
         }
 
@@ -142,18 +146,6 @@ final class MeshField {
 
         /// Its connections to another station.
         func ends(to other: Station) -> [End] { ends.filter { $0.other?.station === other && $0.closed == nil } }
-    }
-
-    struct Seeded: RandomNumberGenerator {
-        private var state: UInt64
-        init(_ seed: UInt64) { state = seed }
-        mutating func next() -> UInt64 {
-            state &+= 0x9E37_79B9_7F4A_7C15
-            var word = state
-            word = (word ^ (word >> 30)) &* 0xBF58_476D_1CE4_E5B9
-            word = (word ^ (word >> 27)) &* 0x94D0_49BB_1331_11EB
-            return word ^ (word >> 31)
-        }
     }
 
     /// Milliseconds since 1970, for all nodes.

@@ -148,7 +148,7 @@ import Testing
                 "frames_missing", "frames_parked", "frames_transit", "interest_bytes_sent", "interest_repairs",
                 "retained_received", "retained_refused", "retained_sent", "retained_taken", "route_computations",
                 "session_bytes_sent", "session_claims", "silences", "stream_frames_resent", "stream_frames_sent",
-                "stream_publishers_held",
+                "stream_publishers_held", "weights_malformed", "weights_untold",
             ])
         #expect(
             statistics.ended.count == ByeReason.allCases.count

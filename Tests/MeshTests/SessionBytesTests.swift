@@ -1,4 +1,5 @@
 import Testing
+import TestSupport
 
 @testable import Core
 @testable import MQTT
@@ -116,9 +117,12 @@ struct SessionBytesTests {
         let outline = SessionBytes.Outline(
             expirySeconds: 77, millisecondsLeft: 76_543,
             subscriptions: [
-                (Array("a/+/#".utf8), [.qos(2), .noLocal], 5, false),
-                (Array("$share/g/b".utf8), [.qos(1), .retainAsPublished], 0, true),
-                (Array("$local/c".utf8), [], 9, false),
+                .init(
+                    filter: Array("a/+/#".utf8), options: [.qos(2), .noLocal], identifier: 5, wantsRetained: false),
+                .init(
+                    filter: Array("$share/g/b".utf8), options: [.qos(1), .retainAsPublished], identifier: 0,
+                    wantsRetained: true),
+                .init(filter: Array("$local/c".utf8), options: [], identifier: 9, wantsRetained: false),
             ])
         let bytes = outline.bytes
         let read = try SessionBytes.Outline(bytes)
@@ -131,6 +135,28 @@ struct SessionBytesTests {
             #expect(throws: MQTTFailure.self) { try SessionBytes.Outline(Array(bytes[..<length])) }
         }
         #expect(throws: MQTTFailure.self) { try SessionBytes.Outline(bytes + [1]) }
+    }
+
+    /// A weight is an entry without a filter behind its subscription's: nodes that know of none leave it out.
+    @Test func outlinesWithWeights() throws {
+        func subscribed(_ filter: String, _ weight: UInt16?) -> SessionBytes.Subscribed {
+            .init(
+                filter: Array(filter.utf8), options: .qos(1), identifier: 3, wantsRetained: false, weight: weight)
+        }
+        var outline = SessionBytes.Outline(
+            expirySeconds: 1, millisecondsLeft: 2, subscriptions: [subscribed("$share/g/b", nil), subscribed("c", nil)])
+        let plain = outline.bytes
+        outline.subscriptions[0].weight = 5
+        var bytes = plain
+        // One entry more: no options, the weight in the place of the identifier, an empty filter.
+        bytes[16] += 1
+        bytes.insert(contentsOf: [0, 0, 0, 0, 5, 0, 0], at: 17 + 7 + "$share/g/b".utf8.count)
+        #expect(outline.bytes == bytes)
+        #expect(try SessionBytes.Outline(bytes).subscriptions.map(\.weight) == [5, nil])
+        // An empty filter is none, which is what older nodes go by.
+        #expect(throws: TopicFilter.Failure.self) { try TopicFilter([UInt8](), grammar: .mqtt, limits: Limits()) }
+        bytes[27 + 10] = 4
+        #expect(throws: MQTTFailure.self) { try SessionBytes.Outline(bytes) }
     }
 
     /// Frames of all kinds as they were sent, then cut and spoilt: a node takes them or says why not.

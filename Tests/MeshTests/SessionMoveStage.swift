@@ -1,5 +1,6 @@
 import MQTT
 import Synchronization
+import TestSupport
 
 @testable import Core
 @testable import Mesh
@@ -7,46 +8,13 @@ import Synchronization
 /// Nodes with real routers, lanes, MQTT conversations and `SessionMoves`, joined by queues of frames in memory. Time
 /// stands still until a test moves it; the test's thread does everything.
 
-/// A connection's output that collects bytes.
-final class StageLink: Link {
-    private var window = UnsafeMutableRawPointer.allocate(byteCount: 256, alignment: 1)
-    private var capacity = 256
-    private var collected: [UInt8] = []
+/// A connection's output.
+final class StageLink: CollectingLink {
     unowned let connection: StageConnection
 
     init(_ connection: StageConnection) {
         self.connection = connection
-        super.init()
-        cursor = window
-        end = window + capacity
-    }
-
-    deinit { window.deallocate() }
-
-    func takeSent() -> [UInt8] {
-        collect()
-        defer { collected = [] }
-        return collected
-    }
-
-    private func collect() {
-        collected += UnsafeRawBufferPointer(start: window, count: cursor - window)
-        cursor = window
-    }
-
-    override func appendSlowly(_ bytes: UnsafeRawPointer, _ count: Int) {
-        collect()
-        collected += UnsafeRawBufferPointer(start: bytes, count: count)
-    }
-
-    override func makeRoom(_ count: Int) {
-        collect()
-        guard capacity < count else { return }
-        window.deallocate()
-        capacity = count
-        window = .allocate(byteCount: count, alignment: 1)
-        cursor = window
-        end = window + count
+        super.init(windowBytes: 256)
     }
 
     override func close(_ reason: CloseReason) { connection.close(reason) }
@@ -103,35 +71,13 @@ final class StageConnection {
     }
 
     fileprivate func consume() {
-        guard let conversation else { return }
-        let bytes = carry
-        let left = bytes.withUnsafeBytes { bytes in
-            var offset = 0
-            let turn = lane.turn
-            loop: while closing == nil {
-                let rest = UnsafeRawBufferPointer(rebasing: bytes[offset...])
-                let progress = conversation.receive(rest, turn, on: lane)
-                offset += progress.consumed
-                if !turn.isEmpty {
-                    turn.principal?.router.route(turn, on: lane)
-                    conversation.routed(turn, on: lane)
-                    turn.removeAll()
-                }
-                lane.routeDeferred()
-                switch progress.verdict {
-                case .routeFirst: continue
-                case .waiting: break loop
-                case .paused:
-                    isPaused = true
-                    break loop
-                case .close(let reason):
-                    close(reason)
-                    break loop
-                }
-            }
-            return offset
+        guard let intake = conversation?.take(carry, on: lane, isOpen: { closing == nil }) else { return }
+        carry = intake.rest
+        switch intake.stop {
+        case .paused: isPaused = true
+        case .close(let reason): close(reason)
+        case .waiting, .yielding, .ended: break
         }
-        carry = Array(bytes[left...])
     }
 }
 
@@ -360,7 +306,7 @@ final class StageNode: ControlPlane {
     func receive(_ frame: [UInt8], from other: Int) {
         frame.withUnsafeBytes { bytes in
             guard let base = bytes.baseAddress else { return }
-            let type = FrameType(rawValue: FrameHeader(base).type) ?? .error
+            guard let type = FrameType(rawValue: FrameHeader(base).type) else { return complaints.append("no frame") }
             var reader = WireReader(UnsafeRawBufferPointer(rebasing: bytes[FrameHeader.size...]))
             if let complaint = moves.receive(type, &reader, from: index(of: other)) { complaints.append(complaint) }
         }

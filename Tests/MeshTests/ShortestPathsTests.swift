@@ -1,4 +1,5 @@
 import Testing
+import TestSupport
 
 @testable import Mesh
 
@@ -53,7 +54,7 @@ struct ReferencePaths {
 @Suite struct ShortestPathsTests {
     /// Few different costs, so that ties decide often; several links between two nodes; islands; nodes that pass
     /// nothing on. Link numbers count at each node.
-    static func graph(_ random: inout WorldRandom, nodes: Int, links: Int, costs: ClosedRange<UInt64>) -> LinkGraph {
+    static func graph(_ random: inout Seeded, nodes: Int, links: Int, costs: ClosedRange<UInt64>) -> LinkGraph {
         let ids = (0..<nodes).map { _ in NodeID(high: random.next(), low: random.next()) }
         var edges = [[LinkGraph.Edge]](repeating: [], count: nodes)
         for _ in 0..<links {
@@ -132,7 +133,7 @@ struct ReferencePaths {
 
     @Test func pathsAreTheReferencesAndChildrenMakeTrees() {
         for seed in 0..<250 {
-            var random = WorldRandom(state: UInt64(seed))
+            var random = Seeded(seed: UInt64(seed))
             let nodes = Int.random(in: 1...14, using: &random)
             let graph = Self.graph(
                 &random, nodes: nodes, links: Int.random(in: 0...nodes * 3, using: &random),
@@ -144,7 +145,7 @@ struct ReferencePaths {
     /// Forwarding by each node's own next link: every link is crossed at most once, whoever the destinations are.
     @Test func pathsToAllMakeATree() {
         for seed in 0..<100 {
-            var random = WorldRandom(state: UInt64(1_000 + seed))
+            var random = Seeded(seed: UInt64(1_000 + seed))
             let graph = Self.graph(&random, nodes: 20, links: 60, costs: 1...2)
             let routes = Self.routes(graph)
             for from in 0..<graph.count {
@@ -194,7 +195,7 @@ struct ReferencePaths {
 
     /// 256 nodes with six links each: what one computation of all routes takes.
     @Test func timeOfALargeMesh() {
-        var random = WorldRandom(state: 42)
+        var random = Seeded(seed: 42)
         let graph = Self.graph(&random, nodes: 256, links: 768, costs: 1...100)
         var paths = ShortestPaths()
         let nodes = Array(0..<256)

@@ -8,7 +8,7 @@
 # The work is done on a copy in .build-mutants with a package of three targets, so that a mutant costs one incremental
 # build. The log of the last mutant lies there, too.
 set -uo pipefail
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/../.." || exit
 root=$PWD
 copy=$root/.build-mutants
 table=$root/Tests/Mutants/mutants.txt
@@ -23,7 +23,7 @@ cp "$root/Tests/Mutants/Package.swift.txt" "$copy/Package.swift"
 # Brings the copy back to what is in the tree; unchanged files keep their times, so that nothing else is built again.
 restore() {
     local folder
-    for folder in Sources/Core Sources/MQTT Tests/MQTTTests; do
+    for folder in Sources/Core Sources/MQTT Tests/TestSupport Tests/MQTTTests; do
         mkdir -p "$copy/$folder"
         (cd "$root/$folder" && find . -type f) | sort >"$copy/wanted"
         (cd "$copy/$folder" && find . -type f) | sort >"$copy/present"

@@ -28,10 +28,6 @@ func problems(
     }
 }
 
-/// The root of the package.
-private let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
-    .deletingLastPathComponent()
-
 @Suite("Configuration")
 struct ConfigurationTests {
     @Test(
@@ -71,7 +67,7 @@ struct ConfigurationTests {
             mqtt: { sys_interval: 0, trace_payload: yes }
             limits:
               { max_packet: 1MiB, max_connections: 1_000, max_publish_rate: 5, max_queued: 65536, session_expiry: 0 }
-            log: { level: warning, format: json, levels: { mqtt: debug, node.signals: trace } }
+            log: { level: warning, format: json, levels: { mqtt: debug, mqtt.trace: trace } }
             """)
         #expect(configuration.name == "frankfurt")
         #expect(configuration.data == "/var/lib/apus")
@@ -101,7 +97,7 @@ struct ConfigurationTests {
         #expect(configuration.limits == limits)
         #expect(configuration.log.level == .warning)
         #expect(configuration.log.format == .json)
-        #expect(configuration.log.levels == ["mqtt": .debug, "node.signals": .trace])
+        #expect(configuration.log.levels == ["mqtt": .debug, "mqtt.trace": .trace])
     }
 
     @Test(
@@ -210,11 +206,44 @@ struct ConfigurationTests {
             ("limits: { max_in_flight: 65536 }", "apus.yaml:1: limits.max_in_flight: '65536' is not allowed"),
             ("log: { level: warn }", "apus.yaml:1: log.level: 'warn' is not allowed; "),
             ("log: { levels: { mqtt: loud } }", "apus.yaml:1: log.levels.mqtt: 'loud' is not allowed"),
+            (
+                "log: { levels: { mqttt: debug } }",
+                "apus.yaml:1: log.levels.mqttt: there is no such component; did you mean 'mqtt'? allowed: node, reactor"
+            ),
+            (
+                "log: { levels: { node.signals: debug } }",
+                "apus.yaml:1: log.levels.node.signals: there is no such component; allowed: node, reactor"
+            ),
             ("log: { format: xml }", "apus.yaml:1: log.format: 'xml' is not allowed; expected auto | text | json"),
-            ("node: { name: ${APUS_SECRET_NAME} }", "apus.yaml:1: not YAML"),
+            (
+                "node: { name: ${APUS_SECRET_NAME} }",
+                "apus.yaml:1: not YAML: while parsing a flow mapping: did not find expected ',' or '}'; "
+                    + "inside { } and [ ] a variable is written in quotes: \"${APUS_SECRET_NAME}\""
+            ),
+            (
+                "admin: { listen: \"127.0.0.1:1883\" }",
+                "apus.yaml:1: admin.listen: listeners[0] listens on 127.0.0.1:1883 as well"
+            ),
+            (
+                "listeners: [{ protocol: mqtt, listen: \"127.0.0.1:8222\" }]",
+                "apus.yaml:1: listeners[0].listen: the management interface listens on 127.0.0.1:8222; admin.listen"
+            ),
+            (
+                "mesh: { listen: \"127.0.0.1:8222\" }\nadmin: { listen: \"127.0.0.1:8222\" }",
+                "apus.yaml:2: admin.listen: the mesh listens on 127.0.0.1:8222 as well"
+            ),
+            (
+                "bridges: [{ name: b, to: \"h:1\", topics: [{ filter: a/#/b, direction: in }] }]",
+                "apus.yaml:1: bridges[0].topics[0].filter: 'a/#/b' is no topic filter: '+' and '#' stand alone"
+            ),
             ("node:\n  name: ${NOT_SET}", "apus.yaml:2: the environment variable NOT_SET is not set"),
             ("node: { name: a, name: b }", "apus.yaml:1: the key 'name' stands here twice"),
             ("a: b: c", "apus.yaml:1: not YAML"),
+            ("node: {}\nnode: {}", "apus.yaml:2: the key 'node' stands here twice"),
+            ("node: {}\n---\nnode: {}", "apus.yaml:3: not YAML: a second document begins here"),
+            ("node: { name: *a }", "apus.yaml:1: not YAML: found undefined alias"),
+            ("node: &a { name: *a }", "apus.yaml:1: nested deeper than 64 levels"),
+            ("node: { name: \u{1}a }", "apus.yaml: not YAML: control characters are not allowed at byte 14"),
             ("node:\n\tname: x", "apus.yaml:2: not YAML"),
             ("? [a]\n: b", "apus.yaml:1: a key must be a single word"),
         ])
@@ -235,6 +264,34 @@ struct ConfigurationTests {
             log: { level: loud }
             """, environment: ["APUS_NODE_LANE": "1"])
         #expect(found.count == 6, "\(found)")
+    }
+
+    @Test("One mistake is named once, and the second of a list entry beside the first")
+    func onceEach() {
+        #expect(problems("security: { access: [{ allow: all, topics: [] }] }").count == 1)
+        #expect(
+            problems("node: { name: \"${NOT_SET}\", lanes: \"${NOT_SET}\" }").allSatisfy { $0.contains("is not set") })
+        #expect(problems("http: { webhooks: [{ name: w, url: \"http://h\", filters: [] }] }").count == 1)
+        let webhook = problems("http: { webhooks: [{ name: w, url: h, filters: [a/#/b, a, b+] }] }")
+        #expect(webhook.count == 3, "\(webhook)")
+        #expect(webhook.contains { $0.hasPrefix("apus.yaml:1: http.webhooks[0].url: must begin with http://") })
+        #expect(webhook.contains { $0.contains("'b+' is no topic filter: '+' and '#' stand alone") })
+        let bridge = problems("bridges: [{ name: '-', to: \"h:1\", topics: [{ filter: b+, direction: in }] }]")
+        #expect(bridge.count == 2, "\(bridge)")
+    }
+
+    @Test("Components are those that log")
+    func components() throws {
+        let sources = root.appending(path: "Sources")
+        let walk = try #require(FileManager.default.enumerator(atPath: sources.path()))
+        var found: Set<String> = []
+        for name in walk.compactMap({ $0 as? String }) where name.hasSuffix(".swift") {
+            let text = try String(contentsOf: sources.appending(path: name), encoding: .utf8)
+            for match in text.matches(of: #/Logger\(label: "([^"]+)"/#) { found.insert(String(match.output.1)) }
+        }
+        for name in found { #expect(throws: Never.self, "\(name)") { try load("log: { levels: { \(name): info } }") } }
+        let listed = problems("log: { levels: { x: info } }").first?.components(separatedBy: "allowed: ").last ?? ""
+        #expect(Set(listed.components(separatedBy: ", ")) == found)
     }
 
     @Test("Flag before environment before file before default")
@@ -261,7 +318,7 @@ struct ConfigurationTests {
             environment: [
                 "APUS_SECURITY_ANONYMOUS": "never", "APUS_LIMITS_MAX_PACKET": "64KiB", "APUS_NODE_DRAIN_SECONDS": "1",
                 "APUS_LISTENERS_0_LISTEN": "127.0.0.1:2", "APUS_LISTENERS_1_LISTEN": "127.0.0.1:3",
-                "APUS_LISTENERS_1_PROTOCOL": "mqtt", "APUS_LOG_LEVELS_MQTT": "debug",
+                "APUS_LISTENERS_1_PROTOCOL": "mqtt", "APUS_LOG_LEVELS_MQTT_TRACE": "debug",
                 "APUS_SECURITY_ACCESS_0_ALLOW": "all", "APUS_SECURITY_ACCESS_0_TOPICS": "a/#,b", "PATH": "/bin",
                 "APUS_CONFIG": "elsewhere",
             ])
@@ -269,7 +326,7 @@ struct ConfigurationTests {
         #expect(configuration.limits.maxPacketBytes == 65_536)
         #expect(configuration.drainSeconds == 1)
         #expect(configuration.listeners.map(\.address.description) == ["127.0.0.1:2", "127.0.0.1:3"])
-        #expect(configuration.log.levels == ["mqtt": .debug])
+        #expect(configuration.log.levels == ["mqtt.trace": .debug])
         #expect(configuration.security.access.map(\.topics) == [["a/#", "b"]])
     }
 
@@ -435,64 +492,6 @@ struct ConfigurationTests {
             }
             #expect(error?.description.hasPrefix("\(path): ") == true)
             #expect(error?.description.contains(word) == true)
-        }
-    }
-
-    @Test("Every file to start from loads, and says how to start it")
-    func meshConfigs() throws {
-        let folder = root.appending(path: "mesh-configs")
-        let walk = try #require(FileManager.default.enumerator(atPath: folder.path()))
-        let names = walk.compactMap { $0 as? String }.filter { $0.hasSuffix(".yaml") }
-        #expect(names.count >= 25)
-        for name in names {
-            let path = folder.appending(path: name).path()
-            let text = try String(contentsOfFile: path, encoding: .utf8)
-            #expect(text.contains("apus run --config mesh-configs/\(name)"), "\(name) does not say how to start it")
-            let secret = text.contains("${APUS_MESH_SECRET}") ? ["APUS_MESH_SECRET": "sixteen characters"] : [:]
-            #expect(throws: Never.self, "\(name)") { try Configuration.load(file: path, environment: secret) }
-        }
-    }
-
-    @Test("A folder of files to start from is a mesh that fits on one machine, and every link in it leads somewhere")
-    func wholeMeshes() throws {
-        let folder = root.appending(path: "mesh-configs")
-        let names = try FileManager.default.contentsOfDirectory(atPath: folder.path()).filter { !$0.contains(".") }
-        #expect(Set(names) == ["pair", "triangle", "ring-of-five", "regions", "hub-and-edges", "secure"])
-        for name in names {
-            let files = try FileManager.default.contentsOfDirectory(atPath: folder.appending(path: name).path())
-                .filter { !$0.hasPrefix("secret-") && $0 != "node.yaml" }
-            let nodes = try files.map {
-                try Configuration.load(file: folder.appending(path: "\(name)/\($0)").path(), environment: [:])
-            }
-            let meshes = try nodes.map { try #require($0.mesh) }
-            let listening = meshes.compactMap(\.listen)
-            let addresses =
-                nodes.flatMap { $0.listeners.map(\.address.description) }
-                + nodes.compactMap(\.admin.address?.description) + listening
-            #expect(Set(addresses).count == addresses.count, "\(name): \(addresses.sorted())")
-            #expect(Set(nodes.map(\.data)).count == nodes.count && Set(nodes.map(\.name)).count == nodes.count)
-            #expect(Set(meshes.map(\.meshID)).count == 1)
-            for mesh in meshes {
-                for link in mesh.links { #expect(listening.contains(link.address), "\(name): \(link.address)") }
-            }
-        }
-    }
-
-    @Test("The reference page has the table of all keys")
-    func reference() throws {
-        let page = try String(contentsOf: root.appending(path: "docs/configuration.md"), encoding: .utf8)
-        for row in ConfigurationKeys.markdown.split(separator: "\n") {
-            #expect(page.contains(row), "docs/configuration.md lacks this row; `apus check --keys` prints the table")
-        }
-        let rows = page.split(separator: "\n").count { $0.hasPrefix("| `") && !$0.hasPrefix("| `--") }
-        #expect(rows == ConfigurationKeys.all.count, "docs/configuration.md has rows of keys that do not exist")
-    }
-
-    @Test("The table's defaults are the real ones")
-    func tableDefaults() throws {
-        for key in ConfigurationKeys.all where key.path.hasPrefix("limits.") {
-            let name = key.path.dropFirst("limits.".count)
-            #expect(try load("limits: { \(name): \(key.standard) }").limits == Limits(), "\(key.path)")
         }
     }
 }

@@ -79,6 +79,11 @@ struct MeshConfigurationTests {
         #expect(flagged.links.map(\.address) == ["127.0.0.1:2", "127.0.0.1:3", "localhost:4"])
         #expect(flagged.links.map(\.cost) == [7, 10, 10])
         #expect(try load("", flags: [.link("127.0.0.1:3")]).mesh?.links.map(\.address) == ["127.0.0.1:3"])
+        let more = try load(
+            "", flags: [.link("127.0.0.1:3,cost=5"), .link("[::1]:4,profile=fast,name=radio,cost=65535")])
+        #expect(more.mesh?.links.map(\.address) == ["127.0.0.1:3", "[::1]:4"])
+        #expect(more.mesh?.links.map(\.cost) == [5, 65_535])
+        #expect(more.mesh?.links.map(\.name) == ["", "radio"] && more.mesh?.links.map(\.profile) == [nil, .fast])
         #expect(try load(file, flags: [.mesh("off")]).mesh?.listen == nil)
         let varied = try load(
             "",
@@ -94,6 +99,24 @@ struct MeshConfigurationTests {
         #expect(
             problems("", flags: [.link("10.0.0.1:7400")]).first?
                 .hasPrefix("--link: mesh.links[0].to: '10.0.0.1:7400' may be another machine: set mesh.secret") == true)
+    }
+
+    @Test(
+        "What follows a link's address on the command line is checked",
+        arguments: [
+            ("localhost:3,cost=0", "--link: mesh.links[0].cost: '0' is not allowed"),
+            ("localhost:3,cost=many", "--link: mesh.links[0].cost: 'many' is not allowed"),
+            ("localhost:3,cost", "--link: 'cost' is not understood; HOST:PORT, then each once: cost=, name=, profile="),
+            ("localhost:3,price=5", "--link: 'price=5' is not understood; HOST:PORT, then each once: cost=, name="),
+            ("localhost:3,cost=5,cost=6", "--link: 'cost=6' is not understood; HOST:PORT, then each once"),
+            ("localhost:3,", "--link: '' is not understood"),
+            ("localhost:3,profile=quick", "--link: mesh.links[0].profile: 'quick' is not allowed; expected standard |"),
+            ("cost=5", "--link: mesh.links[0].to: 'cost=5' is no address of a node"),
+        ])
+    func linkFlags(_ value: String, _ problem: String) {
+        #expect(
+            problems("", flags: [.link(value)]).first?.hasPrefix(problem) == true,
+            "\(problems("", flags: [.link(value)]))")
     }
 
     @Test(

@@ -16,14 +16,14 @@ final class Stage {
     init(
         _ address: String = "127.0.0.1:0", lanes: Int = 1, limits: Limits = Limits(),
         door: TLSDoor? = nil, audit: (any AuditSink)? = nil, admission: Admission? = nil,
+        logger: Logger = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() },
         adapter: ((Router) -> any Adapter)? = nil
     ) throws {
         router = Router(limits: limits, hashKey: 42)
         listener = try Listener(
             SocketAddress(address), adapter: adapter?(router) ?? LineAdapter(router: router), name: "stage", door: door,
             admission: admission)
-        reactor = try Reactor(
-            lanes: lanes, limits: limits, logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
+        reactor = try Reactor(lanes: lanes, limits: limits, logger: logger)
         if let audit { reactor.setAudit(audit) }
         reactor.listen(listener)
     }

@@ -23,6 +23,22 @@ import Testing
         #expect(first.happenings == second.happenings)
     }
 
+    #if DEBUG
+        /// Every other node is of a later version, which says more than the others understand.
+        @Test(arguments: 101...106 as ClosedRange<UInt64>) func versionsLiveTogether(_ seed: UInt64) {
+            var size = Scenario.Size()
+            size.nodes = 3...6
+            size.active = 2_000...6_000
+            var scenario = Scenario(seed: seed, size: size)
+            scenario.hasLater = true
+            let outcome = Play.mesh(scenario)
+            #expect(outcome.isClean, "\(outcome.report)")
+            #expect(outcome.messages > 20)
+            scenario.hasLater = false
+            #expect(Play.mesh(scenario).trace != outcome.trace, "the later nodes have said nothing")
+        }
+    #endif
+
     /// Scenarios that have failed, made small: each must be clean now.
     @Test func replaysAreClean() throws {
         let folder = URL(filePath: #filePath).deletingLastPathComponent().appending(path: "Replays")

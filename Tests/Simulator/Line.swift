@@ -1,4 +1,5 @@
 import Core
+import TestSupport
 
 /// What the reactor's connection is: a socket with its conversation. Its loop is repeated faithfully: read, receive,
 /// route, tell, route what was put off; one send for each pass.
@@ -81,46 +82,17 @@ final class Line: Link {
     }
 
     private func take(_ bytes: [UInt8]) {
-        // A copy of exactly this size that is spoilt afterwards: nobody may read beyond it, or later.
-        let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: bytes.count, alignment: 1)
-        buffer.copyBytes(from: bytes)
-        let taken = consume(UnsafeRawBufferPointer(buffer))
-        carry = Array(buffer[taken...])
-        _ = buffer.initializeMemory(as: UInt8.self, repeating: 0xEE)
-        buffer.deallocate()
-    }
-
-    /// - Returns: bytes that need not be kept.
-    private func consume(_ bytes: UnsafeRawBufferPointer) -> Int {
-        var offset = 0
-        let turn = lane.turn
-        turn.beginSlowly()
-        loop: while closing == nil, finishing == nil {
-            let rest = UnsafeRawBufferPointer(rebasing: bytes[offset...])
-            let progress = conversation.receive(rest, turn, on: lane)
-            offset += progress.consumed
-            if !turn.isEmpty {
-                turn.principal?.router.route(turn, on: lane)
-                conversation.routed(turn, on: lane)
-                turn.removeAll()
-            }
-            lane.routeDeferred()
-            switch progress.verdict {
-            case .routeFirst:
-                guard lane.isMatchingCostly else { continue }
-                isPaused = true
-                station.yielding.append(token)
-                break loop
-            case .waiting: break loop
-            case .paused:
-                isPaused = true
-                break loop
-            case .close(let reason):
-                close(reason)
-                break loop
-            }
+        let intake = conversation.take(
+            bytes, on: lane, isOpen: { closing == nil && finishing == nil }, yields: { lane.isMatchingCostly })
+        switch intake.stop {
+        case .paused: isPaused = true
+        case .yielding:
+            isPaused = true
+            station.yielding.append(token)
+        case .close(let reason): close(reason)
+        case .waiting, .ended: break
         }
-        return closing == nil && finishing == nil ? offset : bytes.count
+        carry = closing == nil && finishing == nil ? intake.rest : []
     }
 
     override func resume() {

@@ -9,6 +9,8 @@ final class Member {
     /// Where it is connected; who roams changes it.
     private(set) var station: Int
     var group: (name: String, filter: String)?
+    /// What it says of its weight in the group; nil for nothing.
+    var weight: UInt16?
     private var randomness: Randomness
     private var publisher: Publisher?
     private var port: ListenerPort?
@@ -77,7 +79,8 @@ final class Member {
         let target = play.world.stations[station]
         guard let port, let filter = try? TopicFilter(text, grammar: .mqtt) else { return }
         _ = target.router.subscribe(
-            port, Subscription(filter: filter, options: .qos(2)), as: principal(target), on: target.lane)
+            port, Subscription(filter: filter, options: .qos(2), weight: weight), as: principal(target),
+            on: target.lane)
         port.listener.wishes.append(Ledger.Wish(filter: filter, since: play.world.now))
     }
 

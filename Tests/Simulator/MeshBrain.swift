@@ -42,11 +42,14 @@ final class MeshBrain: Brain {
 
     func start(on station: Station) {
         host = Host(self)
+        let scenario = play.scenario
+        let isLater = scenario.hasLater ?? false && station.index % 2 == 1
         #if DEBUG
             host.sabotage = Sabotage(rawValue: play.sabotage)
+            if isLater { host.sabotage.insert(.later) }
         #endif
-        let scenario = play.scenario
         var settings = MeshSettings()
+        if isLater { settings.versions = 1...2 }
         settings.listen = Self.address(station.index, 0)
         settings.advertise = [Self.address(station.index, 0)]
         settings.join = scenario.joinsFully ? .full : .configured

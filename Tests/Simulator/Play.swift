@@ -225,6 +225,8 @@ final class Play {
                 let member = Member(
                     members.count, .subscriber, station, world.randomness.split(8, group << 16 | station))
                 member.group = ("g\(group)", filter)
+                // In every other group most say a weight, 0 among them, and some nothing.
+                if group % 2 == 1, station % 3 != 2 { member.weight = UInt16(station * 50 % 1_000) }
                 members.append(member)
             }
         }

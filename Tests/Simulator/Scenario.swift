@@ -112,6 +112,8 @@ struct Scenario: Codable, Equatable {
     var joinsFully = false
     /// Whether some nodes have policies for their links, which keep nothing back that is ever published.
     var hasPolicies: Bool?
+    /// Whether every other node is of a later version: it says more than the others understand, and knows what they do.
+    var hasLater: Bool?
 
     /// When faults may begin: by then everybody knows everybody.
     static let calmStart = 6_000
@@ -158,6 +160,7 @@ extension Scenario {
         joinsFully = randomness.chance(0.15)
         faults = makeFaults(&randomness, size, active: active)
         if randomness.chance(0.4) { hasPolicies = true }
+        if randomness.chance(0.3) { hasLater = true }
     }
 
     // MARK: Topologies

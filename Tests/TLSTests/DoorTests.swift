@@ -70,6 +70,29 @@ func mkdirs(_ path: String) -> Bool { mkdir(path, 0o700) == 0 }
         #expect(ERR_peek_error() == 0, "nothing is left behind for others to stumble over")
     }
 
+    @Test("All mistakes of a section are found at once, each with its key")
+    func flaws() throws {
+        let ground = try Ground()
+        let files = ground.files
+        let other = try files.make("other")
+        try files.write("other.key", other.keyPEM())
+        var settings = ground.settings
+        #expect(settings.flaws(role: .server, protocols: ["mqtt"]) == [])
+        settings.certificates[0].key = "\(files.folder)/other.key"
+        settings.certificates.append(.init(certificate: "/none.pem", key: "/none.pem"))
+        settings.certificates.append(.init(certificate: "/none.pem", key: "/none.key"))
+        settings.revocations = "/none.crl"
+        settings.cipherList = "NONSENSE"
+        let found = settings.flaws(role: .server, protocols: [])
+        #expect(found.map(\.key) == ["crl", "key", "more[0].certificate", "more[1].certificate", "more[1].key"])
+        #expect(found[1].description.contains("other.key: not the key of the first certificate in"))
+        settings = ground.settings
+        settings.cipherList = "NONSENSE"
+        let whole = settings.flaws(role: .server, protocols: [])
+        #expect(whole.map(\.key) == [nil] && whole[0].description.hasPrefix("tls.test.ciphers: NONSENSE: "))
+        #expect(ERR_peek_error() == 0, "nothing is left behind for others to stumble over")
+    }
+
     @Test("A weak key is refused, an expired certificate is a warning")
     func weakAndOld() throws {
         let ground = try Ground()
@@ -112,6 +135,33 @@ func mkdirs(_ path: String) -> Bool { mkdir(path, 0o700) == 0 }
         #expect(server.received == [1])
         unlink("\(ground.files.folder)/server.key")
         #expect(door.haveFilesChanged)
+    }
+
+    @Test("A file that is being written is let alone until it has been left alone for a moment")
+    func halfCopied() throws {
+        let ground = try Ground()
+        let door = try ground.door()
+        #expect(door.haveFilesSettled, "what has not changed need not settle")
+        func change(ageMilliseconds: Int) throws {
+            let newer = try ground.files.make("newer.example", issuer: ground.authority)
+            try ground.files.write("server.pem", newer.pem)
+            var now = timespec()
+            clock_gettime(CLOCK_REALTIME, &now)
+            let nanoseconds = now.tv_sec * 1_000_000_000 + now.tv_nsec - ageMilliseconds * 1_000_000
+            let time = timespec(tv_sec: nanoseconds / 1_000_000_000, tv_nsec: nanoseconds % 1_000_000_000)
+            #expect(utimensat(AT_FDCWD, "\(ground.files.folder)/server.pem", [time, time], 0) == 0)
+        }
+        try change(ageMilliseconds: 0)
+        #expect(door.haveFilesChanged && !door.haveFilesSettled)
+        try change(ageMilliseconds: 600)
+        #expect(door.haveFilesChanged && door.haveFilesSettled)
+        // A copy that keeps the times of what it copies, and a clock that was put back.
+        try change(ageMilliseconds: 1_000_000_000)
+        #expect(door.haveFilesSettled)
+        try change(ageMilliseconds: -60_000)
+        #expect(door.haveFilesSettled)
+        unlink("\(ground.files.folder)/server.pem")
+        #expect(door.haveFilesChanged && door.haveFilesSettled)
     }
 
     @Test("The certificate for the name that is asked for")

@@ -301,6 +301,24 @@ extension FakeConnection {
         #expect(client.link.closing == nil)
     }
 
+    /// How much of a group's events a member is to have.
+    @Test func jsonWeights() throws {
+        let scene = try Scene()
+        let client = scene.open("/ws", "apus.v1.json", bearer("anna"))
+        for wrong in [
+            #""group":"g","weight":1001"#, #""group":"g","weight":-1"#, #""group":"g","weight":"5""#,
+            #""group":"g","weight":0.5"#, #""group":"g","weight":null"#, #""weight":5"#,
+        ] {
+            let answer = client.say(#"{"op":"subscribe","id":1,"filter":"a",\#(wrong)}"#).first ?? ""
+            #expect(answer.contains(#""status":400"#) && answer.contains("weight"), "\(wrong)")
+        }
+        #expect(scene.router.subscriptionCount == 0)
+        let wish = #"{"op":"subscribe","id":2,"filter":"a","group":"g","weight":5}"#
+        #expect(client.say(wish) == [#"{"op":"ok","id":2}"#])
+        let filter = try TopicFilter("$share/g/a", grammar: .mqtt)
+        #expect(scene.router.localWeight(of: filter)?.sum == 5)
+    }
+
     /// With 1008, and a word before.
     @Test func jsonEnds() throws {
         for inUpgrade in [false, true] {

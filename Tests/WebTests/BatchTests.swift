@@ -1,5 +1,6 @@
 import Core
 import Testing
+import TestSupport
 
 @testable import Web
 
@@ -130,7 +131,7 @@ import Testing
     }
 
     @Test func whatIsEncodedComesBack() throws {
-        var input = RandomInput(6)
+        var input = Seeded(6)
         for _ in 0..<1_000 {
             let levels = (0..<1 + input.below(5)).map { _ in input.text(upTo: 12).replacing("/", with: "") }
             let path = levels.map { Percent.encode($0) }.joined(separator: "/")

@@ -1,5 +1,6 @@
 import Core
 import Glibc
+import TestSupport
 
 @testable import Web
 
@@ -84,30 +85,8 @@ func eventHeaders(_ lines: [[UInt8]]) throws -> EventHeaders { try withHead(line
 
 func eventHeaders(_ lines: String...) throws -> EventHeaders { try eventHeaders(lines.map { Array($0.utf8) }) }
 
-/// Repeatable randomness (SplitMix64); every expectation about it ends with ``note``.
-struct RandomInput: RandomNumberGenerator {
-    private static let processSeed: UInt64 = {
-        if let text = getenv("APUS_SEED"), let seed = UInt64(String(cString: text)) { return seed }
-        return UInt64.random(in: 1...999_999_999)
-    }()
-
-    private var state: UInt64
-
-    /// - Parameter stream: keeps the random numbers of different tests apart.
-    init(_ stream: UInt64) { state = Self.processSeed &+ stream &* 0xD1B5_4A32_D192_ED03 }
-
-    var note: String { "repeat with APUS_SEED=\(Self.processSeed)" }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var word = state
-        word = (word ^ (word >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        word = (word ^ (word >> 27)) &* 0x94D0_49BB_1331_11EB
-        return word ^ (word >> 31)
-    }
-
-    mutating func below(_ bound: Int) -> Int { Int(next() % UInt64(bound)) }
-
+/// Random input of clients.
+extension Seeded {
     /// Bytes of all kinds, zeros and line ends among them.
     mutating func bytes(upTo count: Int) -> [UInt8] {
         (0..<below(count + 1)).map { _ in below(4) == 0 ? [0, 10, 13, 37, 32, 255][below(6)] : UInt8(below(256)) }

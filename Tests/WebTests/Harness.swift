@@ -1,6 +1,7 @@
 import Core
 import Synchronization
 import Web
+import TestSupport
 
 /// Drives HTTP conversations without sockets, clocks and threads: the lane, the router and the adapter are the real
 /// ones, the reactor is replaced by the same loop over byte arrays. Time stands still until a test moves it.
@@ -54,11 +55,8 @@ extension String {
     }
 }
 
-/// A connection's output that collects bytes, with what the reactor does around it.
-final class FakeLink: Link {
-    private var window = UnsafeMutableRawPointer.allocate(byteCount: 64, alignment: 1)
-    private var capacity = 64
-    private var collected: [UInt8] = []
+/// A connection's output, with what the reactor does around it.
+final class FakeLink: CollectingLink {
     fileprivate(set) var finishing: CloseReason?
     fileprivate(set) var closing: CloseReason?
     fileprivate(set) var isPaused = false
@@ -71,43 +69,12 @@ final class FakeLink: Link {
         self.stage = stage
         self.number = number
         super.init()
-        cursor = window
-        end = window + capacity
     }
-
-    deinit { window.deallocate() }
 
     override var peer: String { "fake" }
     /// Whom a certificate proves the client to be.
     var proven: String?
     override var provenUser: String? { proven }
-
-    /// Bytes sent since the last call.
-    fileprivate func takeSent() -> [UInt8] {
-        collect()
-        defer { collected = [] }
-        return collected
-    }
-
-    private func collect() {
-        collected += UnsafeRawBufferPointer(start: window, count: cursor - window)
-        cursor = window
-    }
-
-    override func appendSlowly(_ bytes: UnsafeRawPointer, _ count: Int) {
-        collect()
-        collected += UnsafeRawBufferPointer(start: bytes, count: count)
-    }
-
-    override func makeRoom(_ count: Int) {
-        collect()
-        guard capacity < count else { return }
-        window.deallocate()
-        capacity = count
-        window = .allocate(byteCount: count, alignment: 1)
-        cursor = window
-        end = window + count
-    }
 
     override func close(_ reason: CloseReason) { if closing == nil { closing = reason } }
 
@@ -212,39 +179,15 @@ final class FakeConnection {
         output += link.takeSent()
     }
 
-    /// As in the reactor: receive, route, tell. From a copy of exactly this size that is spoilt afterwards: nobody may
-    /// read beyond it, or later.
     fileprivate func consume() {
-        let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: carry.count, alignment: 1)
-        buffer.copyBytes(from: carry)
-        defer {
-            _ = buffer.initializeMemory(as: UInt8.self, repeating: 0xEE)
-            buffer.deallocate()
+        let intake = conversation.take(
+            carry, on: stage.lane, isOpen: { link.closing == nil && link.finishing == nil })
+        switch intake.stop {
+        case .paused: link.isPaused = true
+        case .close(let reason): link.close(reason)
+        case .waiting, .yielding, .ended: break
         }
-        let (lane, turn) = (stage.lane, stage.lane.turn)
-        var offset = 0
-        loop: while link.closing == nil, link.finishing == nil {
-            let progress = conversation.receive(UnsafeRawBufferPointer(rebasing: buffer[offset...]), turn, on: lane)
-            precondition((0...buffer.count - offset).contains(progress.consumed), "took what is not there")
-            offset += progress.consumed
-            let wasEmpty = turn.isEmpty
-            if !turn.isEmpty {
-                turn.principal?.router.route(turn, on: lane)
-                conversation.routed(turn, on: lane)
-                turn.removeAll()
-            }
-            switch progress.verdict {
-            case .routeFirst: precondition(!wasEmpty || progress.consumed > 0, "nothing to route")
-            case .waiting: break loop
-            case .paused:
-                link.isPaused = true
-                break loop
-            case .close(let reason):
-                link.close(reason)
-                break loop
-            }
-        }
-        carry = link.finishing == nil ? Array(buffer[offset...]) : []
+        carry = link.finishing == nil ? intake.rest : []
     }
 
     fileprivate func resume() {

@@ -2,6 +2,7 @@ import Core
 import Glibc
 import RawHTTP
 import Testing
+import TestSupport
 
 @testable import Web
 

@@ -1,5 +1,6 @@
 import Core
 import Testing
+import TestSupport
 
 @testable import Web
 
@@ -141,7 +142,7 @@ import Testing
     }
 
     @Test func whatIsWrittenIsReadBack() throws {
-        var input = RandomInput(3)
+        var input = Seeded(3)
         for _ in 0..<1_000 {
             let payload = input.below(2) == 0 ? input.bytes(upTo: 60) : Array(input.text(upTo: 60).utf8)
             var list: [Said] = []

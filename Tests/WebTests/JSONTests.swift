@@ -1,5 +1,6 @@
 import Core
 import Testing
+import TestSupport
 
 @testable import Web
 
@@ -211,7 +212,7 @@ import Testing
             }
         }
 
-        static func random(_ input: inout RandomInput, depth: Int) -> Tree {
+        static func random(_ input: inout Seeded, depth: Int) -> Tree {
             switch input.below(depth > 0 ? 6 : 4) {
             case 0: .null
             case 1: .bool(input.below(2) == 0)
@@ -257,7 +258,7 @@ import Testing
     }
 
     @Test func whatIsWrittenIsReadBack() throws {
-        var input = RandomInput(1)
+        var input = Seeded(1)
         for _ in 0..<2_000 {
             let tree = Tree.random(&input, depth: 5)
             var writer = JSONWriter()
@@ -295,7 +296,7 @@ import Testing
     func base64ThatIsNone(text: String) { #expect(Base64.decode(text.utf8) == nil) }
 
     @Test func base64ComesBack() {
-        var input = RandomInput(2)
+        var input = Seeded(2)
         for _ in 0..<2_000 {
             let data = input.bytes(upTo: 100)
             #expect(Base64.decode(Base64.encode(data)) == data, "\(input.note)")

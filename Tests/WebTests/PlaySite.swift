@@ -1,6 +1,7 @@
 import Core
 import Synchronization
 import Web
+import TestSupport
 
 /// A site that answers with what it was asked, in each of the ways there are: `/later…` by a responder that the test
 /// holds, `/pub…` by publishing, `/alone…` by publishing alone, `/stream` with a stream, everything else at once.

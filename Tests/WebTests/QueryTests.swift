@@ -2,6 +2,7 @@ import Core
 import Foundation
 import RawHTTP
 import Testing
+import TestSupport
 
 @testable import Web
 

@@ -105,6 +105,33 @@ struct ReplyTests {
         #expect(try client.answer().body == "found")
     }
 
+    @Test("In a mesh a lane's first requests wait until other nodes know where replies go", arguments: [1, 2])
+    func early(lanes: Int) throws {
+        let stage = try RequestStage(lanes: lanes)
+        stage.joinMesh()
+        let responder = try stage.responder("svc/#")
+        let start = ContinuousClock.now
+        let clients = try (0..<4).map { _ in try stage.client() }
+        for (number, client) in clients.enumerated() {
+            try client.ask("POST", "/TOPIC/svc/\(number)", wait, "\(number)")
+        }
+        let nobody = try stage.client()
+        try nobody.ask("POST", "/TOPIC/nobody", wait)
+        let requests = try clients.map { _ in try responder.request() }
+        #expect(ContinuousClock.now - start >= .milliseconds(99))
+        #expect(Set(requests.map(\.payload)) == ["0", "1", "2", "3"])
+        for request in requests { try responder.reply(try #require(request.replyTo), "re \(request.payload)") }
+        for (number, client) in clients.enumerated() { #expect(try client.answer().body == "re \(number)") }
+        #expect(try nobody.answer().status == 503)
+        // Nothing waits any more.
+        try clients[0].ask("POST", "/TOPIC/svc/next", wait, "next")
+        let next = try responder.request()
+        #expect(next.payload == "next")
+        try responder.reply(try #require(next.replyTo), "done")
+        #expect(try clients[0].answer().body == "done")
+        #expect(stage.waiting == 0 && stage.dropped(.lateReply) == 0)
+    }
+
     @Test("A client that has gone is forgotten")
     func gone() throws {
         let stage = try RequestStage(lanes: 2)

@@ -130,6 +130,13 @@ final class RequestStage {
 
     func client() throws -> RawClient { try RawClient(http, seconds: 20) }
 
+    /// From now on the node is one of a mesh, of which nothing is heard.
+    func joinMesh() {
+        let router = router
+        reactor.lanes.call(0) { router.attachMesh(Port(), on: $0) {} }
+        _ = eventually { router.meshAddress != .none }
+    }
+
     /// An MQTT client that has subscribed.
     func responder(_ filter: String, qos: UInt8 = 0, user: String = "responder") throws -> Responder {
         let made = try Responder(mqtt, user: user)

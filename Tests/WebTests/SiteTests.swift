@@ -213,6 +213,10 @@ private func post(_ topic: String, _ fields: String = "", _ body: String = "x") 
             let other = try client.answer()
             #expect(other.status == 405 && other.headers["allow"] == allow, "\(path)")
         }
+        // Who looks for these here is told where they are.
+        try client.send("GET /metrics HTTP/1.1\n\(host)\n")
+        let misplaced = try client.answer()
+        #expect(misplaced.status == 405 && misplaced.body.contains("admin.listen"), "\(misplaced.body)")
         try client.send("GET /QUEUE/a HTTP/1.1\n\(host)\n")
         #expect(try client.answer().status == 404)
     }

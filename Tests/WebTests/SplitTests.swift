@@ -1,21 +1,11 @@
 import Testing
+import TestSupport
 
 /// However a client's bytes are cut into reads, what it is answered is the same.
 @Suite struct SplitTests {
     /// Random numbers that a seed repeats (SplitMix64).
-    private struct Generator: RandomNumberGenerator {
-        var state: UInt64
 
-        mutating func next() -> UInt64 {
-            state &+= 0x9E37_79B9_7F4A_7C15
-            var mixed = state
-            mixed = (mixed ^ mixed >> 30) &* 0xBF58_476D_1CE4_E5B9
-            mixed = (mixed ^ mixed >> 27) &* 0x94D0_49BB_1331_11EB
-            return mixed ^ mixed >> 31
-        }
-    }
-
-    private func request(_ number: Int, _ generator: inout Generator, isLast: Bool) -> [UInt8] {
+    private func request(_ number: Int, _ generator: inout Seeded, isLast: Bool) -> [UInt8] {
         let path =
             ["/now", "/pub", "/pub", "/alone", "/later/soon", "/later", "/204"].randomElement(using: &generator) ?? ""
         var methods = ["POST", "PUT", "BREW"]
@@ -54,7 +44,7 @@ import Testing
 
     @Test(arguments: 1...200)
     func requestsCutAtRandomPlacesAreAnsweredTheSameAsOneByOne(seed: Int) {
-        var generator = Generator(state: UInt64(seed))
+        var generator = Seeded(seed: UInt64(seed))
         let count = Int.random(in: 1...12, using: &generator)
         let requests = (0..<count).map { request($0, &generator, isLast: $0 == count - 1) }
         var alone = HTTPPlay()

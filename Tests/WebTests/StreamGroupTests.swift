@@ -1,5 +1,6 @@
 import Core
 import Testing
+import TestSupport
 
 @testable import Web
 
@@ -13,12 +14,15 @@ struct StreamGroupTests {
         mutating func read() { reader.take(client.received()) }
     }
 
-    private func member(_ stand: StreamStand, lane: Int = 0, after id: String? = nil) -> Member {
+    private func member(
+        _ stand: StreamStand, lane: Int = 0, after id: String? = nil, weight: Int? = nil
+    ) -> Member {
         var member = Member(client: stand.client(lane: lane))
+        let target = "/events?filter=t&filter=u&group=g" + (weight.map { "&weight=\($0)" } ?? "")
         if let id {
-            member.client.get("/events?filter=t&filter=u&group=g", "Last-Event-ID: \(id)")
+            member.client.get(target, "Last-Event-ID: \(id)")
         } else {
-            member.client.get("/events?filter=t&filter=u&group=g")
+            member.client.get(target)
         }
         member.read()
         return member
@@ -34,6 +38,23 @@ struct StreamGroupTests {
         #expect(all.count == 90)
         #expect(Set(all).count == 90)
         for member in members { #expect(member.reader.messages.count >= 15) }
+    }
+
+    @Test("By weight, which a reader that comes back may change")
+    func weights() throws {
+        let stand = try StreamStand(lanes: 2)
+        var (canary, other) = (member(stand, weight: 5), member(stand, lane: 1, weight: 95))
+        func publish(_ round: String) { for number in 0..<200 { stand.publish("t", "\(round)\(number)") } }
+        publish("a")
+        canary.read()
+        other.read()
+        #expect(abs(canary.reader.messages.count - 10) <= 3)
+        #expect(canary.reader.messages.count + other.reader.messages.count == 200)
+        canary.client.cut()
+        var back = member(stand, after: canary.reader.lastID, weight: 95)
+        publish("b")
+        back.read()
+        #expect(abs(back.reader.messages.count - 100) <= 4)
     }
 
     @Test("Who has gone gets nothing, what it was chosen for and not sent goes to others", arguments: [1, 3])
@@ -100,7 +121,7 @@ struct StreamGroupTests {
 
     @Test("Nothing is lost, and nothing comes to two, while members are killed at random", arguments: 0..<30)
     func random(seed: UInt64) throws {
-        var random = SystemRandom(seed: seed)
+        var random = Seeded(seed: seed)
         let lanes = Int(random.next() % 3) + 1
         let stand = try StreamStand(lanes: lanes)
         var members = (0..<3).map { member(stand, lane: $0 % lanes) }

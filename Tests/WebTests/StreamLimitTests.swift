@@ -123,8 +123,11 @@ struct StreamLimitTests {
     @Test(
         "Requests that are wrong",
         arguments: [
-            ("", "filter"), ("filter=", "filter"), ("filter=a/%23/b", "wildcard"), ("filter=a&format=xml", "format"),
+            ("", "filter"), ("filter=", "filter"), ("filter=a/%23/b", "stand alone in a level"),
+            ("filter=a&format=xml", "format"),
             ("filter=a&retained=maybe", "retained"), ("filter=a&group=x/y", "group"), ("filter=a&group=", "group"),
+            ("filter=a&group=g&weight=1001", "weight"), ("filter=a&group=g&weight=x", "weight"),
+            ("filter=a&group=g&weight=-1", "weight"), ("filter=a&weight=5", "weight"),
             ("filter=$share/g/a", "group="), ("filter=a&fliter=b", "fliter"), ("filter=a%00", "text"),
             ((0..<65).map { "filter=t\($0)" }.joined(separator: "&"), "64"),
         ])

@@ -7,6 +7,7 @@ import RawHTTP
 import Reactor
 import Synchronization
 import Testing
+import TestSupport
 
 @testable import Web
 
@@ -140,7 +141,7 @@ struct StreamReactorTests {
     func resume(lanes: Int) throws {
         let stage = try Stage(lanes: lanes)
         let publisher = try stage.publisher()
-        var random = SystemRandom(seed: UInt64(lanes))
+        var random = Seeded(seed: UInt64(lanes))
         var readers = try (0..<6).map { _ in try stage.open("/events?filter=t") }
         let start = readers[0].source
         #expect(!start.lastID.isEmpty)

@@ -1,5 +1,6 @@
 import Core
 import Synchronization
+import TestSupport
 
 @testable import Web
 
@@ -178,29 +179,13 @@ final class StandClient {
         stand.settle()
     }
 
-    /// As in the reactor: receive, route, tell, route what was deferred.
     fileprivate func consume() {
-        let bytes = carry
-        carry = bytes.withUnsafeBytes { buffer in
-            var offset = 0
-            loop: while closing == nil {
-                let rest = UnsafeRawBufferPointer(rebasing: buffer[offset...])
-                let progress = conversation.receive(rest, lane.turn, on: lane)
-                offset += progress.consumed
-                lane.turn.removeAll()
-                lane.routeDeferred()
-                switch progress.verdict {
-                case .routeFirst: continue
-                case .waiting: break loop
-                case .paused:
-                    isPaused = true
-                    break loop
-                case .close(let reason):
-                    close(reason)
-                    break loop
-                }
-            }
-            return Array(buffer[offset...])
+        let intake = conversation.take(carry, on: lane, isOpen: { closing == nil })
+        carry = intake.rest
+        switch intake.stop {
+        case .paused: isPaused = true
+        case .close(let reason): close(reason)
+        case .waiting, .yielding, .ended: break
         }
     }
 

@@ -1,5 +1,6 @@
 import Core
 import Testing
+import TestSupport
 
 @testable import Web
 
@@ -198,7 +199,7 @@ struct StreamTests {
 
     @Test("Nothing is lost and nothing comes twice while streams are killed at random", arguments: 0..<40)
     func resume(seed: UInt64) throws {
-        var random = SystemRandom(seed: seed)
+        var random = Seeded(seed: seed)
         let lanes = Int.random(in: 1...3, using: &random)
         let stand = try StreamStand(lanes: lanes)
         struct Reader {
@@ -257,19 +258,5 @@ struct StreamTests {
             let expected = index % 2 == 0 ? reader.expected : reader.expected.map { $0.replacing("\n", with: "\\n") }
             #expect(got == expected, "seed \(seed), reader \(index)")
         }
-    }
-}
-
-/// Random numbers that come again with the same seed.
-struct SystemRandom: RandomNumberGenerator {
-    private var state: UInt64
-
-    init(seed: UInt64) { state = seed &* 0x9E37_79B9_7F4A_7C15 &+ 0x1234_5678 }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var mixed = (state ^ state >> 30) &* 0xBF58_476D_1CE4_E5B9
-        mixed = (mixed ^ mixed >> 27) &* 0x94D0_49BB_1331_11EB
-        return mixed ^ mixed >> 31
     }
 }

@@ -1,4 +1,5 @@
 import Core
+import TestSupport
 
 @testable import Web
 
@@ -198,41 +199,15 @@ final class StageConnection {
     }
 
     private func consume() {
-        // A copy of exactly this size that is spoilt afterwards: nobody may read beyond it, or later.
-        let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: carry.count, alignment: 1)
-        buffer.copyBytes(from: carry)
-        defer {
-            _ = buffer.initializeMemory(as: UInt8.self, repeating: 0xEE)
-            buffer.deallocate()
+        let intake = conversation.take(
+            carry, on: lane, isOpen: { closing == nil && finishing == nil }, yields: { yields })
+        switch intake.stop {
+        case .paused: isPaused = true
+        case .yielding: (isPaused, isYielding) = (true, true)
+        case .close(let reason): close(reason)
+        case .waiting, .ended: break
         }
-        var offset = 0
-        let turn = lane.turn
-        loop: while closing == nil, finishing == nil {
-            let rest = UnsafeRawBufferPointer(rebasing: buffer[offset...])
-            let progress = conversation.receive(rest, turn, on: lane)
-            offset += progress.consumed
-            if !turn.isEmpty {
-                turn.principal?.router.route(turn, on: lane)
-                conversation.routed(turn, on: lane)
-                turn.removeAll()
-            }
-            lane.routeDeferred()
-            switch progress.verdict {
-            case .routeFirst:
-                guard yields else { continue }
-                isPaused = true
-                isYielding = true
-                break loop
-            case .waiting: break loop
-            case .paused:
-                isPaused = true
-                break loop
-            case .close(let reason):
-                close(reason)
-                break loop
-            }
-        }
-        carry = finishing == nil ? Array(buffer[offset...]) : []
+        carry = finishing == nil ? intake.rest : []
     }
 
     fileprivate func resume() {
@@ -288,46 +263,13 @@ final class StageConnection {
     fileprivate func finish(_ reason: CloseReason) { if closing == nil, finishing == nil { finishing = reason } }
 }
 
-/// The link of such a connection. Its window is small, so that frames cross its end all the time.
-final class StageLink: Link {
-    private var window = UnsafeMutableRawPointer.allocate(byteCount: 64, alignment: 1)
-    private var capacity = 64
-    private var sent: [UInt8] = []
+/// The link of such a connection.
+final class StageLink: CollectingLink {
     private unowned let connection: StageConnection
 
     fileprivate init(_ connection: StageConnection) {
         self.connection = connection
         super.init()
-        cursor = window
-        end = window + capacity
-    }
-
-    deinit { window.deallocate() }
-
-    /// Takes what has been sent since the last call.
-    func takeSent() -> [UInt8] {
-        defer { sent = [] }
-        return sent
-    }
-
-    fileprivate func collect() {
-        sent += UnsafeRawBufferPointer(start: window, count: cursor - window)
-        cursor = window
-    }
-
-    override func appendSlowly(_ bytes: UnsafeRawPointer, _ count: Int) {
-        collect()
-        sent += UnsafeRawBufferPointer(start: bytes, count: count)
-    }
-
-    override func makeRoom(_ count: Int) {
-        collect()
-        guard capacity < count else { return }
-        window.deallocate()
-        capacity = count
-        window = .allocate(byteCount: count, alignment: 1)
-        cursor = window
-        end = window + count
     }
 
     override func close(_ reason: CloseReason) { connection.close(reason) }

@@ -1,6 +1,7 @@
 import Core
 import MQTT
 import Testing
+import TestSupport
 
 @testable import Web
 
@@ -22,7 +23,7 @@ import Testing
 
         init(_ link: Link, seed: UInt64) {
             self.link = link
-            random = Seeded(seed)
+            random = Seeded(seed: seed)
         }
 
         override func receive(_ bytes: UnsafeRawBufferPointer, _ turn: Turn, on lane: Lane) -> Progress {
@@ -84,7 +85,7 @@ import Testing
 
     @Test func randomFramesCutAnywhereGiveTheSameStream() throws {
         for seed in 1...60 {
-            var random = Seeded(UInt64(seed))
+            var random = Seeded(seed: UInt64(seed))
             let stage = WebSocketStage()
             // Two connections on one lane, so that they take the lane's memory from each other.
             let sizes = seed % 20 == 0 ? 400_000 : 1 + random.below(20_000)
@@ -369,19 +370,5 @@ import Testing
         _ = connection.ask(ClientFrame.binary(said))
         #expect(ear.received == said)
         #expect(ear.sent == [0x90, 3, 0, 1, 1] + Self.publish(payload))
-    }
-}
-
-/// Numbers that look random and are the same every time.
-struct Seeded {
-    private var state: UInt64
-
-    init(_ seed: UInt64) { state = seed &* 0x9E37_79B9_7F4A_7C15 | 1 }
-
-    mutating func below(_ bound: Int) -> Int {
-        state ^= state << 13
-        state ^= state >> 7
-        state ^= state << 17
-        return Int(state >> 11) % max(bound, 1)
     }
 }

@@ -254,7 +254,7 @@ import Testing
         #expect(description.rejected == 1 && description.retried == 2)
     }
 
-    @Test("Stopping waits for what is under way, and begins nothing")
+    @Test("Stopping waits for what is under way, and for what waits")
     func stopWaits() throws {
         let stage = try WebhookStage()
         let server = try TestServer { _, _ in .held(200) }
@@ -267,12 +267,14 @@ import Testing
             server.release()
         }
         stage.service.stop(graceMilliseconds: 10_000)
-        #expect(try stage.eventually { $0.delivered == 1 }?.delivered == 1)
-        #expect(server.all.count == 1, "the second one is not begun")
+        #expect(try stage.describe()?.delivered == 2)
+        #expect(server.all.map(\.text) == ["1", "2"])
+        #expect(stage.dropped(.stopping) == 0)
+        #expect(try stage.publish(["late"]) == 0, "it has gone")
         #expect(try stage.put(WebhookStage.definition("late", server.url)) == .unavailable("the node is stopping"))
     }
 
-    @Test("All webhooks together make at most 256 requests at once; those that wait are not begun when it ends")
+    @Test("All webhooks together make at most 256 requests at once, also when the node ends")
     func together() throws {
         let stage = try WebhookStage()
         let server = try TestServer { _, _ in .held(200) }
@@ -291,11 +293,11 @@ import Testing
             server.release()
         }
         stage.service.stop(graceMilliseconds: 10_000)
-        #expect(server.all.count == 256)
+        #expect(server.all.count == 320)
         #expect(server.connectionCount == 256)
     }
 
-    @Test("Stopping does not wait longer than it may")
+    @Test("Stopping does not wait longer than it may; what is left is counted")
     func stopGivesUp() throws {
         let stage = try WebhookStage()
         let server = try TestServer { _, _ in .silence }
@@ -304,8 +306,33 @@ import Testing
         try stage.publish(["1"])
         #expect(server.wait(for: 1).count == 1)
         let start = ContinuousClock.now
+        try stage.publish(["2", "3"])
         stage.service.stop(graceMilliseconds: 100)
         let took = ContinuousClock.now - start
         #expect(took >= .milliseconds(90) && took < .seconds(5))
+        #expect(try stage.describe()?.dropped == 3)
+        #expect(stage.dropped(.stopping) == 3)
+    }
+
+    @Test("Stopping does not wait for a target that fails, but gives what it has to others of the group")
+    func stopsGroup() throws {
+        let stage = try WebhookStage()
+        let dead = try TestServer { _, _ in .status(500) }
+        defer { dead.stop() }
+        var definition = WebhookStage.definition("dead", dead.url)
+        definition.group = "g"
+        definition.retryFirstMilliseconds = 60_000
+        definition.retryMaxMilliseconds = 60_000
+        #expect(try stage.put(definition) == .created)
+        try stage.publish((0..<100).map { "\($0)" })
+        #expect(dead.wait(for: 1).count == 1)
+        #expect(try stage.eventually("dead") { $0.retried == 1 }?.retried == 1)
+        let other = try stage.join("$share/g/#")
+        let start = ContinuousClock.now
+        stage.service.stop(graceMilliseconds: 20_000)
+        #expect(ContinuousClock.now - start < .seconds(10))
+        try stage.publish(["later"])
+        #expect(other.wait(for: 101) == (0..<100).map { "\($0)" } + ["later"])
+        #expect(stage.dropped(.stopping) == 0 && stage.dropped(.noMember) == 0)
     }
 }

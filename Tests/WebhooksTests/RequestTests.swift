@@ -36,6 +36,30 @@ import Testing
             ])
     }
 
+    /// As in HTTP answers: `ce-*`, each attribute once, and no other name for its partition key.
+    @Test("A CloudEvent comes in binary mode")
+    func cloudEvent() {
+        let attributes = [("specversion", "1.0"), ("id", "A 1\""), ("source", "/s%"), ("type", "t")]
+        let others = [("partitionkey", "p 1"), ("id", "again"), ("Line", "7"), ("traceparent", "00-ab")]
+        var writer = EventPropertiesWriter()
+        for (name, value) in attributes + others { writer.addUser(Array(name.utf8), Array(value.utf8)) }
+        #expect(
+            fields(WebhookStage.event("t", [], writer.finish().bytes))[2...8] == [
+                "ce-specversion: 1.0", "ce-id: A%201%22", "ce-source: /s%25", "ce-type: t", "ce-partitionkey: p%201",
+                "Apus-Property-id: again", "Apus-Property-Line: 7",
+            ])
+        // What lacks an attribute is none.
+        writer = EventPropertiesWriter()
+        for (name, value) in attributes.dropFirst() + others.prefix(1) + others.prefix(1) {
+            writer.addUser(Array(name.utf8), Array(value.utf8))
+        }
+        #expect(
+            fields(WebhookStage.event("t", [], writer.finish().bytes))[2...6] == [
+                "Apus-Property-id: A 1\"", "Apus-Property-source: /s%25", "Apus-Property-type: t",
+                "Apus-Partition-Key: p 1", "Apus-Property-partitionkey: p 1",
+            ])
+    }
+
     @Test("An event that says nothing has a type all the same")
     func types() {
         #expect(
@@ -142,6 +166,14 @@ import Testing
                 $0.group = "g"
             } == "filters")
         #expect(flaw { $0.group = "a/b" } == "group")
+        #expect(flaw { $0.weight = 5 } == "weight")
+        for weight in [-1, 1_001] {
+            #expect(
+                flaw {
+                    $0.group = "g"
+                    $0.weight = weight
+                } == "weight")
+        }
         #expect(flaw { $0.parallelism = 0 } == "parallelism")
         #expect(flaw { $0.parallelism = 65 } == "parallelism")
         #expect(flaw { $0.retryFirstMilliseconds = 0 } == "retry_first")

@@ -3,6 +3,7 @@ import Foundation
 import Logging
 import Reactor
 import Synchronization
+import Testing
 
 @testable import Webhooks
 
@@ -121,6 +122,56 @@ final class WebhookStage {
                 }
             }
         }
+    }
+
+    /// Somebody else who subscribes, on the first lane.
+    final class Other: Sendable {
+        private let texts = Mutex<[String]>([])
+
+        fileprivate func add(_ text: String) { texts.withLock { $0.append(text) } }
+
+        /// What it has got, once that is so many or ten seconds are over.
+        func wait(for count: Int) -> [String] {
+            for _ in 0..<2_000 {
+                let all = texts.withLock { $0 }
+                if all.count >= count { return all }
+                usleep(5_000)
+            }
+            return texts.withLock { $0 }
+        }
+    }
+
+    private final class OtherPort: Core.Port {
+        private let other: Other
+
+        init(_ other: Other) {
+            self.other = other
+            super.init()
+        }
+
+        override func deliver(_ run: UnsafePointer<EventRun>, _ target: UnsafePointer<Target>, on lane: Lane) -> Int {
+            for index in 0..<run.pointee.count {
+                other.add(String(decoding: run.pointee.event(index).payload, as: UTF8.self))
+            }
+            return 0
+        }
+    }
+
+    func join(_ filter: String) throws -> Other {
+        let (router, other) = (router, Other())
+        let filter = try TopicFilter(filter, grammar: .mqtt, limits: router.limits)
+        let isGranted = try Self.answer { answer in
+            reactor.lanes.call(0) { lane in
+                let port = OtherPort(other)
+                router.register(port, on: lane)
+                let principal = Principal(identity: Identity(), clientID: "other", router: router)
+                let outcome = router.subscribe(
+                    port, Subscription(filter: filter, options: .qos(1)), as: principal, on: lane)
+                answer(outcome == .granted(isNew: true))
+            }
+        }
+        #expect(isGranted)
+        return other
     }
 
     func dropped(_ reason: DropReason) -> UInt64 { reactor.counters().dropped[reason.rawValue] }

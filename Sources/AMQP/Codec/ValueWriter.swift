@@ -66,9 +66,6 @@ final class ValueWriter {
         count += MemoryLayout<Number>.size
     }
 
-    /// Two bytes, the higher first.
-    func uint16(_ value: UInt16) { integer(value) }
-
     func null() { byte(0x40) }
 
     func boolean(_ value: Bool) { byte(value ? 0x41 : 0x42) }

@@ -104,6 +104,7 @@ extension AMQPConversation {
             note(outgoing, engine)
             return answer(handle, remote, wish.granted, .settled, engine)
         }
+        try wish.take(weight: remote.weight)
         let subscriber = try subscriber(for: &wish, key, principal, state, lane)
         let mode = remote.senderSettles
         let outgoing = OutgoingLink(handle, engine, self, mode, maxMessageBytes: remote.maxMessageBytes)
@@ -165,6 +166,7 @@ extension AMQPConversation {
                 guard principal.router.mayShare(known.filter, as: principal, on: lane) else {
                     throw Self.mayNotSubscribe(known.filter)
                 }
+                known.setWeight(wish.weight, as: principal, on: lane)
                 return known
             }
             // Another topic under the same name ends what was there, as JMS wants it.
@@ -174,8 +176,8 @@ extension AMQPConversation {
         guard let filter = wish.filter else { throw AMQPError(.invalidField, "the source names no topic") }
         let own = wish.keepSeconds > 0 ? key : key.ofLinks(principal.identity.user)
         let made = Subscriber(
-            own, filter, isNoLocal: wish.isNoLocal, keepSeconds: wish.keepSeconds, source: wish.granted,
-            principal: principal, state: state)
+            own, filter, isNoLocal: wish.isNoLocal, keepSeconds: wish.keepSeconds, weight: wish.weight,
+            source: wish.granted, principal: principal, state: state)
         let router = principal.router
         router.register(made, on: lane)
         guard made.claimName(key.sessionName, on: lane) else {
@@ -183,8 +185,8 @@ extension AMQPConversation {
             throw AMQPError(.resourceLimitExceeded, "there are as many subscriptions of links as there may be")
         }
         let asker = wish.isDynamic || isOwnTarget(filter) ? Principal.node(router) : principal
-        let options: DeliveryOptions = .qos(1)
-        switch router.subscribe(made, Subscription(filter: filter, options: options), as: asker, on: lane) {
+        let subscription = Subscription(filter: filter, options: .qos(1), weight: made.weight)
+        switch router.subscribe(made, subscription, as: asker, on: lane) {
         case .granted: break
         case .notAuthorized:
             made.end(on: lane)
@@ -267,6 +269,8 @@ struct SourceWish {
     private(set) var isClaims = false
     /// Seconds that the subscription outlives its link.
     private(set) var keepSeconds = 0
+    /// Of a member of a shared group; nil when none was said.
+    private(set) var weight: UInt16?
     /// The source of the answer: filters that are not applied are left out (§3.5.8).
     private(set) var granted: Terminus
 
@@ -298,6 +302,18 @@ struct SourceWish {
             throw AMQPError(.notImplemented, "there are no queues yet: '\(name)' may be a topic, as topic://\(name)")
         }
         keepSeconds = Self.keepSeconds(source, limits)
+    }
+
+    /// Takes what the link's properties say of its weight.
+    mutating func take(weight: Int64?) throws(AMQPError) {
+        guard let weight else { return }
+        guard let weight = MemberWeight.parse(weight) else {
+            throw AMQPError(.invalidField, "\(RemoteAttach.weightName) is a whole number from 0 to 1000")
+        }
+        guard filter?.group != nil else {
+            throw AMQPError(.invalidField, "\(RemoteAttach.weightName) is for members of a shared subscription")
+        }
+        self.weight = weight
     }
 
     private mutating func takeFilters(_ source: Terminus) throws(AMQPError) {

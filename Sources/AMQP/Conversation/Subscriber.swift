@@ -13,6 +13,8 @@ final class Subscriber: Inbox {
     let keepSeconds: Int
     /// What its clients are told that it is.
     let source: Terminus
+    /// What it has said of its weight in its shared group; nil for nothing.
+    private(set) var weight: UInt16?
     private unowned(unsafe) let state: AMQPLane
     private unowned(unsafe) var engine: Engine?
     private(set) var outgoing: OutgoingLink?
@@ -34,14 +36,14 @@ final class Subscriber: Inbox {
     var isDurable: Bool { keepSeconds > 0 }
 
     init(
-        _ key: LinkKey, _ filter: TopicFilter, isNoLocal: Bool, keepSeconds: Int, source: Terminus,
-        principal: Principal,
-        state: AMQPLane
+        _ key: LinkKey, _ filter: TopicFilter, isNoLocal: Bool, keepSeconds: Int, weight: UInt16?, source: Terminus,
+        principal: Principal, state: AMQPLane
     ) {
         self.key = key
         self.filter = filter
         self.isNoLocal = isNoLocal
         self.keepSeconds = keepSeconds
+        self.weight = weight
         self.source = source
         self.state = state
         needsTopic = filter.hasWildcards
@@ -49,6 +51,15 @@ final class Subscriber: Inbox {
     }
 
     // MARK: Attaching
+
+    /// Its client says anew what it is to have of its group's events; nil for nothing.
+    func setWeight(_ weight: UInt16?, as principal: Principal, on lane: Lane) {
+        guard weight != self.weight else { return }
+        let subscription = Subscription(filter: filter, options: .qos(1), weight: weight)
+        // Its client may have it, as was asked just before; else it stays as it was.
+        guard case .granted = principal.router.subscribe(self, subscription, as: principal, on: lane) else { return }
+        self.weight = weight
+    }
 
     /// A link takes the subscription over; ``pump(on:)`` is called when it has credit.
     func begin(_ outgoing: OutgoingLink, principal: Principal, on lane: Lane) {

@@ -179,6 +179,11 @@ struct RemoteAttach {
     var receiverSettles = ReceiverSettleMode.first
     /// 0 for any.
     var maxMessageBytes: UInt64 = 0
+    /// The link property ``weightName``: nil when there is none, -1 when it is no whole number.
+    var weight: Int64?
+
+    /// The link property that says the weight of a member of a shared group.
+    static let weightName = "apus:weight"
 }
 
 /// One end of a link (§3.5.3, §3.5.4).
@@ -200,8 +205,6 @@ struct Terminus {
     var capabilities: [String] = []
     /// A source's filters in the order they came.
     var filters: [Filter] = []
-    /// The name of the default outcome of a source, such as `amqp:released:list`; nil when it was not said.
-    var defaultOutcome: UInt64?
 
     /// A filter of a source (§3.5.8).
     struct Filter {
@@ -230,7 +233,6 @@ struct LocalAttach {
     var receiverSettles: ReceiverSettleMode
     /// 0 for any.
     var maxMessageBytes: UInt64
-    var offeredCapabilities: [String] = []
 }
 
 /// How far an incoming delivery has come.
@@ -295,16 +297,11 @@ struct AMQPError: Error, Equatable {
         static let notImplemented = Condition("amqp:not-implemented")
         static let resourceLocked = Condition("amqp:resource-locked")
         static let preconditionFailed = Condition("amqp:precondition-failed")
-        static let resourceDeleted = Condition("amqp:resource-deleted")
         static let illegalState = Condition("amqp:illegal-state")
-        static let frameSizeTooSmall = Condition("amqp:frame-size-too-small")
         static let connectionForced = Condition("amqp:connection:forced")
         static let framingError = Condition("amqp:connection:framing-error")
-        static let windowViolation = Condition("amqp:session:window-violation")
-        static let errantLink = Condition("amqp:session:errant-link")
         static let handleInUse = Condition("amqp:session:handle-in-use")
         static let unattachedHandle = Condition("amqp:session:unattached-handle")
-        static let detachForced = Condition("amqp:link:detach-forced")
         static let transferLimitExceeded = Condition("amqp:link:transfer-limit-exceeded")
         static let messageSizeExceeded = Condition("amqp:link:message-size-exceeded")
         static let stolen = Condition("amqp:link:stolen")

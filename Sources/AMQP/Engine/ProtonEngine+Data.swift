@@ -78,6 +78,36 @@ extension ProtonEngine {
         return texts
     }
 
+    /// The member of a map with this name: nil when there is none, -1 when it is no whole number, or below zero.
+    static func wholeNumber(_ name: String, in data: OpaquePointer?) -> Int64? {
+        guard let data else { return nil }
+        pn_data_rewind(data)
+        defer { pn_data_rewind(data) }
+        guard pn_data_next(data), pn_data_type(data) == PN_MAP else { return nil }
+        pn_data_enter(data)
+        while pn_data_next(data) {
+            let isWanted = text(data) == name
+            guard pn_data_next(data) else { break }
+            if isWanted { return max(wholeNumber(data) ?? -1, -1) }
+        }
+        return nil
+    }
+
+    /// The current value, if it is of an integer's type.
+    private static func wholeNumber(_ data: OpaquePointer) -> Int64? {
+        switch pn_data_type(data) {
+        case PN_UBYTE: Int64(pn_data_get_ubyte(data))
+        case PN_USHORT: Int64(pn_data_get_ushort(data))
+        case PN_UINT: Int64(pn_data_get_uint(data))
+        case PN_ULONG: Int64(clamping: pn_data_get_ulong(data))
+        case PN_BYTE: Int64(pn_data_get_byte(data))
+        case PN_SHORT: Int64(pn_data_get_short(data))
+        case PN_INT: Int64(pn_data_get_int(data))
+        case PN_LONG: pn_data_get_long(data)
+        default: nil
+        }
+    }
+
     static func put(_ texts: [(name: String, value: String)], into data: OpaquePointer?) {
         guard let data else { return }
         pn_data_clear(data)

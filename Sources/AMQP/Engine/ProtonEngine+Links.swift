@@ -26,6 +26,7 @@ extension ProtonEngine {
             }
         attach.receiverSettles = pn_link_remote_rcv_settle_mode(link.pointer) == PN_RCV_SECOND ? .second : .first
         attach.maxMessageBytes = pn_link_remote_max_message_size(link.pointer)
+        attach.weight = Self.wholeNumber(RemoteAttach.weightName, in: pn_link_remote_properties(link.pointer))
         return attach
     }
 

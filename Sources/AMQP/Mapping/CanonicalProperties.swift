@@ -173,13 +173,6 @@ enum CloudEventNames {
     static func attribute(_ name: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer? {
         guard hasPrefix(name) else { return nil }
         let rest = name.from(prefix.utf8CodeUnitCount)
-        return isAttribute(rest) ? rest : nil
-    }
-
-    /// Whether a name may be that of an attribute: lower-case letters and digits. `data` is not one, and the content
-    /// type is elsewhere.
-    static func isAttribute(_ name: UnsafeRawBufferPointer) -> Bool {
-        guard !name.isEmpty, !name.isEqual("data"), !name.isEqual("datacontenttype") else { return false }
-        return name.allSatisfy { $0 &- UInt8(ascii: "a") < 26 || $0 &- UInt8(ascii: "0") < 10 }
+        return CloudEvent.isAttribute(rest) ? rest : nil
     }
 }

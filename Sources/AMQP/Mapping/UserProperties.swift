@@ -17,7 +17,6 @@ struct UserProperties {
     private(set) var partitionKey: UnsafeRawBufferPointer?
     /// Whether a reader of the map could not tell all properties in their order.
     private(set) var needsList = false
-    private var mapCount = 0
 
     /// Forgets everything: what it has is borrowed.
     mutating func removeAll() {
@@ -62,7 +61,7 @@ struct UserProperties {
         guard let version, let id, let source, let type, entries[version].value.isEqual("1.0") else { return }
         guard [id, source, type].allSatisfy({ !entries[$0].value.isEmpty }) else { return }
         names.begin(entries.count)
-        for index in entries.indices where CloudEventNames.isAttribute(entries[index].name) {
+        for index in entries.indices where CloudEvent.isAttribute(entries[index].name) {
             let name = entries[index].name
             guard names.find(name, { entries[$0].name.isEqual(name) }) == nil else { continue }
             _ = names.exchange(name, index) { _ in false }

@@ -24,6 +24,12 @@ struct EchoRequest {
 }
 
 extension Frame {
+    /// An attach's name.
+    var name: UnsafeRawBufferPointer {
+        let start = Int(fields.nameStart)
+        return UnsafeRawBufferPointer(rebasing: body[start..<(start + Int(fields.nameLength))])
+    }
+
     /// The same for both ends' attach frames of one link.
     /// - Parameter isOutgoing: whether this end is the link's sender.
     func linkHash(isOutgoing: Bool) -> Int { Self.linkHash(isOutgoing: isOutgoing, name) }

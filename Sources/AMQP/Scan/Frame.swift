@@ -29,9 +29,6 @@ struct Frame {
     /// What ``FrameGuard`` looks at.
     var fields = Fields()
 
-    /// A transfer's payload.
-    var payload: UnsafeRawBufferPointer { UnsafeRawBufferPointer(rebasing: body[performativeLength...]) }
-
     /// Fields of a performative that have to fit what came before. Those that it lacks, or that the peer left out,
     /// are 0 and not ``said``.
     struct Fields {

@@ -78,20 +78,6 @@ static inline int apus_error_is_pem_end(unsigned long error) {
     return ERR_GET_LIB(error) == ERR_LIB_PEM && ERR_GET_REASON(error) == PEM_R_NO_START_LINE;
 }
 
-// MARK: Stacks
-
-static inline int apus_x509_count(const STACK_OF(X509) *stack) { return stack == NULL ? 0 : sk_X509_num(stack); }
-static inline X509 *apus_x509_at(const STACK_OF(X509) *stack, int index) { return sk_X509_value(stack, index); }
-static inline STACK_OF(X509) *apus_x509_stack(void) { return sk_X509_new_null(); }
-/// Takes a reference of its own.
-static inline int apus_x509_push(STACK_OF(X509) *stack, X509 *certificate) {
-    if (!X509_up_ref(certificate)) return 0;
-    if (sk_X509_push(stack, certificate) > 0) return 1;
-    X509_free(certificate);
-    return 0;
-}
-static inline void apus_x509_stack_free(STACK_OF(X509) *stack) { sk_X509_pop_free(stack, X509_free); }
-
 /// The alternative names of a certificate; NULL when it has none. `critical` becomes -1 then, and -2 for several.
 static inline GENERAL_NAMES *apus_alternative_names(const X509 *certificate, int *critical) {
     return (GENERAL_NAMES *)X509_get_ext_d2i(certificate, NID_subject_alt_name, critical, NULL);

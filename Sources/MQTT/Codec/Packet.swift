@@ -2,8 +2,11 @@
 
 /// A protocol version, by the level that CONNECT carries.
 public enum MQTTVersion: UInt8, Sendable {
+    /// MQTT 3.1, as IBM published it.
     case v3_1 = 3
+    /// MQTT 3.1.1.
     case v3_1_1 = 4
+    /// MQTT 5.0.
     case v5 = 5
 }
 

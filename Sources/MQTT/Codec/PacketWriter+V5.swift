@@ -6,8 +6,6 @@ extension PacketWriter {
     struct Properties {
         private(set) var bytes: [UInt8] = []
 
-        mutating func add(_ identifier: PropertyID, byte value: UInt8) { bytes += [identifier.rawValue, value] }
-
         mutating func add(_ identifier: PropertyID, uint16 value: UInt16) {
             bytes += [identifier.rawValue, UInt8(value >> 8), UInt8(value & 0xFF)]
         }
@@ -70,11 +68,14 @@ extension PacketWriter {
 
     /// SUBACK and UNSUBACK (MQTT 5 §3.9, §3.11); the reason string is that of the first failure.
     static func suback5(
-        _ firstByte: UInt8, _ identifier: UInt16, _ codes: [ReasonCode], _ client: ClientLimits, to output: Output
+        _ firstByte: UInt8, _ identifier: UInt16, _ codes: [ReasonCode], text: String? = nil, _ client: ClientLimits,
+        to output: Output
     ) {
         let start = [UInt8(identifier >> 8), UInt8(identifier & 0xFF)]
         let failure = codes.first { $0.rawValue >= 0x80 } ?? .success
-        let reason = explanation(failure, after: start.count + codes.count, client, isOptional: false)
+        let reason = explanation(
+            failure, text: failure == .implementationSpecificError ? text : nil, after: start.count + codes.count,
+            client, isOptional: false)
         _ = packet(firstByte, start + reason + codes.map(\.rawValue), client, to: output)
     }
 

@@ -14,7 +14,20 @@ struct SubscribePacket {
     var identifier: UInt16
     /// The client's number for the subscriptions; 0 for none.
     var subscriptionIdentifier: UInt32 = 0
+    /// What the client is to have of its shared groups' events.
+    var weight = Weight.none
     var entries: [Entry] = []
+
+    /// The user property ``weightName``, for all shared subscriptions of the packet.
+    enum Weight: Equatable {
+        case none
+        case said(UInt16)
+        /// It is no number of 0…1000, or is there twice.
+        case invalid
+    }
+
+    /// The user property that says the weight of a member of a shared group.
+    static let weightName: StaticString = "apus-weight"
 
     /// Reads the variable header and payload.
     init(_ bytes: UnsafeRawBufferPointer, version: MQTTVersion) throws(MQTTFailure) {
@@ -24,6 +37,7 @@ struct SubscribePacket {
             var properties = try reader.properties(.subscribe)
             while let property = try properties.next() {
                 if property.identifier == .subscriptionIdentifier { subscriptionIdentifier = property.number }
+                if property.identifier == .userProperty, Self.isWeight(property.bytes) { take(weight: property.value) }
             }
         }
         while !reader.isAtEnd {
@@ -40,6 +54,18 @@ struct SubscribePacket {
             entries.append(Entry(filter: filter, options: options, retainHandling: handling))
         }
         guard !entries.isEmpty else { throw version == .v5 ? .protocolError : .malformed }
+    }
+
+    private static func isWeight(_ name: UnsafeRawBufferPointer) -> Bool {
+        name.elementsEqual(UnsafeRawBufferPointer(start: weightName.utf8Start, count: weightName.utf8CodeUnitCount))
+    }
+
+    private mutating func take(weight value: UnsafeRawBufferPointer) {
+        guard weight == .none, let number = MemberWeight.parse(value) else {
+            weight = .invalid
+            return
+        }
+        weight = .said(number)
     }
 }
 

@@ -60,8 +60,19 @@ extension MQTTConversation {
                 codes.append(.topicFilterInvalid)
                 continue
             }
-            let subscription = Subscription(
+            var subscription = Subscription(
                 filter: filter, options: entry.options, identifier: packet.subscriptionIdentifier)
+            // Elsewhere it says nothing, as every user property that nobody knows.
+            if filter.group != nil {
+                switch packet.weight {
+                case .none: break
+                case .said(let weight): subscription.weight = weight
+                case .invalid:
+                    lane.counters.subscriptionsRefused &+= 1
+                    codes.append(.implementationSpecificError)
+                    continue
+                }
+            }
             switch principal.router.subscribe(session, subscription, as: principal, on: lane) {
             case .granted(let isNew):
                 codes.append(ReasonCode(rawValue: entry.options.qos) ?? .success)
@@ -78,7 +89,8 @@ extension MQTTConversation {
             }
         }
         if version == .v5 {
-            PacketWriter.suback5(0x90, packet.identifier, codes, client, to: link)
+            let text = packet.weight == .invalid ? "\(SubscribePacket.weightName) is a number from 0 to 1000" : nil
+            PacketWriter.suback5(0x90, packet.identifier, codes, text: text, client, to: link)
         } else {
             PacketWriter.suback(packet.identifier, codes.map { min($0.rawValue, 0x80) }, to: link)
         }

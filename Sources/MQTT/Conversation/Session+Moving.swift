@@ -60,11 +60,10 @@ extension Session {
         }
         let wanted = retained?.filters ?? []
         let subscriptions = (move.suspended ?? principal.router.subscriptions(of: self)).map { subscription in
-            (
+            SessionBytes.Subscribed(
                 filter: Array(subscription.filter.wholeText.utf8), options: subscription.options,
                 identifier: subscription.identifier,
-                wantsRetained: !wanted.isEmpty && wanted.contains(subscription.filter)
-            )
+                wantsRetained: !wanted.isEmpty && wanted.contains(subscription.filter), weight: subscription.weight)
         }
         let left = endsAt - min(lane.now, endsAt)
         return .outline(
@@ -135,7 +134,8 @@ extension Session {
 
     /// Every event that its client has not settled, in order, to begin with at another session.
     fileprivate func takeAll(on lane: Lane) -> EventQueue {
-        var queue = EventQueue()
+        var queue = move?.leftBehind ?? EventQueue()
+        move?.leftBehind = nil
         for sequence in inFlight.first..<inFlight.next {
             let slot = inFlight.slot(sequence)
             guard let event = slot.event else { continue }
@@ -237,46 +237,61 @@ extension EventQueue {
 extension MQTTContext: SessionMaker {
     func makeSession(_ claim: SessionClaim, outline: [UInt8], in router: Router, on lane: Lane) -> Inbox? {
         guard let outline = try? SessionBytes.Outline(outline) else { return nil }
-        var tail = EventQueue()
-        var leftBehind: EventQueue?
-        if let known = router.session(of: claim.clientID) {
-            // Left behind by an earlier move. Or it comes back before it was quite gone: then all that was in it has
-            // gone, and what has come in since is its tail.
-            guard known.lane == lane.number, let old = lane.port(at: known) as? Session else { return nil }
-            if old.principal.identity.user != claim.identity.user {
-                // While the nodes could not see each other somebody else had the id here: what is left of that session
-                // is not for this one.
-                discard(old, on: lane)
-            } else {
-                if old.move?.packed != nil {
-                    tail = old.takeWaiting(on: lane)
-                } else {
-                    leftBehind = old.takeAll(on: lane)
-                }
-                old.retire(on: lane)
-            }
+        let known = router.session(of: claim.clientID)
+        var old: Session?
+        if let known {
+            guard known.lane == lane.number, let session = lane.port(at: known) as? Session else { return nil }
+            old = session
         }
         let principal = Principal(identity: claim.identity, clientID: claim.clientID, router: router)
         let session = Session(
             expirySeconds: outline.expirySeconds, principal: principal, traffic: state(of: lane).traffic)
         router.register(session, on: lane)
         let held = router.claimSession(
-            claim.clientID, for: session.address, as: principal, evenOverQuota: true, on: lane)
+            claim.clientID, for: session.address, after: known, as: principal, evenOverQuota: true, on: lane)
         guard case .held = held else {
             router.unregister(session, on: lane)
             return nil
         }
         router.setPresence(session, false)
-        let move = SessionMove()
-        session.move = move
-        move.leftBehind = leftBehind
-        while let entry = tail.popFirst() {
-            if move.isFirst(entry.event.identity) { _ = session.wait(entry, on: lane) }
+        session.move = SessionMove()
+        if let old { replace(old, by: session, on: lane) }
+        subscribe(session, outline, on: lane)
+        session.endsAt = lane.now + min(outline.millisecondsLeft, UInt64(lane.limits.sessionExpirySeconds) * 1_000)
+        wait(session, on: lane)
+        return session
+    }
+
+    /// Ends what was still here under the client id, which `session` has already. It ends before `session` subscribes,
+    /// so that no quota counts its subscriptions twice: what is published in between comes with the contents, because
+    /// the other node stays subscribed until it has packed them.
+    private func replace(_ old: Session, by session: Session, on lane: Lane) {
+        guard old.principal.identity.user == session.principal.identity.user else {
+            // While the nodes could not see each other somebody else had the id here: what is left of that session is
+            // not for this one.
+            return discard(old, on: lane)
         }
+        if old.move?.packed != nil {
+            // It comes back before it was quite gone: all that was in it has gone, what has come in since is its tail.
+            var tail = old.takeWaiting(on: lane)
+            while let entry = tail.popFirst() {
+                if session.move?.isFirst(entry.event.identity) ?? true { _ = session.wait(entry, on: lane) }
+            }
+        } else {
+            // Left behind by an earlier move.
+            session.move?.leftBehind = old.takeAll(on: lane)
+        }
+        old.retire(on: lane)
+    }
+
+    /// Subscribes to what the other node said; what may not be here any more is left out.
+    private func subscribe(_ session: Session, _ outline: SessionBytes.Outline, on lane: Lane) {
+        let (principal, router) = (session.principal, session.principal.router)
         var retained: RetainedDelivery?
         for entry in outline.subscriptions {
             guard let filter = try? TopicFilter(entry.filter, grammar: .mqtt, limits: lane.limits) else { continue }
-            let subscription = Subscription(filter: filter, options: entry.options, identifier: entry.identifier)
+            let subscription = Subscription(
+                filter: filter, options: entry.options, identifier: entry.identifier, weight: entry.weight)
             guard case .granted = router.subscribe(session, subscription, as: principal, on: lane),
                 entry.wantsRetained
             else { continue }
@@ -286,8 +301,5 @@ extension MQTTContext: SessionMaker {
             retained = delivery
         }
         session.retained = retained
-        session.endsAt = lane.now + min(outline.millisecondsLeft, UInt64(lane.limits.sessionExpirySeconds) * 1_000)
-        wait(session, on: lane)
-        return session
     }
 }

@@ -11,7 +11,17 @@ enum SessionBytes {
         var expirySeconds: UInt32
         /// Until the session ends if nobody comes back.
         var millisecondsLeft: UInt64
-        var subscriptions: [(filter: [UInt8], options: DeliveryOptions, identifier: UInt32, wantsRetained: Bool)]
+        var subscriptions: [Subscribed]
+    }
+
+    /// One subscription of it.
+    struct Subscribed {
+        var filter: [UInt8]
+        var options: DeliveryOptions
+        var identifier: UInt32
+        var wantsRetained: Bool
+        /// Of a member of a shared group; nil when it has said none.
+        var weight: UInt16?
     }
 
     /// What is in it.
@@ -87,11 +97,17 @@ extension SessionBytes.Outline {
         var writer = SessionWriter(capacity: 32 + subscriptions.count * 48)
         writer.put(expirySeconds)
         writer.put(millisecondsLeft)
-        writer.put(UInt32(truncatingIfNeeded: subscriptions.count))
+        let count = subscriptions.count + subscriptions.count { $0.weight != nil }
+        writer.put(UInt32(truncatingIfNeeded: count))
         for entry in subscriptions {
             writer.put(entry.options.rawValue & 15 | (entry.wantsRetained ? 16 : 0))
             writer.put(entry.identifier)
             writer.put(short: entry.filter)
+            guard let weight = entry.weight else { continue }
+            // As an entry of its own, without a filter: nodes that know of no weights leave that out.
+            writer.put(UInt8(0))
+            writer.put(UInt32(weight))
+            writer.put(short: [])
         }
         return writer.bytes
     }
@@ -114,8 +130,16 @@ extension SessionBytes.Outline {
             let bits = try reader.byte()
             guard bits < 32, bits & 3 < 3 else { throw .malformed }
             let identifier = try reader.uint32()
+            let filter = Array(try reader.binary())
+            if filter.isEmpty, let last = subscriptions.indices.last {
+                guard let weight = MemberWeight.parse(identifier) else { throw .malformed }
+                subscriptions[last].weight = weight
+                continue
+            }
             subscriptions.append(
-                (Array(try reader.binary()), DeliveryOptions(rawValue: bits & 15), identifier, bits & 16 != 0))
+                SessionBytes.Subscribed(
+                    filter: filter, options: DeliveryOptions(rawValue: bits & 15), identifier: identifier,
+                    wantsRetained: bits & 16 != 0))
         }
         guard reader.isAtEnd else { throw .malformed }
     }

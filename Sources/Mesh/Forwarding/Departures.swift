@@ -16,27 +16,47 @@ final class Departures {
     /// Publishers that wait until a destination has room, by the streams' number.
     private var holds: [UInt64: Lane.Receipt] = [:]
 
-    /// Guaranteed events that came while the node was joining, with who waits for their acknowledgement.
-    private var early: [(event: Event, receipt: Lane.Receipt?)] = []
+    /// A guaranteed event that came while the node was joining.
+    private struct Early {
+        var event: Event
+        /// The group of which this is one member's share; nil when it is for all who want it.
+        var share: UInt64?
+        /// Groups that have had their shares: those that were known here.
+        var served: [UInt64] = []
+        /// Who waits for its acknowledgement.
+        var receipt: Lane.Receipt?
+    }
+
+    private var early: [Early] = []
     private var earlyBytes = 0
 
     init(_ node: MeshNode) { self.node = node }
 
     // MARK: While joining
 
-    /// Keeps guaranteed events until it is known which nodes want them; their publishers wait, too.
+    /// Keeps guaranteed events until it is known which nodes want them; their publishers wait, too. A member's share
+    /// that has been given to another node is kept as such, and its member is chosen anew.
     /// - Returns: how many were refused, because too much waits.
     func keepUntilJoined(_ run: UnsafePointer<EventRun>, on lane: Lane) -> Int {
+        let share = lane.group == 0 ? nil : node.router.groupKey(lane.group)
+        if lane.group != 0, share == nil {
+            lane.counters.drop(.noMember, run.pointee.count)
+            return 0
+        }
+        let served = share == nil ? node.router.remoteMatches(run.pointee.topicBytes).groups.map(\.key) : []
         var refused = 0
         for index in 0..<run.pointee.count {
             let event = run.pointee.event(index)
-            guard earlyBytes + event.cost <= node.settings.maxStreamBytes else {
+            let cost = event.cost + served.count * MemoryLayout<UInt64>.size
+            guard earlyBytes + cost <= node.settings.maxStreamBytes else {
                 refused += 1
                 continue
             }
-            earlyBytes += event.cost
-            let isLast = index == run.pointee.count - 1
-            early.append((event, isLast ? lane.hold(run, evenImpatient: true) : nil))
+            earlyBytes += cost
+            // Whoever publishes a share is answered for the whole event, which comes after it.
+            let isLast = share == nil && index == run.pointee.count - 1
+            let receipt = isLast ? lane.hold(run, evenImpatient: true) : nil
+            early.append(Early(event: event, share: share, served: served, receipt: receipt))
         }
         if refused > 0 { lane.counters.drop(.queueFull, refused) }
         return refused
@@ -48,21 +68,27 @@ final class Departures {
         (early, earlyBytes) = ([], 0)
         let view = UnsafeMutablePointer<EventView>.allocate(capacity: 1)
         defer { view.deallocate() }
-        for (event, receipt) in waiting {
-            let matches = node.router.remoteMatches(event.topic)
-            var run = EventRun(event: event, view: view, publisher: .none)
-            shares.removeAll(keepingCapacity: true)
-            wanted = matches.nodes
-            if !wanted.isEmpty { _ = send(&run, on: node.lane) }
-            for group in matches.groups where group.localMembers == 0 {
-                let members = group.nodes
-                guard let member = members.first(where: { node.isReachable($0) }) ?? members.first else { continue }
-                wanted = [member]
-                shares = [EventContent.Share(shortID: node.nodes.shortID(of: member), key: group.key)]
-                _ = send(&run, on: node.lane)
+        for entry in waiting {
+            if let key = entry.share {
+                choose(key, entry.event)
+                continue
             }
-            if let receipt { node.lane.answer(receipt) }
+            let matches = node.router.remoteMatches(entry.event.topic)
+            var run = EventRun(event: entry.event, view: view, publisher: .none)
+            shares.removeAll(keepingCapacity: true)
+            // Retained events have been sent to all, or are compared.
+            wanted = entry.event.isRetained ? [] : matches.nodes
+            if !wanted.isEmpty { _ = send(&run, on: node.lane) }
+            // Groups that nobody here knew of.
+            for group in matches.groups where !entry.served.contains(group.key) { choose(group.key, entry.event) }
+            if let receipt = entry.receipt { node.lane.answer(receipt) }
         }
+    }
+
+    /// A member of a group gets an event that had none yet: in turn or by weight, here or elsewhere.
+    private func choose(_ key: UInt64, _ event: Event) {
+        guard let group = node.router.groupNumber(key) else { return node.lane.counters.drop(.noMember) }
+        node.lane.redistributeLater(event, group: group, in: node.router)
     }
 
     // MARK: Publishing

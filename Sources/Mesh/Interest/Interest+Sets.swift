@@ -24,6 +24,7 @@ extension Interest {
             router.setReachable(made.remote, false)
         }
         sets[node] = made
+        if let weights = weights[node] { router.setWeights(weights, of: made.remote) }
         return made
     }
 
@@ -31,6 +32,7 @@ extension Interest {
     func restart(_ set: RemoteSet, _ epoch: UInt64) {
         set.epoch = epoch
         clear(set)
+        router.setWeights(weights[set.node] ?? [], of: set.remote)
         set.isComplete = true
         set.sweep = 0
         set.sources.removeAll { $0.epoch < epoch }
@@ -225,6 +227,7 @@ extension Interest {
         set.isTruncated = true
         set.truncatedAt = plane.now
         set.patience = min(max(set.patience * 2, Self.leastPatience), Self.mostPatience)
+        plane.wake(at: set.truncatedAt + set.patience)
     }
 
     /// Milliseconds until a set of which some was refused is asked for again, from the first to the last time.

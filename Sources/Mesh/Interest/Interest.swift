@@ -28,6 +28,8 @@ final class Interest {
         /// Frames dropped because too much waited; what they said is asked for later.
         var framesDropped = 0
         var bytesSent = 0
+        /// Shared groups with weights beyond those that others are told of.
+        var weightsUntold = 0
     }
 
     /// A neighbour.
@@ -59,8 +61,11 @@ final class Interest {
         }
     }
 
-    /// Milliseconds between two deltas of this node.
+    /// Milliseconds between two deltas of this node while changes go on.
     static let batchMilliseconds: UInt64 = 20
+    /// Deltas that may follow one another at once after a quiet time: who subscribes to the answer and asks at once is
+    /// not to be answered before other nodes know where answers go.
+    static let burst: UInt64 = 16
     /// Milliseconds after which a request without an answer is made again, elsewhere if possible.
     static let retryMilliseconds: UInt64 = 1_000
     /// How often a neighbour is told all versions at most, in milliseconds.
@@ -87,6 +92,8 @@ final class Interest {
     let own: OwnInterest
     /// By node; nil where nothing is known.
     var sets: [RemoteSet?] = [nil]
+    /// What nodes say of weights in shared groups. Never iterated.
+    var weights: [NodeIndex: [GroupWeight]] = [:]
     var routes = Routes()
     var neighbours: [LinkNumber: Neighbour] = [:]
     var waiting: [Arrived] = []
@@ -100,7 +107,8 @@ final class Interest {
     /// Bytes of all logs of other nodes.
     var logBytes = 0
     private var flushAt: UInt64?
-    private var lastFlush: UInt64 = 0
+    /// When the deltas told so far would be over, if each took its time; not more than a burst ahead.
+    private var toldUntil: UInt64 = 0
     /// Whether what has been taken is to be told next, and whether there was more to take.
     private var isTelling = false
     private var hasMore = false
@@ -164,10 +172,11 @@ final class Interest {
 
     /// Subscriptions of this node have changed.
     func localChanged() {
-        let due = max(plane.now, lastFlush + Self.batchMilliseconds)
+        let ahead = (Self.burst - 1) * Self.batchMilliseconds
+        let due = max(plane.now, toldUntil > ahead ? toldUntil - ahead : 0)
         guard flushAt.map({ $0 > due }) ?? true else { return }
-        flushAt = due
-        plane.wake(at: due)
+        flushAt = due > plane.now ? due : flush()
+        if let flushAt { plane.wake(at: flushAt) }
     }
 
     /// The control connection of a link is established.
@@ -219,8 +228,16 @@ final class Interest {
         for link in plane.establishedLinks where neighbours[link]?.knowsMore == true { plane.wake(at: plane.now) }
     }
 
+    /// A node says something else of the weights in shared groups.
+    func weightsChanged(_ node: NodeIndex, _ list: [GroupWeight]) {
+        weights[node] = list.isEmpty ? nil : list
+        guard node < sets.count, let set = sets[node], !set.isLeaving else { return }
+        router.setWeights(list, of: set.remote)
+    }
+
     /// A node is no longer part of the mesh.
     func nodeLeft(_ node: NodeIndex) {
+        weights[node] = nil
         guard node < sets.count, let set = sets[node] else { return }
         leave(set)
         plane.wake(at: plane.now)
@@ -261,8 +278,6 @@ final class Interest {
                 return "malformed interest versions"
             }
             compare(versions, areAll: areAll, on: link)
-        // Reserved: nobody sends it yet.
-        case .interestAcknowledgement: _ = reader.rest()
         default: return "not a frame of interest"
         }
         return nil
@@ -292,13 +307,19 @@ final class Interest {
     /// - Returns: when to look again, if there is more.
     private func flush() -> UInt64? {
         let now = plane.now
-        lastFlush = now
+        let step = Self.batchMilliseconds
+        toldUntil = min(max(toldUntil, now) + step, now + Self.burst * step)
         // Much is taken and told in turns.
         if !isTelling {
             let (count, isMore) = own.takeChanges()
+            tellWeights()
             hasMore = isMore
             isTelling = true
-            if count > Self.changesPerStep / 8 { return now + 1 }
+            if count > Self.changesPerStep / 8 {
+                // The router calls but once until it is asked: what has changed before this is told is taken after it.
+                hasMore = true
+                return now + 1
+            }
         }
         isTelling = false
         let frames = own.makeDeltas(origin: plane.nodes[NodeTable.own].id)
@@ -309,6 +330,20 @@ final class Interest {
         for link in routes.children(of: NodeTable.own) { for frame in frames { send(frame, on: link) } }
         counters.deltasSent += frames.count
         return hasMore || own.hasWork ? now + 1 : nil
+    }
+
+    /// Tells what has changed of the weights in shared groups here.
+    private func tellWeights() {
+        guard let (weights, isMore) = own.takeWeights() else { return }
+        if isMore {
+            if counters.weightsUntold == 0 {
+                plane.log(
+                    .warning,
+                    "more than \(AdvertisedWeights.maxGroups) shared groups with weights: others do not know of all")
+            }
+            counters.weightsUntold += 1
+        }
+        plane.tellWeights(weights)
     }
 
     /// Whether all that neighbours have announced is here: of one neighbour's announcements at least.

@@ -9,6 +9,9 @@ final class OwnInterest {
         var wanted = LocalInterest.none
         var told = LocalInterest.none
         var isChanged = false
+        /// What others are to know of weights in it, and where it stands in ``weighted``.
+        var weight: GroupWeight?
+        var weightedAt = 0
     }
 
     private let router: Router
@@ -17,6 +20,10 @@ final class OwnInterest {
     private var groupPlaces: [[UInt8]: Int] = [:]
     private var freeGroups: [Int] = []
     private var changedGroups: [Int] = []
+    /// Places of the groups with weights: those in which somebody here has said one, and those in which somebody
+    /// elsewhere has. What stands behind ``AdvertisedWeights/maxGroups`` is not told, and moves up.
+    private var weighted: [[Int]] = [[], []]
+    private var hasNewWeights = false
 
     /// Where looking through all subscriptions has got to; nil when there is no need to.
     private var scan: Scan?
@@ -105,6 +112,12 @@ final class OwnInterest {
     private func note(group filter: TopicFilter, _ interest: LocalInterest) {
         let key = filter.canonical
         guard let place = groupPlaces[key] ?? (interest == .none ? nil : addGroup(filter, key)) else { return }
+        if interest == .present {
+            unweighed.insert(place)
+        } else {
+            unweighed.remove(place)
+            setWeight(nil, at: place)
+        }
         groups[place]?.wanted = interest
         guard groups[place]?.isChanged == false else { return }
         groups[place]?.isChanged = true
@@ -117,6 +130,51 @@ final class OwnInterest {
         groups[place] = Group(filter: filter)
         groupPlaces[key] = place
         return place
+    }
+
+    // MARK: Weights
+
+    /// Adding a group's weights up takes a look at all its members: once for each time that weights are told.
+    private var unweighed: Set<Int> = []
+
+    private func setWeight(_ weight: GroupWeight?, at place: Int) {
+        guard let group = groups[place], group.weight != weight else { return }
+        hasNewWeights = true
+        groups[place]?.weight = weight
+        guard group.weight?.isSaid != weight?.isSaid else { return }
+        if let former = group.weight {
+            // The last one takes its place.
+            let list = former.isSaid ? 0 : 1
+            let last = weighted[list].removeLast()
+            if last != place {
+                weighted[list][group.weightedAt] = last
+                groups[last]?.weightedAt = group.weightedAt
+            }
+        }
+        if let weight {
+            let list = weight.isSaid ? 0 : 1
+            groups[place]?.weightedAt = weighted[list].count
+            weighted[list].append(place)
+        }
+    }
+
+    /// What others are to know of weights, in the order of the keys, and whether there is more than they are told; nil
+    /// when nothing has changed.
+    func takeWeights() -> (weights: [GroupWeight], isMore: Bool)? {
+        for place in unweighed.sorted() {
+            if let filter = groups[place]?.filter { setWeight(router.localWeight(of: filter), at: place) }
+        }
+        unweighed.removeAll(keepingCapacity: true)
+        guard hasNewWeights else { return nil }
+        hasNewWeights = false
+        var places = Array(weighted[0].prefix(AdvertisedWeights.maxGroups))
+        places += weighted[1].prefix(AdvertisedWeights.maxGroups - places.count)
+        var told: [GroupWeight] = []
+        for weight in places.compactMap({ groups[$0]?.weight }).sorted(by: { $0.key < $1.key })
+        where told.last?.key != weight.key {
+            told.append(weight)
+        }
+        return (told, weighted[0].count + weighted[1].count > places.count)
     }
 
     // MARK: Telling

@@ -75,7 +75,7 @@ struct Advertisement: Equatable {
     var addresses: [String] = []
     /// In the order of the link numbers, each once.
     var adjacencies: [AdvertisedAdjacency] = []
-    /// What this version does not know, as received.
+    /// What more there is, known here or not, as received; see ``AdvertisedWeights``.
     var extensions: [UInt8] = []
 
     /// A frame with it.

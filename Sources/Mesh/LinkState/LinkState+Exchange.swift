@@ -152,6 +152,7 @@ extension LinkState {
             return left(node, now)
         }
         plane.wake(at: database.expiry)
+        noteWeights(of: node, advertisement, before: before)
         guard !(before.map(advertisement.saysTheSame) ?? false) else { return }
         settleSoon(now)
         let isRestart = epoch != 0 && epoch != head.version.epoch

@@ -205,6 +205,10 @@ extension LinkState {
                 remoteLink: own.adjacency.remoteLink, nonce: own.adjacency.nonce,
                 cost: min(max(own.adjacency.cost, 1), Advertisement.maxCost))
         }
+        advertisement.extensions = AdvertisedWeights.extensionBytes(ownWeights)
+        #if DEBUG
+            if plane.sabotage.contains(.later) { Later.extend(&advertisement) }
+        #endif
         return advertisement
     }
 

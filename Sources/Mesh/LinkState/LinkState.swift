@@ -1,3 +1,5 @@
+import Core
+
 /// The link state: what every node tells of itself and its links reaches all others; from it each works out the routes,
 /// the numbers in destination sets, and who has left. Confined to the mesh's lane. See also `LinkState+Own.swift` and
 /// `LinkState+Exchange.swift`.
@@ -29,6 +31,8 @@ protocol LinkStateEvents: AnyObject {
     func mustLeave(_ reason: String)
     /// This node has another number in destination sets; 0: none for now.
     func shortIDChanged(_ own: UInt16)
+    /// A node says something else of the weights in shared groups: in the order of their keys; empty for nothing.
+    func weightsChanged(_ node: NodeIndex, _ weights: [GroupWeight])
 }
 
 /// What a node says about itself.
@@ -67,6 +71,8 @@ struct LinkStateCounters: Equatable {
     var raises: UInt64 = 0
     /// Computations of all routes.
     var computations: UInt64 = 0
+    /// Advertisements whose weights of shared groups could not be read, and were left out.
+    var malformedWeights: UInt64 = 0
 }
 
 /// The link state of one node.
@@ -99,6 +105,7 @@ final class LinkState {
     var isDraining = false
     var isLeaving = false
     var adjacencies: [OwnAdjacency] = []
+    var ownWeights: [GroupWeight] = []
     var damping = Damping()
     /// Whether there is something to tell, and whether it is that something has gone.
     var hasNews = false

@@ -38,12 +38,19 @@ final class LinkStateEntry {
     }
 
     func replace(_ advertisement: Advertisement, frame: [UInt8], expiresAt: UInt64, now: UInt64) {
+        // Whoever has left is not told when indices become others'.
+        let known = hasLeft ? [] : zip(self.advertisement.adjacencies, neighbours).map { ($0.neighbour, $1) }
         self.advertisement = advertisement
         self.frame = frame
         self.expiresAt = expiresAt
         receivedAt = now
         hasLeft = false
         resolve()
+        // What says the same again, or something else only, leads to no new routes that would look them up.
+        for (place, (id, neighbour)) in known.enumerated()
+        where place < neighbours.count && advertisement.adjacencies[place].neighbour == id {
+            neighbours[place] = neighbour
+        }
     }
 
     private func resolve() {

@@ -26,6 +26,8 @@ struct Initiation: Equatable {
     var hasSecret = false
     /// The sender's number for the link.
     var linkNumber: UInt16 = 0
+    /// What a later version has at the end; nothing in this one.
+    var rest: [UInt8] = []
     /// A data connection: the adjacency nonce of the link it belongs to.
     var token: UInt64 = 0
     var helloMilliseconds: UInt32 = 100
@@ -55,7 +57,14 @@ struct Initiation: Equatable {
         writer.u32(helloMilliseconds)
         writer.u8(multiplier)
         writer.u32(cost)
+        writer.raw(rest)
         return writer.finish()
+    }
+
+    /// The newest version that both ends speak; nil when there is none.
+    static func common(_ own: Initiation, _ theirs: Initiation) -> UInt8? {
+        let newest = min(own.versionMax, theirs.versionMax)
+        return newest >= max(own.versionMin, theirs.versionMin) ? newest : nil
     }
 
     init() {}

@@ -26,12 +26,18 @@ public final class MeshConversation: Conversation {
     private(set) var phase = Phase.initiating
     var own = Initiation()
     private var ownFrame: [UInt8] = []
+    /// Where the other end is. A socket that has ended no longer says so.
+    let peer: String
+    /// The address that was dialled; empty for accepted connections.
+    private let dialled: String
     /// Names or ids of nodes that may be at the other end; empty for any.
     let allow: [String]
     /// What this end proves to know. An acceptor's is the one that the dialler has proven.
     var secret: String?
     /// Who the peer says it is; nil until it has.
     private(set) var theirs: Initiation?
+    /// The first bytes that came, until the peer has named itself.
+    private var opening: [UInt8] = []
     private let deadline: UInt64
     /// Why it ends, told to the other side or heard from it.
     private(set) var farewell: (reason: ByeReason?, text: String, isOurs: Bool)?
@@ -48,6 +54,8 @@ public final class MeshConversation: Conversation {
         self.dataOf = dataOf?.number ?? 0
         isDialler = entry != nil
         allow = entry?.allow ?? []
+        dialled = entry?.address ?? ""
+        peer = link.peer
         secret = node.settings.secret
         deadline = node.now + Self.handshakeMilliseconds
         super.init()
@@ -82,16 +90,15 @@ public final class MeshConversation: Conversation {
 
     public override func receive(_ bytes: UnsafeRawBufferPointer, _ turn: Turn, on lane: Lane) -> Progress {
         if case .data(let mesh) = phase { return receiveData(bytes, mesh, turn) }
+        if case .initiating = phase, opening.count < Stranger.size { opening = Array(bytes.prefix(Stranger.size)) }
         var consumed = 0
         while bytes.count - consumed >= FrameHeader.size, let base = bytes.baseAddress {
             let header = FrameHeader(base + consumed)
+            if case .initiating = phase, let problem = problem(ofFirst: header) {
+                return refuse(.malformed, problem, consumed)
+            }
             guard header.length >= FrameHeader.size, header.length <= FrameHeader.maxSize else {
                 return refuse(.malformed, "a frame of \(header.length) bytes", consumed)
-            }
-            if case .initiating = phase, header.type != FrameType.initiate.rawValue,
-                header.type != FrameType.bye.rawValue
-            {
-                return refuse(.malformed, "this is the mesh's port, and the first frame is none of the mesh", consumed)
             }
             guard bytes.count - consumed >= header.length else { break }
             let frame = UnsafeRawBufferPointer(start: base + consumed, count: header.length)
@@ -103,6 +110,35 @@ public final class MeshConversation: Conversation {
             if case .over = phase { return Progress(consumed: consumed, verdict: .close(.clientDisconnected)) }
         }
         return Progress(consumed: consumed, verdict: turn.isEmpty ? .waiting : .routeFirst)
+    }
+
+    /// Why what came first is no frame of a mesh.
+    private func problem(ofFirst header: FrameHeader) -> String? {
+        let stranger = Stranger(opening)
+        let isFirst = header.type == FrameType.initiate.rawValue || header.type == FrameType.bye.rawValue
+        guard stranger != nil || !isFirst else { return nil }
+        let what = stranger.map { "\(isDialler ? "what answers" : "the peer") speaks \($0.rawValue)" }
+        if isDialler { return what ?? "the first frame of what answers is none of the mesh" }
+        return "this is the mesh's port, and \(what ?? "the first frame is none of the mesh")"
+    }
+
+    /// What may be wrong where a dialled connection ended before the peer named itself: nothing was heard of it but
+    /// perhaps bytes that are not the mesh's. Nil when it has named itself or said why it ends.
+    func suspicion(_ reason: CloseReason) -> String? {
+        guard isDialler, theirs == nil, farewell?.isOurs ?? true else { return nil }
+        var what = farewell?.text
+        if farewell == nil {
+            switch (Stranger(opening), reason) {
+            case (let stranger?, _): what = "what answers speaks \(stranger.rawValue)"
+            case (nil, .handshakeFailed): what = "TLS was not agreed on"
+            case (nil, .connectionLost), (nil, .clientDisconnected): what = "it was closed without a word"
+            default: return nil
+            }
+        } else if farewell?.reason != .malformed, farewell?.reason != .silence {
+            return nil
+        }
+        let port = dialled.isEmpty ? "this" : dialled
+        return what.map { "\($0); perhaps \(port) is not the mesh's port (mesh.listen of the other node)" }
     }
 
     /// Frames of a data connection, as many as the turn has room for.

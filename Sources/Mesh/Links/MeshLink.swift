@@ -14,6 +14,8 @@ final class MeshLink {
     let isDialler: Bool
     /// The larger of what both ends say.
     var cost: UInt32
+    /// The version of the protocol that is spoken on it: the newest one that both ends know.
+    let version: UInt8
     /// The instance of the process at the other end.
     let instance: UInt64
     /// The connections; the data connection comes a little later.
@@ -78,6 +80,8 @@ final class MeshLink {
         let (dialler, acceptor) = isDialler ? (own, theirs) : (theirs, own)
         nonce = dialler.nonce.0 &+ acceptor.nonce.1
         remoteNumber = theirs.linkNumber
+        // Without a common one nobody gets so far.
+        version = Initiation.common(own, theirs) ?? own.versionMin
         instance = theirs.instance
         cost = max(own.cost, theirs.cost)
         helloMilliseconds = UInt64(max(own.helloMilliseconds, theirs.helloMilliseconds))

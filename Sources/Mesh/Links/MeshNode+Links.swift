@@ -48,6 +48,8 @@ extension MeshNode {
     /// The first frame of a connection that this node dials or answers.
     func initiation(for entry: MeshSettings.LinkEntry?, dataOf: MeshLink?) -> Initiation {
         var own = Initiation()
+        own.versionMin = settings.versions.lowerBound
+        own.versionMax = settings.versions.upperBound
         own.meshID = settings.meshID
         own.node = identity.id
         own.epoch = epoch
@@ -66,6 +68,9 @@ extension MeshNode {
             own.linkNumber = UInt16(nextLinkNumber)
             repeat { nextLinkNumber = nextLinkNumber % 65_535 + 1 } while link(nextLinkNumber) != nil
         }
+        #if DEBUG
+            if sabotage.contains(.later) { Later.lengthen(&own) }
+        #endif
         return own
     }
 
@@ -77,12 +82,11 @@ extension MeshNode {
                 .wrongMesh, "this node is of the mesh '\(settings.meshID)', the peer of '\(theirs.meshID)' (mesh.id)"
             )
         }
-        let versions = Initiation.versions
-        guard theirs.versionMin <= versions.upperBound, theirs.versionMax >= versions.lowerBound else {
+        guard Initiation.common(conversation.own, theirs) != nil else {
             return (
                 .version,
-                "this node speaks versions \(versions.lowerBound) to \(versions.upperBound) of the mesh's protocol, "
-                    + "the peer \(theirs.versionMin) to \(theirs.versionMax)"
+                "this node speaks versions \(settings.versions.lowerBound) to \(settings.versions.upperBound) of the "
+                    + "mesh's protocol, the peer \(theirs.versionMin) to \(theirs.versionMax)"
             )
         }
         if let refusal = judgeIdentity(theirs, conversation) { return refusal }
@@ -194,7 +198,8 @@ extension MeshNode {
     /// A connection has ended, for whatever reason.
     func ended(_ conversation: MeshConversation, _ phase: MeshConversation.Phase, _ reason: CloseReason) {
         handshakes.removeAll { $0 === conversation }
-        let text = conversation.farewell?.text ?? "\(reason)"
+        let suspicion = conversation.suspicion(reason)
+        let text = suspicion ?? conversation.farewell?.text ?? "\(reason)"
         if let said = conversation.farewell?.reason { counters.refused[Int(said.rawValue) % ByeReason.places] &+= 1 }
         switch phase {
         case .control(let mesh), .data(let mesh): takeDown(mesh, .otherHalf, text)
@@ -202,13 +207,13 @@ extension MeshNode {
             if let mesh = links.first(where: { $0.control === conversation || $0.data === conversation }) {
                 takeDown(mesh, .otherHalf, text)
             } else {
-                handshakeEnded(conversation, text)
+                handshakeEnded(conversation, text, isSuspicious: suspicion != nil)
             }
         }
         schedule()
     }
 
-    private func handshakeEnded(_ conversation: MeshConversation, _ text: String) {
+    private func handshakeEnded(_ conversation: MeshConversation, _ text: String, isSuspicious: Bool) {
         audit(conversation)
         if conversation.dataOf != 0 {
             link(conversation.dataOf)?.control.end(.otherHalf, "the data connection has failed: \(text)")
@@ -217,9 +222,9 @@ extension MeshNode {
         guard conversation.isDialler else {
             guard let farewell = conversation.farewell else { return }
             if farewell.isOurs {
-                log(.warning, "a peer at \(conversation.link.peer) was refused: \(text)")
+                log(.warning, "a peer at \(conversation.peer) was refused: \(text)")
             } else if farewell.reason?.isRefusal ?? false {
-                log(.warning, "a peer at \(conversation.link.peer) does not want this node: \(text)")
+                log(.warning, "a peer at \(conversation.peer) does not want this node: \(text)")
             }
             return
         }
@@ -232,14 +237,14 @@ extension MeshNode {
             // The other end may not have the new one yet.
             dials.update(conversation.target) { $0.usesPreviousSecret.toggle() }
         }
-        failed(conversation.target, text, isRefusal: conversation.farewell != nil)
+        failed(conversation.target, text, isRefusal: conversation.farewell != nil, isSuspicious: isSuspicious)
     }
 
-    private func failed(_ number: Int, _ reason: String, isRefusal: Bool) {
+    private func failed(_ number: Int, _ reason: String, isRefusal: Bool, isSuspicious: Bool = false) {
         guard let target = dials.target(number) else { return }
         if target.lastProblem != reason {
             log(
-                isRefusal ? .warning : .info,
+                isRefusal || isSuspicious ? .warning : .info,
                 "no link to \(target.entry.address): \(reason)" + (isRefusal ? "" : "; it is tried again"))
         }
         dials.update(number) { $0.lastProblem = reason }
@@ -295,6 +300,12 @@ extension MeshNode {
         writer.u64(linkState.digest)
         writer.u64(interest.digest)
         writer.u64(retained.digest)
+        #if DEBUG
+            if sabotage.contains(.later) {
+                writer.raw(Later.bytes)
+                soundLater(on: mesh)
+            }
+        #endif
         send(writer.finish(), on: mesh.number)
     }
 

@@ -78,7 +78,7 @@ extension MeshNode {
         var record = AuditRecord(.mesh, "link", reason: farewell.text)
         if let theirs = conversation.theirs { record.object = "\(theirs.name) (\(theirs.node))" }
         record.user = conversation.link.certificate?.commonName
-        record.peer = conversation.link.peer
+        record.peer = conversation.peer
         record.protocolName = MeshAdapter.name
         host.audit(record)
     }

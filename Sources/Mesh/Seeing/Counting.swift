@@ -125,6 +125,8 @@ extension MeshNode {
             .init("filters_refused", interest.counters.filtersRefused),
             .init("route_computations", linkState.counters.computations),
             .init("advertisements_refused", linkState.counters.refusedForRate &+ linkState.counters.refusedForNodes),
+            .init("weights_malformed", linkState.counters.malformedWeights),
+            .init("weights_untold", interest.counters.weightsUntold),
             .init("retained_sent", retained.counters.sent), .init("retained_received", retained.counters.received),
             .init("retained_taken", retained.counters.advanced), .init("retained_refused", retained.counters.refused),
             .init("session_claims", sessions.counters.claims), .init("session_bytes_sent", sessions.counters.bytesOut),

@@ -151,7 +151,8 @@ extension MeshNode {
         for group in matches.groups {
             explanation.groups.append(
                 MeshExplanation.Group(
-                    filter: group.filter, localMembers: group.localMembers, nodes: group.nodes.map { nodes[$0].name }))
+                    filter: group.filter, localMembers: group.localMembers, nodes: group.nodes.map { nodes[$0].name },
+                    localWeights: group.localWeights, nodeWeights: group.nodeWeights))
         }
         for node in explanation.nodes where node.problem.isEmpty {
             if let place = explanation.links.firstIndex(where: { $0.link == node.link }) {
@@ -198,10 +199,14 @@ public struct MeshExplanation: Sendable {
     public struct Group: Sendable {
         /// As it is subscribed to.
         public var filter: String
-        /// Members here that may be chosen: they come first.
+        /// Members here that may be chosen: they come first, but where weights count.
         public var localMembers: Int
-        /// Nodes with members that may be chosen when there are none here.
+        /// Nodes with members that may be chosen; where no weights count only when there are none here.
         public var nodes: [String]
+        /// What each member here weighs; empty where no weights count.
+        public var localWeights: [UInt32]
+        /// What the members at each of the nodes weigh together; empty where no weights count.
+        public var nodeWeights: [UInt32]
     }
 
     /// A link that would carry one frame.

@@ -70,6 +70,7 @@ extension SessionMoves {
             if known.target == node, known.phase == .offered { pump(known) }
             return
         }
+        guard !isClosed else { return answer(request, .nothing, nil, to: node) }
         let client = ClientHash(clientID, namespace: router.name)
         guard clear(client, for: count, request, node) else { return }
         guard let address = router.session(of: clientID) else {
@@ -204,7 +205,7 @@ extension SessionMoves {
         departing -= 1
         departure.phase = .ghost
         departure.transfer = nil
-        departure.endsAt = plane.now + Self.ghostMilliseconds
+        departure.endsAt = plane.now + (isStopping ? Self.stoppingGhostMilliseconds : Self.ghostMilliseconds)
         if leaving[departure.client] === departure { leaving[departure.client] = nil }
         ghosts[departure.client] = departure
         let address = departure.address
@@ -231,6 +232,30 @@ extension SessionMoves {
         departuresByRequest[departure.request] = nil
         if leaving[departure.client] === departure { leaving[departure.client] = nil }
         if ghosts[departure.client] === departure { ghosts[departure.client] = nil }
+    }
+
+    // MARK: Stopping
+
+    /// The node is about to stop, and its clients are sent away: sessions that they claim elsewhere still go there.
+    func beginStopping() {
+        isStopping = true
+        for departure in departures where departure.phase == .ghost {
+            departure.endsAt = min(departure.endsAt, plane.now + Self.stoppingGhostMilliseconds)
+        }
+    }
+
+    /// Whether a session is on its way to another node, or what comes late follows it.
+    var isGivingAway: Bool { departures.contains { $0.phase != .ended } }
+
+    /// Nothing more goes away: lanes end now, and sessions with them. Who has claimed one, or does so from now on, is
+    /// told at once that there is nothing, instead of waiting for it.
+    func close() {
+        defer { finish() }
+        isClosed = true
+        for departure in departures where departure.isHere {
+            answer(departure.request, .nothing, nil, to: departure.target)
+            keep(departure)
+        }
     }
 
     // MARK: Transfers

@@ -40,6 +40,8 @@ final class SessionMoves {
     static let settleMilliseconds: UInt64 = 100
     /// For how long the old node goes on collecting what comes late; less than `SessionMove.recentMilliseconds`.
     static let ghostMilliseconds: UInt64 = 3_000
+    /// The same at a node that is stopping.
+    static let stoppingGhostMilliseconds: UInt64 = 500
     /// Until a client whose claim was decided must have a session.
     static let doubtMilliseconds: UInt64 = 5_000
     /// How often it sends that.
@@ -108,6 +110,9 @@ final class SessionMoves {
     var doubtful: [(at: UInt64, client: ClientHash)] = []
     var released: [(client: ClientHash, count: UInt64)] = []
     var tailAt: UInt64 = .max
+
+    /// Whether the node is about to stop, and whether it gives sessions away no more.
+    var isStopping = false, isClosed = false
 
     /// Frames to this node itself.
     private var loopback: [[UInt8]] = []

@@ -74,10 +74,4 @@ struct IncomingTransfer {
         guard offset == bytes.count, part.count <= total - bytes.count else { return }
         bytes.append(contentsOf: part)
     }
-
-    /// Gives the bytes away.
-    mutating func takeBytes() -> [UInt8] {
-        defer { bytes = [] }
-        return bytes
-    }
 }

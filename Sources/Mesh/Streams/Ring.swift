@@ -67,8 +67,6 @@ struct Ring<Element> {
         return element
     }
 
-    mutating func removeAll() { self = Ring() }
-
     private mutating func grow() {
         var larger: [Element?] = []
         larger.reserveCapacity(max(slots.count * 2, Self.smallest))

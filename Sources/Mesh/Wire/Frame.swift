@@ -1,6 +1,7 @@
 /// Frames of the mesh's links, `docs/wire-format.md`: an 8-byte header and a body, little-endian.
 
-/// What a frame is. Numbers are final: one is never given another meaning.
+/// What a frame is. Numbers are final: one is never given another meaning. Those that are missing are reserved, and
+/// frames of theirs ignored like any that are not known.
 public enum FrameType: UInt8, Sendable, CaseIterable {
     /// Who dials or answers; the first frame of every connection in both directions.
     case initiate = 1
@@ -16,8 +17,6 @@ public enum FrameType: UInt8, Sendable, CaseIterable {
     case interestSnapshot = 6
     /// Whose interest the sender wants, and from where on.
     case interestRequest = 7
-    /// Reserved: repair of large interest sets by buckets.
-    case interestBuckets = 8
     /// Direct events with a destination set.
     case data = 9
     /// Guaranteed events with a destination set; each destination's part is a stream.
@@ -28,22 +27,14 @@ public enum FrameType: UInt8, Sendable, CaseIterable {
     case streamSync = 12
     /// Frames of a class that the receiver has taken from a link.
     case linkAcknowledgement = 13
-    /// Reserved: bytes of a class that may be sent.
-    case credit = 14
-    /// Reserved: what an area wants, for other areas.
-    case areaSummary = 15
     /// Digests of retained events.
     case retainedDigests = 16
     /// Retained events and tombstones.
     case retainedValues = 17
     /// Which retained events the sender wants.
     case retainedRequest = 18
-    /// The sender is leaving in an orderly way.
-    case drain = 19
     /// The last frame of a connection, with a reason.
     case bye = 20
-    /// What is wrong with a frame, a stream or a link.
-    case error = 21
     /// A probe that collects times on its way.
     case trace = 22
     /// Proof that the sender knows the mesh's secret.
@@ -54,14 +45,10 @@ public enum FrameType: UInt8, Sendable, CaseIterable {
     case interestVersions = 25
     /// A control frame for a node that is not a neighbour.
     case routed = 26
-    /// Reserved: a part of an event, should parts ever travel in frames of their own.
-    case fragment = 27
     /// Sessions: claims to client ids and what moves with them.
     case session = 28
     /// The answer to a probe.
     case traceAnswer = 29
-    /// How far a node's interest has been taken over by the sender.
-    case interestAcknowledgement = 30
     /// Something that a node asks of another for its operator: active topics and the like.
     case inquiry = 31
     /// The answer to it.

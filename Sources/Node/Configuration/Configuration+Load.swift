@@ -1,9 +1,10 @@
 /// From file, environment and flags to a configuration.
 import AMQP
 import Core
-import Foundation
+import FoundationEssentials
 import Glibc
 import Mesh
+import Security
 import Web
 import Webhooks
 
@@ -40,12 +41,13 @@ extension Configuration {
         var referred: Set<String> = []
         var tree = try Setting.parse(yaml: yaml, file: file)
             .substituted(from: environment, used: &referred, problems: &problems)
+        let unset = Set(problems.map(\.place))
         if case .nothing(let place) = tree { tree = .map([], place: place) }
         tree.addStandardListeners()
         if let joined = try JoinedFile(tree, environment: environment, flags: flags).read() { tree.fill(from: joined) }
         tree.override(by: environment, referred: referred, problems: &problems)
         for flag in flags { tree.override(by: flag, problems: &problems) }
-        var reader = ConfigurationReader(problems: problems)
+        var reader = ConfigurationReader(problems: problems, unset: unset)
         let configuration = reader.read(tree, hostName: hostName())
         guard reader.problems.isEmpty else { throw ConfigurationError(problems: reader.problems) }
         return configuration
@@ -128,11 +130,17 @@ extension Setting {
         let listeners = standard.map { name, address in
             Setting.map(
                 [
-                    Entry(name: "protocol", place: "default", value: .text(name.rawValue, place: "default")),
-                    Entry(name: "listen", place: "default", value: .text(address.description, place: "default")),
-                ], place: "default")
+                    Entry(
+                        name: "protocol", place: Setting.standardPlace,
+                        value: .text(name.rawValue, place: Setting.standardPlace)),
+                    Entry(
+                        name: "listen", place: Setting.standardPlace,
+                        value: .text(address.description, place: Setting.standardPlace)),
+                ], place: Setting.standardPlace)
         }
-        entries.append(Entry(name: "listeners", place: "default", value: .list(listeners, place: "default")))
+        entries.append(
+            Entry(
+                name: "listeners", place: Setting.standardPlace, value: .list(listeners, place: Setting.standardPlace)))
         self = .map(entries, place: place)
     }
 }
@@ -149,20 +157,13 @@ enum ConfigurationFile {
         func problem(_ message: String) -> ConfigurationError {
             ConfigurationError(problems: [.init(place: path, key: "", message: message)])
         }
-        let descriptor = open(path, O_RDONLY | O_CLOEXEC)
-        guard descriptor >= 0 else { throw problem("cannot be opened: \(String(cString: strerror(errno)))") }
-        defer { close(descriptor) }
-        var bytes: [UInt8] = []
-        var chunk = [UInt8](repeating: 0, count: 16 << 10)
-        while true {
-            let count = Glibc.read(descriptor, &chunk, chunk.count)
-            if count < 0 {
-                if errno == EINTR { continue }
-                throw problem("cannot be read: \(String(cString: strerror(errno)))")
+        let bytes: [UInt8]
+        do throws(AtomicFile.ReadFailure) { bytes = try AtomicFile.bytes(of: path, most: maxBytes) } catch {
+            switch error {
+            case .opening(let number): throw problem("cannot be opened: \(String(cString: strerror(number)))")
+            case .reading(let number): throw problem("cannot be read: \(String(cString: strerror(number)))")
+            case .tooLarge: throw problem("is larger than 1 MiB, surely not a configuration")
             }
-            if count == 0 { break }
-            bytes += chunk[..<count]
-            if bytes.count > maxBytes { throw problem("is larger than 1 MiB, surely not a configuration") }
         }
         guard let text = String(validating: bytes, as: UTF8.self) else { throw problem("is not UTF-8 text") }
         return text
@@ -189,6 +190,7 @@ public struct ConfigurationSource: Sendable {
     }
 
     /// Reads and checks the configuration as it is now.
+    /// - Throws: with every mistake that was found, each with its place.
     public func load() throws(ConfigurationError) -> Configuration {
         try Configuration.load(file: file, environment: environment, flags: flags)
     }

@@ -1,6 +1,7 @@
 /// What a node is told to be. Made by ``Configuration/load(file:environment:flags:)`` from a file, the environment and
 /// flags; every value in it has been checked. `docs/configuration.md` is the reference of the keys.
 public import AMQP
+public import Bridge
 public import Core
 public import Logging
 public import Mesh
@@ -41,10 +42,14 @@ public struct Configuration: Sendable, Equatable {
     public var http = WebSettings()
     /// `http.webhooks`.
     public var webhooks: [WebhookEntry] = []
+    /// `bridges`.
+    public var bridges: [BridgeDefinition] = []
     /// `limits`.
     public var limits = Limits()
     /// `log`.
     public var log = LogSettings()
+    /// Where values stand that are no defaults, by key: `apus.yaml:12`, the name of an environment variable, or a flag.
+    var places: [String: String] = [:]
 
     /// The defaults, under a name.
     public init(name: String) { self.name = name }
@@ -106,6 +111,7 @@ public struct SecuritySettings: Sendable, Equatable {
 
 extension SecuritySettings {
     /// The access rules, ready for use.
+    /// - Throws: naming the rule that is no good; a configuration that was checked has none.
     public func accessRules() throws(AccessRules.Failure) -> AccessRules {
         try AccessRules(access, broadSubscriptions: broadSubscriptions)
     }
@@ -164,6 +170,17 @@ public enum LogFormat: String, Sendable, CaseIterable {
     case text
     /// One JSON object a line.
     case json
+}
+
+extension Configuration {
+    /// Something about the value of `key`, with the place where that stands, or what it is in.
+    func problem(_ key: String, _ message: String) -> ConfigurationProblem {
+        var path = key[...]
+        while places[String(path)] == nil, let end = path.lastIndex(where: { $0 == "." || $0 == "[" }) {
+            path = path[..<end]
+        }
+        return ConfigurationProblem(place: places[String(path)] ?? "configuration", key: key, message: message)
+    }
 }
 
 /// One thing wrong in a configuration.

@@ -107,6 +107,11 @@ struct LimitKey: Sendable {
 
 /// All keys.
 public enum ConfigurationKeys {
+    /// The components that log, by their loggers' labels.
+    static let components = [
+        "node", "reactor", "tls", "security", "audit", "admin", "webhooks", "bridge", "mesh", "mqtt.trace",
+    ]
+
     static let levels = ["trace", "debug", "info", "notice", "warning", "error"]
 
     static let limits: [LimitKey] = [
@@ -201,6 +206,9 @@ public enum ConfigurationKeys {
         ConfigurationKey(
             "http.webhooks[].group", .text, "none", "The shared group that the webhook is a member of."),
         ConfigurationKey(
+            "http.webhooks[].weight", .integer(0...1_000), "none",
+            "How much of the group's events it is to have, beside the other members."),
+        ConfigurationKey(
             "http.webhooks[].secret", .text, "none", "Signs every request (`Apus-Signature`)."),
         ConfigurationKey(
             "http.webhooks[].user", .text, "webhook:<name>", "Whose rights it has."),
@@ -284,6 +292,7 @@ public enum ConfigurationKeys {
                 "Users who may manage webhooks over HTTP."),
         ]
         + webhooks
+        + BridgeKeys.all
         + limits.map { ConfigurationKey("limits.\($0.name)", $0.type, $0.standard, $0.meaning) }
         + [
             ConfigurationKey(

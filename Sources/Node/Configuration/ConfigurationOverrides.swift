@@ -115,13 +115,36 @@ extension Setting {
                 }
             }
             steps = ["listeners", String(index), "listen"]
-        case .link:
-            var count = 0
-            if case .list(let items, _)? = self["mesh"]?["links"] { count = items.count }
-            steps = ["mesh", "links", String(count), "to"]
+        case .link: return addLink(flag, &problems)
         }
         if let reason = set(steps[...], to: flag.value, place: flag.flag) {
             problems.append(.init(place: flag.flag, key: "", message: reason))
+        }
+    }
+
+    /// What may follow a link's address.
+    private static let linkKeys = ["cost", "name", "profile"]
+
+    /// `HOST:PORT`, and behind it keys of a link: `HOST:PORT,cost=100,name=radio`.
+    private mutating func addLink(_ flag: ConfigurationFlag, _ problems: inout [ConfigurationProblem]) {
+        var count = 0
+        if case .list(let items, _)? = self["mesh"]?["links"] { count = items.count }
+        let parts = flag.value.split(separator: ",", omittingEmptySubsequences: false).map(String.init)
+        var seen: [String] = []
+        for (number, part) in parts.enumerated() {
+            let pair = part.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false).map(String.init)
+            if number > 0, pair.count != 2 || !Self.linkKeys.contains(pair[0]) || seen.contains(pair[0]) {
+                let known = Self.linkKeys.map { "\($0)=" }.joined(separator: ", ")
+                let message =
+                    "'\(part)' is not understood; HOST:PORT, then each once: \(known), as in HOST:PORT,cost=100"
+                problems.append(.init(place: flag.flag, key: "", message: message))
+                continue
+            }
+            let (key, value) = number == 0 ? ("to", part) : (pair[0], pair[1])
+            seen.append(key)
+            if let reason = set(["mesh", "links", String(count), key], to: value, place: flag.flag) {
+                problems.append(.init(place: flag.flag, key: "", message: reason))
+            }
         }
     }
 
@@ -153,7 +176,7 @@ extension Setting {
                     rest = rest.dropFirst(digits.count)
                 case "<component>":
                     guard !rest.isEmpty else { break }
-                    steps.append(rest.lowercased())
+                    steps.append(rest.lowercased().replacing("_", with: "."))
                     rest = ""
                 case "<name>":
                     let name = rest.prefix { $0 != "_" }

@@ -11,8 +11,17 @@ import Webhooks
 /// Reads one tree.
 struct ConfigurationReader {
     private(set) var problems: [ConfigurationProblem]
+    /// Of ``Configuration/places``.
+    private var places: [String: String] = [:]
+    /// Who listens where, for the addresses that have been read.
+    private var addresses: [ListenAddress: (who: String, key: String, setting: Setting)] = [:]
+    /// Places of texts that refer to a variable that is not set. That has been said; they are empty.
+    private let unset: Set<String>
 
-    init(problems: [ConfigurationProblem]) { self.problems = problems }
+    init(problems: [ConfigurationProblem], unset: Set<String>) {
+        self.problems = problems
+        self.unset = unset
+    }
 
     mutating func read(_ tree: Setting, hostName: String) -> Configuration {
         var configuration = Configuration(name: hostName)
@@ -38,7 +47,9 @@ struct ConfigurationReader {
         configuration.http = http(root["http"])
         configuration.limits = limits(root["limits"])
         configuration.webhooks = webhooks(root["http"], configuration.limits)
+        configuration.bridges = bridges(root["bridges"], configuration.limits)
         configuration.log = log(root["log"])
+        configuration.places = places
         return configuration
     }
 
@@ -50,7 +61,6 @@ struct ConfigurationReader {
     private mutating func listeners(_ setting: Setting?, _ sections: [TLSSettings]) -> [ListenerSettings] {
         var listeners: [ListenerSettings] = []
         var names: [String: String] = [:]
-        var addresses: [ListenAddress: String] = [:]
         for (index, item) in items(setting, "listeners").enumerated() {
             let called = "listeners[\(index)]"
             let fields = group(item, at: ["listeners", "[]"], called: called)
@@ -69,9 +79,7 @@ struct ConfigurationReader {
             listener.tls = tls
             listener.anonymous = anonymous
             listener.entrance = entrance
-            if !address.isAnyPort, let other = addresses.updateValue(called, forKey: address) {
-                report(fields["listen"], "\(called).listen", "\(other) listens on \(address) as well")
-            }
+            if let setting = fields["listen"] { claim(address, setting, "\(called).listen", called) }
             if let other = names.updateValue(called, forKey: listener.name), name != nil {
                 report(fields["name"], "\(called).name", "\(other) has the name '\(listener.name)' as well")
             }
@@ -92,6 +100,7 @@ struct ConfigurationReader {
                 admin.address = nil
             } else if let address = address(listen, "admin.listen") {
                 admin.address = address
+                claim(address, listen, "admin.listen", "the management interface")
                 let hasRule = security.access.contains { $0.action == .admin && $0.effect == .allow }
                 if !address.isLocal, fields["users"] == nil, !hasRule {
                     let message = "'\(address)' can be reached from other machines: name who may in admin.users"
@@ -99,11 +108,26 @@ struct ConfigurationReader {
                 }
             }
         }
+        if fields["listen"] == nil, let other = addresses[.standardAdmin] {
+            let advice = "admin.listen names another address, or off"
+            report(
+                other.setting, other.key,
+                "the management interface listens on \(ListenAddress.standardAdmin); \(advice)")
+        }
         let hasOtherProof = !security.tokens.isEmpty || sections.contains { $0.name == admin.tls && $0.user != nil }
         if !admin.users.isEmpty, security.users == nil, !hasOtherProof {
             report(fields["users"], "admin.users", "needs security.users, the file with their passwords")
         }
         return admin
+    }
+
+    /// Two cannot listen on one address.
+    /// - Parameter who: for the other one's message.
+    mutating func claim(_ address: ListenAddress, _ setting: Setting, _ key: String, _ who: String) {
+        guard !address.isAnyPort else { return }
+        if let other = addresses.updateValue((who, key, setting), forKey: address) {
+            report(setting, key, "\(other.who) listens on \(address) as well")
+        }
     }
 
     private mutating func mqtt(_ setting: Setting?) -> MQTTSettings {
@@ -168,10 +192,10 @@ struct ConfigurationReader {
             let called = "http.webhooks[\(index)]"
             guard let webhook = webhook(item, called) else { continue }
             let definition = webhook.definition
-            do throws(WebhookDefinition.Failure) { try definition.check(limits: limits) } catch {
-                report(item[error.field] ?? item, "\(called).\(error.field)", error.rule)
-                continue
-            }
+            // That the list is empty has been said.
+            let flaws = definition.flaws(limits: limits).filter { $0.field != "filters" || !definition.filters.isEmpty }
+            for flaw in flaws { report(item[flaw.field] ?? item, "\(called).\(flaw.field)", flaw.rule) }
+            guard flaws.isEmpty else { continue }
             if let other = names.updateValue(called, forKey: definition.name) {
                 report(item["name"], "\(called).name", "\(other) has the name '\(definition.name)' as well")
             }
@@ -192,6 +216,7 @@ struct ConfigurationReader {
         guard let name, let url, let filters else { return nil }
         var definition = WebhookDefinition(name: name, url: url, filters: filters)
         definition.group = text(fields["group"], "\(called).group")
+        definition.weight = value("weight", &self)
         definition.secret = text(fields["secret"], "\(called).secret")
         if let number = value("parallelism", &self) { definition.parallelism = number }
         if let number = value("attempts", &self) { definition.attempts = number }
@@ -230,8 +255,15 @@ struct ConfigurationReader {
         let fields = group(setting, at: ["log"], called: "log")
         if let level = level(fields["level"], "log.level") { log.level = level }
         if let format = choice(fields["format"], "log.format", of: LogFormat.self) { log.format = format }
-        for (component, setting) in group(fields["levels"], at: ["log", "levels"], called: "log.levels") {
+        let levels = group(fields["levels"], at: ["log", "levels"], called: "log.levels")
+        for (component, setting) in levels.sorted(by: { $0.key < $1.key }) {
             if let level = level(setting, "log.levels.\(component)") { log.levels[component] = level }
+            let known = ConfigurationKeys.components
+            // A level of `mqtt` is one of `mqtt.trace`, too.
+            guard !known.contains(where: { $0 == component || $0.hasPrefix("\(component).") }) else { continue }
+            let hint = nearest(to: component, among: known + ["mqtt"]).map { "; did you mean '\($0)'?" } ?? ";"
+            let message = "there is no such component\(hint) allowed: \(known.joined(separator: ", "))"
+            report(setting, "log.levels.\(component)", message)
         }
         return log
     }
@@ -249,17 +281,26 @@ struct ConfigurationReader {
             let allowed = ConfigurationKeys.names(below: steps)
             var fields: [String: Setting] = [:]
             for entry in entries {
+                let path = called.isEmpty ? entry.name : "\(called).\(entry.name)"
                 if allowed.isEmpty || allowed.contains(entry.name) {
                     fields[entry.name] = entry.value
+                    note(entry.value, path)
                 } else {
                     let hint = nearest(to: entry.name, among: allowed).map { "; did you mean '\($0)'?" } ?? ""
-                    let path = called.isEmpty ? entry.name : "\(called).\(entry.name)"
                     let message =
                         "unknown key\(hint)\(hint.isEmpty ? ";" : "") allowed: \(allowed.joined(separator: ", "))"
                     problems.append(.init(place: entry.place, key: path, message: message))
                 }
             }
             return fields
+        }
+    }
+
+    /// Remembers where a value stands.
+    private mutating func note(_ setting: Setting, _ key: String) {
+        switch setting {
+        case .text(_, let place), .list(_, let place): if place != Setting.standardPlace { places[key] = place }
+        case .map, .nothing: break
         }
     }
 
@@ -296,7 +337,8 @@ struct ConfigurationReader {
     mutating func text(_ setting: Setting?, _ key: String) -> String? {
         switch setting {
         case nil: return nil
-        case .text(let text, _)?:
+        case .text(let text, let place)?:
+            if text.isEmpty, unset.contains(place) { return nil }
             if !text.isEmpty, !text.unicodeScalars.contains(where: { $0.value < 0x20 || $0.value == 0x7F }) {
                 return text
             }

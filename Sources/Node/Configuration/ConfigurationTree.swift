@@ -1,6 +1,5 @@
 /// A configuration before it is checked: names and texts, each with the place it comes from. The file makes the tree,
 /// environment and flags change it, ``ConfigurationReader`` checks it; so one set of rules serves all three.
-import Yams
 
 /// A node of the tree.
 indirect enum Setting: Sendable {
@@ -9,6 +8,9 @@ indirect enum Setting: Sendable {
     case map([Entry], place: String)
     /// A key without a value.
     case nothing(place: String)
+
+    /// The place of what nobody has said.
+    static let standardPlace = "default"
 
     struct Entry: Sendable {
         let name: String
@@ -39,68 +41,8 @@ indirect enum Setting: Sendable {
 }
 
 extension Setting {
-    /// Reads YAML text; `file` is the name places begin with.
-    static func parse(yaml: String, file: String) throws(ConfigurationError) -> Setting {
-        let root: Yams.Node?
-        do {
-            root = try Yams.Parser(yaml: yaml).singleRoot()
-        } catch {
-            throw ConfigurationError(problems: [problem(of: error, file: file)])
-        }
-        guard let root else { return .map([], place: file) }
-        return try convert(root, file: file)
-    }
-
-    private static func convert(_ node: Yams.Node, file: String) throws(ConfigurationError) -> Setting {
-        let place = node.mark.map { "\(file):\($0.line)" } ?? file
-        switch node {
-        case .scalar(let scalar):
-            if scalar.style == .plain, ["", "~", "null", "Null", "NULL"].contains(scalar.string) {
-                return .nothing(place: place)
-            }
-            return .text(scalar.string, place: place)
-        case .sequence(let sequence):
-            var settings: [Setting] = []
-            for item in sequence { settings.append(try convert(item, file: file)) }
-            return .list(settings, place: place)
-        case .mapping(let mapping):
-            var entries: [Entry] = []
-            for (key, value) in mapping {
-                let keyPlace = key.mark.map { "\(file):\($0.line)" } ?? place
-                guard case .scalar(let name) = key else {
-                    throw ConfigurationError(
-                        problems: [.init(place: keyPlace, key: "", message: "a key must be a single word")])
-                }
-                entries.append(Entry(name: name.string, place: keyPlace, value: try convert(value, file: file)))
-            }
-            return .map(entries, place: place)
-        case .alias:
-            throw ConfigurationError(
-                problems: [.init(place: place, key: "", message: "the alias stands for nothing")])
-        }
-    }
-
-    private static func problem(of error: any Error, file: String) -> ConfigurationProblem {
-        func at(_ mark: Mark, _ text: String) -> ConfigurationProblem {
-            .init(place: "\(file):\(mark.line)", key: "", message: text)
-        }
-        switch error as? YamlError {
-        case .scanner(let context, let problem, let mark, _), .parser(let context, let problem, let mark, _),
-            .composer(let context, let problem, let mark, _):
-            return at(mark, "not YAML: \(context.map { $0.text + ": " } ?? "")\(problem)")
-        case .duplicatedKeysInMapping(let duplicates, let context):
-            return at(context.mark, "the key '\(duplicates.joined(separator: "', '"))' stands here twice")
-        case .reader(let problem, let offset, _, _):
-            return .init(place: file, key: "", message: "not YAML: \(problem) at byte \(offset ?? 0)")
-        default:
-            return .init(place: file, key: "", message: "not YAML: \(error)")
-        }
-    }
-}
-
-extension Setting {
     /// Replaces `${NAME}` in all texts by environment variables. Only upper-case names: `${username}` belongs to access
-    /// rules. Values are texts and stay texts, whatever they look like.
+    /// rules. Values are texts and stay texts, whatever they look like; one with a variable that is not set is empty.
     func substituted(
         from environment: [String: String], used: inout Set<String>, problems: inout [ConfigurationProblem]
     ) -> Setting {
@@ -130,6 +72,7 @@ extension Setting {
         problems: inout [ConfigurationProblem]
     ) -> String {
         var result = ""
+        var isWhole = true
         var rest = text[...]
         while let dollar = rest.firstIndex(of: "$") {
             result += rest[..<dollar]
@@ -149,11 +92,12 @@ extension Setting {
             if let value = environment[name] {
                 result += value
             } else {
+                isWhole = false
                 problems.append(
                     .init(place: place, key: "", message: "the environment variable \(name) is not set"))
             }
         }
-        return result + rest
+        return isWhole ? result + rest : ""
     }
 
     private static func isVariableName(_ name: String) -> Bool {

@@ -173,6 +173,7 @@ extension ConfigurationReader {
     private mutating func meshListen(_ setting: Setting?, _ mesh: MeshSettings) -> String? {
         guard let setting, case .some(let text) = text(setting, "mesh.listen"), text != "off" else { return nil }
         guard let address = address(setting, "mesh.listen") else { return nil }
+        claim(address, setting, "mesh.listen", "the mesh")
         if case .unix = address {
             report(setting, "mesh.listen", "'\(text)': nodes meet over IP; expected ADDRESS:PORT or off")
         } else if !address.isLocal, !mesh.provesPeers {

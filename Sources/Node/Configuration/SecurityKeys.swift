@@ -86,7 +86,9 @@ extension ConfigurationReader {
             case .malformedFilter, .unknownVariable: break
             case .malformedClaim: report(fields["claims"], "\(called).claims", error.description)
             case .groupForPublishing: report(fields["topics"], "\(called).topics", error.description)
-            case .noTopics, .topicsForAdmin, .adminForEveryone: report(item, called, error.description)
+            // An empty list has been named already.
+            case .noTopics: break
+            case .topicsForAdmin, .adminForEveryone: report(item, called, error.description)
             }
         }
         return rule

@@ -32,6 +32,7 @@ public struct SystemdNotify: Sendable {
     public var isActive: Bool { path != nil }
 
     /// Tells the service manager.
+    /// - Throws: when the service manager's socket does not take it.
     public func send(_ state: State) throws(Failure) {
         guard let path else { return }
         try Self.send(Array(Self.text(of: state).utf8), to: path)

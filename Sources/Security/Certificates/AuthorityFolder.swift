@@ -57,6 +57,7 @@ public struct AuthorityFolder: Sendable {
     // MARK: Reading
 
     /// The authority's certificate.
+    /// - Throws: when the folder has none, or it cannot be read.
     public func certificate() throws(CertificateFailure) -> Certificate {
         guard AtomicFile.exists(certificatePath) else {
             throw CertificateFailure("there is no authority in \(path); `apus certs init --dir \(path)` makes one")
@@ -65,6 +66,7 @@ public struct AuthorityFolder: Sendable {
     }
 
     /// The authority, able to sign.
+    /// - Throws: when the certificate or its key is missing, cannot be read, or they do not belong together.
     public func authority() throws(CertificateFailure) -> CertificateAuthority {
         let certificate = try certificate()
         guard AtomicFile.exists(keyPath) else {
@@ -75,6 +77,7 @@ public struct AuthorityFolder: Sendable {
     }
 
     /// What was issued.
+    /// - Throws: when there is an index that cannot be read, or a line of it makes no sense.
     public func index() throws(CertificateFailure) -> IssuedIndex {
         guard AtomicFile.exists(indexPath) else { return IssuedIndex() }
         return try IssuedIndex(parsing: AtomicFile.read(indexPath), file: indexPath)
@@ -152,6 +155,7 @@ public struct AuthorityFolder: Sendable {
     }
 
     /// Writes a random password to `NAME.password`, readable by its owner only.
+    /// - Throws: when there is no randomness, or the file cannot be written.
     public func makePassword(of name: String) throws(CertificateFailure) -> (bytes: [UInt8], path: String) {
         let bytes = Array(Hexadecimal.text(of: try randomBytes(16)).utf8)
         try AtomicFile.write(bytes + [0x0A], to: "\(path)/\(name).password", .secret)

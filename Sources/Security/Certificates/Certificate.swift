@@ -14,6 +14,7 @@ public final class Certificate {
     deinit { X509_free(pointer) }
 
     /// Reads the first certificate of a PEM file; `name` is what problems call it.
+    /// - Throws: when there is no certificate in it, or it is damaged.
     public static func read(pem: [UInt8], name: String) throws(CertificateFailure) -> Certificate {
         let buffer = try MemoryBuffer(pem)
         guard let pointer = PEM_read_bio_X509(buffer.pointer, nil, givePassphrase, nil) else {
@@ -23,11 +24,13 @@ public final class Certificate {
     }
 
     /// Reads the first certificate of the PEM file at `path`.
+    /// - Throws: when the file cannot be read or has no certificate.
     public static func load(_ path: String) throws(CertificateFailure) -> Certificate {
         try read(pem: AtomicFile.read(path), name: path)
     }
 
     /// Reads a certificate in DER form, of which nothing may be left over.
+    /// - Throws: when it is damaged or something is left over.
     public static func read(der: [UInt8]) throws(CertificateFailure) -> Certificate {
         let pointer = der.withUnsafeBufferPointer { bytes in
             var cursor = bytes.baseAddress

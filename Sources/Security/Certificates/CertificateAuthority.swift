@@ -62,6 +62,7 @@ public final class CertificateAuthority {
 
     /// Makes a key and a certificate for it.
     /// - Parameter now: seconds since 1970.
+    /// - Throws: when libcrypto cannot make or sign it.
     public func issue(_ request: CertificateRequest, now: Int64) throws(CertificateFailure) -> Issued {
         if let reason = request.reasonAgainst { throw CertificateFailure(reason) }
         guard certificate.notAfter > now else {
@@ -108,7 +109,7 @@ public final class CertificateAuthority {
     func keyPEM(passphrase: [UInt8]?) throws(CertificateFailure) -> [UInt8] { try key.pem(passphrase: passphrase) }
 
     /// A node both dials and is dialled.
-    private static func usages(of kind: CertificateRequest.Kind) -> String {
+    private static func usages(of kind: CertificateRequest.Kind) -> StaticString {
         switch kind {
         case .server: "serverAuth"
         case .node: "serverAuth,clientAuth"
@@ -164,13 +165,9 @@ private struct CertificateDraft {
 
     /// Adds an extension whose text is ours; texts of others are not given to libcrypto's little language.
     func add(_ kind: Int32, _ text: StaticString, issuer: Certificate) throws(CertificateFailure) {
-        try add(kind, "\(text)", issuer: issuer)
-    }
-
-    func add(_ kind: Int32, _ text: String, issuer: Certificate) throws(CertificateFailure) {
         var context = X509V3_CTX()
         X509V3_set_ctx(&context, issuer.pointer, certificate.pointer, nil, nil, 0)
-        guard let added = X509V3_EXT_conf_nid(nil, &context, kind, text) else {
+        guard let added = X509V3_EXT_conf_nid(nil, &context, kind, "\(text)") else {
             throw .library("cannot write an extension")
         }
         defer { X509_EXTENSION_free(added) }

@@ -37,6 +37,7 @@ public struct NodeName: Sendable, Equatable {
     }
 
     /// A node that there is nowhere else: with a random id.
+    /// - Throws: when the mesh's name cannot be in a certificate, or there is no randomness.
     public static func random(mesh: String) throws(CertificateFailure) -> NodeName {
         try NodeName(id: Hexadecimal.text(of: randomBytes(idDigits / 2)), mesh: mesh)
     }

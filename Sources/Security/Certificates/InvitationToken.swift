@@ -117,9 +117,14 @@ public struct InvitationToken: Equatable, CustomStringConvertible {
     /// - Parameter now: seconds since 1970.
     public init(parsing text: String, now: Int64) throws(CertificateFailure) {
         let fields = try Self.fields(text)
-        let authority = try Certificate.read(der: fields.authority)
-        let certificate = try Certificate.read(der: fields.certificate)
-        let key = try PrivateKey.read(der: fields.key)
+        let authority: Certificate
+        let certificate: Certificate
+        let key: PrivateKey
+        do throws(CertificateFailure) {
+            authority = try Certificate.read(der: fields.authority)
+            certificate = try Certificate.read(der: fields.certificate)
+            key = try PrivateKey.read(der: fields.key)
+        } catch { throw Self.damaged("a part of it cannot be read (\(error))") }
         guard authority.isAuthority, authority.verifies(fields.signature, of: fields.signed) else {
             throw Self.damaged("its signature is wrong")
         }

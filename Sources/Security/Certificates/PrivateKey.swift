@@ -17,6 +17,7 @@ public final class PrivateKey {
     deinit { EVP_PKEY_free(pointer) }
 
     /// Makes a fresh key.
+    /// - Throws: when libcrypto cannot.
     public static func generate() throws(CertificateFailure) -> PrivateKey {
         guard let context = EVP_PKEY_CTX_new_from_name(nil, "EC", nil) else { throw .library("cannot make a key") }
         defer { EVP_PKEY_CTX_free(context) }
@@ -51,6 +52,7 @@ public final class PrivateKey {
     }
 
     /// Reads a key in DER form.
+    /// - Throws: when it is damaged or something is left over.
     public static func read(der: [UInt8]) throws(CertificateFailure) -> PrivateKey {
         let key = der.withUnsafeBufferPointer { bytes in
             var cursor = bytes.baseAddress
@@ -70,6 +72,7 @@ public final class PrivateKey {
     }
 
     /// PKCS #8 in PEM form, encrypted when there is a passphrase (AES-256, PBKDF2; RFC 8018).
+    /// - Throws: when libcrypto cannot write it.
     public func pem(passphrase: [UInt8]? = nil) throws(CertificateFailure) -> [UInt8] {
         let buffer = try MemoryBuffer()
         guard let plain = EVP_PKEY2PKCS8(pointer) else { throw .library("cannot write a key") }

@@ -15,6 +15,7 @@ public final class RevocationList {
     deinit { X509_CRL_free(pointer) }
 
     /// Reads a list in PEM form; `name` is what problems call it.
+    /// - Throws: when there is no list in it, or it is damaged.
     public static func read(pem: [UInt8], name: String) throws(CertificateFailure) -> RevocationList {
         let buffer = try MemoryBuffer(pem)
         guard let pointer = PEM_read_bio_X509_CRL(buffer.pointer, nil, givePassphrase, nil) else {

@@ -115,6 +115,19 @@ final class KeyFetcher: Sendable {
         orders.settle()
     }
 
+    /// Why the keys in a file cannot be used; nil when they can.
+    static func reasonAgainst(file path: String) -> String? {
+        do throws(KeyStore.Failure) { try check(readKeys(path), path) } catch { return error.reason }
+        return nil
+    }
+
+    /// Whether there is a key in what a file has.
+    static func check(_ delivery: KeyStore.Delivery, _ path: String) throws(KeyStore.Failure) {
+        do throws(StrictJSON.Failure) { _ = try KeySet(parsing: delivery.bytes) } catch {
+            throw KeyStore.Failure(reason: "\(path): \(error.reason)")
+        }
+    }
+
     /// Reads a file with keys, with a bound.
     static func readKeys(_ path: String) throws(KeyStore.Failure) -> KeyStore.Delivery {
         func failure(_ what: String) -> KeyStore.Failure {

@@ -63,6 +63,15 @@ public struct TokenIssuer: Sendable, Equatable {
     }
 }
 
+extension TokenIssuer {
+    /// Why a node does not start with the keys of this issuer, which it reads from a file; nil when it does, or when
+    /// they are at a URL and so come later. Blocks.
+    public func reasonAgainstKeys() -> String? {
+        guard case .file(let path) = keys else { return nil }
+        return KeyFetcher.reasonAgainst(file: path)
+    }
+}
+
 /// Where keys are.
 public enum KeyLocation: Sendable, Hashable {
     /// In a file, read again when it changes.

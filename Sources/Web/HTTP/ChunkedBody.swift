@@ -116,3 +116,14 @@ struct ChunkedBody {
         guard lineLength <= Self.overheadBytes else { throw .malformed }
     }
 }
+
+/// A chunked request: its head, and what has come of its body.
+final class ChunkedRequest {
+    let head: [UInt8]
+    var body: ChunkedBody
+
+    init(head: [UInt8], limit: Int) {
+        self.head = head
+        body = ChunkedBody(limit: limit)
+    }
+}

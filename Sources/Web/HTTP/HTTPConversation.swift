@@ -34,19 +34,9 @@ public final class HTTPConversation: Conversation {
     /// Header lines that the site adds to the answer under way, each with its line end.
     public var extraLines: [UInt8] = []
 
-    /// Bytes that a request whose beginning is there has at least; nothing is looked at before they have come.
-    private var awaited = 0
-    /// How far the end of an incomplete head has been looked for.
-    private var searched = 0
-    /// An incomplete head is parsed again when its end is there, or it has so many bytes: what comes byte by byte must
-    /// not be parsed from its beginning each time.
-    private var parseAgainAt = 0
-    private var chunked: Chunked?
-    private var hasContinued = false
-    /// When the first byte of a head, or of a body, came; 0 while there is none.
-    private var beganAt: UInt64 = 0
-    private var bodyLength = 0
-    private var isBody = false
+    /// The request that is coming in.
+    private var partial = PartialRequest()
+    private var chunked: ChunkedRequest?
     var lastActive: UInt64
     private var armedAt = UInt64.max
     /// Until when the request under way must be answered.
@@ -60,17 +50,6 @@ public final class HTTPConversation: Conversation {
     private var isDraining = false
     private var hasInputEnded = false
     private var isFirst = true
-
-    /// A chunked request: its head, and what has come of its body.
-    private final class Chunked {
-        let head: [UInt8]
-        var body: ChunkedBody
-
-        init(head: [UInt8], limit: Int) {
-            self.head = head
-            body = ChunkedBody(limit: limit)
-        }
-    }
 
     init(site: any HTTPSite, link: Link, shared: HTTPLane, on lane: Lane) {
         self.site = site
@@ -103,7 +82,7 @@ public final class HTTPConversation: Conversation {
             let rest = UnsafeRawBufferPointer(rebasing: bytes[offset...])
             switch state {
             case .receiving:
-                guard rest.count > 0, rest.count >= awaited else {
+                guard rest.count > 0, rest.count >= partial.awaited else {
                     if rest.count > 0 { began(lane) }
                     return Progress(consumed: offset, verdict: .waiting)
                 }
@@ -137,17 +116,13 @@ public final class HTTPConversation: Conversation {
         _ bytes: UnsafeRawBufferPointer, _ turn: Turn, on lane: Lane
     ) -> (Int, Verdict?) {
         let limits = site.limits
-        guard bytes.count >= min(parseAgainAt, limits.headerBytes) || hasHeadEnd(bytes) else {
-            searched = bytes.count
-            return (0, .waiting)
-        }
+        guard partial.isWorthParsing(bytes, atMost: limits.headerBytes) else { return (0, .waiting) }
         do throws(RequestHead.Failure) {
             let outcome = try RequestHead.parse(
                 bytes, headerBytes: limits.headerBytes, targetBytes: limits.targetBytes, shared.storage)
             guard case .complete(let head) = outcome else {
                 began(lane)
-                searched = bytes.count
-                parseAgainAt = bytes.count * 2
+                partial.headIsIncomplete(bytes.count)
                 return (0, .waiting)
             }
             return receiveBody(head, bytes, turn, on: lane)
@@ -156,19 +131,6 @@ public final class HTTPConversation: Conversation {
             refuse(Problem(error, limits), on: lane)
             return (bytes.count, .waiting)
         }
-    }
-
-    /// Whether an empty line is in what has come since the last look, or a line feed that ends no line and never will.
-    private func hasHeadEnd(_ bytes: UnsafeRawBufferPointer) -> Bool {
-        var place = max(searched, 1)
-        while place < bytes.count {
-            if bytes[place] == 10 {
-                if bytes[place - 1] != 13 { return true }
-                if place >= 3, bytes[place - 2] == 10, bytes[place - 3] == 13 { return true }
-            }
-            place += 1
-        }
-        return false
     }
 
     private func receiveBody(
@@ -209,7 +171,7 @@ public final class HTTPConversation: Conversation {
             return (bytes.count, .waiting)
         }
         if head.isChunked {
-            chunked = Chunked(head: Array(bytes[..<head.length]), limit: site.limits.bodyBytes)
+            chunked = ChunkedRequest(head: Array(bytes[..<head.length]), limit: site.limits.bodyBytes)
             state = .chunked
             beginBody(0, lane)
             return (head.length, nil)
@@ -218,7 +180,7 @@ public final class HTTPConversation: Conversation {
             return take(
                 head, UnsafeRawBufferPointer(rebasing: bytes[head.length..<total]), count: total, turn, on: lane)
         }
-        awaited = total
+        partial.awaited = total
         beginBody(length, lane)
         return (0, .waiting)
     }
@@ -241,7 +203,7 @@ public final class HTTPConversation: Conversation {
         guard let chunked else { return (bytes.count, .close(.protocolError)) }
         do throws(ChunkedBody.Failure) {
             let (count, isComplete) = try chunked.body.take(bytes)
-            bodyLength = chunked.body.bytes.count
+            partial.bodyLength = chunked.body.bytes.count
             guard isComplete else { return (count, .waiting) }
             return (count, takeChunked(chunked, turn, on: lane))
         } catch {
@@ -251,7 +213,7 @@ public final class HTTPConversation: Conversation {
         }
     }
 
-    private func takeChunked(_ chunked: Chunked, _ turn: Turn, on lane: Lane) -> Verdict? {
+    private func takeChunked(_ chunked: ChunkedRequest, _ turn: Turn, on lane: Lane) -> Verdict? {
         state = .receiving
         let limits = site.limits
         return chunked.head.withUnsafeBytes { bytes in
@@ -342,12 +304,7 @@ public final class HTTPConversation: Conversation {
     }
 
     private func forgetRequest() {
-        awaited = 0
-        searched = 0
-        parseAgainAt = 0
-        beganAt = 0
-        isBody = false
-        hasContinued = false
+        partial = PartialRequest()
         isFirst = false
     }
 
@@ -361,8 +318,8 @@ public final class HTTPConversation: Conversation {
         guard expectation.isSame(as: "100-continue") else {
             return Problem(417, "Only 100-continue can be expected.")
         }
-        if !hasContinued, !hasBody, head.isChunked || (head.contentLength ?? 0) > 0 {
-            hasContinued = true
+        if !partial.hasContinued, !hasBody, head.isChunked || (head.contentLength ?? 0) > 0 {
+            partial.hasContinued = true
             let line: StaticString = "HTTP/1.1 100 Continue\r\n\r\n"
             link.append(line.utf8Start, line.utf8CodeUnitCount)
         }
@@ -403,17 +360,11 @@ public final class HTTPConversation: Conversation {
     }
 
     private func began(_ lane: Lane) {
-        guard beganAt == 0 else { return }
-        beganAt = lane.now
-        arm(deadline)
+        if partial.begin(at: lane.now) { arm(deadline) }
     }
 
     private func beginBody(_ length: Int, _ lane: Lane) {
-        guard !isBody else { return }
-        isBody = true
-        beganAt = lane.now
-        bodyLength = length
-        arm(deadline)
+        if partial.beginBody(length, at: lane.now) { arm(deadline) }
     }
 
     /// When the connection has been too slow, in its present state.
@@ -421,10 +372,10 @@ public final class HTTPConversation: Conversation {
         let limits = site.limits
         func after(_ start: UInt64, _ seconds: Int) -> UInt64 { start + UInt64(max(seconds, 0)) * 1_000 }
         switch state {
-        case .receiving where isBody, .chunked:
-            return after(beganAt, limits.bodySeconds + bodyLength / max(limits.bodyBytesPerSecond, 1))
+        case .receiving where partial.isBody, .chunked:
+            return after(partial.beganAt, limits.bodySeconds + partial.bodyLength / max(limits.bodyBytesPerSecond, 1))
         case .receiving:
-            if beganAt > 0 { return after(beganAt, limits.headerSeconds) }
+            if partial.beganAt > 0 { return after(partial.beganAt, limits.headerSeconds) }
             return after(lastActive, isFirst ? limits.headerSeconds : limits.idleSeconds)
         case .waiting: return answerBy
         case .moving, .streaming, .upgraded, .ended: return .max
@@ -455,12 +406,12 @@ public final class HTTPConversation: Conversation {
         case .waiting:
             if let waiter, waiter.timedOut(on: lane) { break }
             respond(Problem(503, "There was no answer in time."))
-        case .receiving where beganAt == 0:
+        case .receiving where partial.beganAt == 0:
             state = .ended
             link.finish(.requestTimeout)
         default:
-            let seconds = isBody ? site.limits.bodySeconds : site.limits.headerSeconds
-            let what = isBody ? "A body must be complete" : "A request's header must be complete"
+            let seconds = partial.isBody ? site.limits.bodySeconds : site.limits.headerSeconds
+            let what = partial.isBody ? "A body must be complete" : "A request's header must be complete"
             lateReason = .requestTimeout
             refuse(Problem(408, "\(what) within \(seconds) seconds."), on: lane)
         }

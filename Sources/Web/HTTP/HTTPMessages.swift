@@ -3,12 +3,19 @@ public import Core
 
 /// A request's method.
 public enum Method: String, Sendable, CaseIterable {
+    /// Reads (RFC 9110 §9.3.1).
     case get = "GET"
+    /// Reads, and gets the answer without its body (§9.3.2).
     case head = "HEAD"
+    /// Hands something over to be dealt with (§9.3.3).
     case post = "POST"
+    /// Puts something in the place of what is there (§9.3.4).
     case put = "PUT"
+    /// Changes a part of what is there (RFC 5789).
     case patch = "PATCH"
+    /// Removes (RFC 9110 §9.3.5).
     case delete = "DELETE"
+    /// Asks what may be asked, as browsers do before a request (§9.3.7).
     case options = "OPTIONS"
 
     /// Whether it asks for nothing to change (RFC 9110 §9.2.1).

@@ -199,8 +199,19 @@ final class JSONConversation: Conversation {
         guard (0...1).contains(qos) else { throw Problem(400, "qos is 0 or 1.") }
         var options = DeliveryOptions.qos(UInt8(qos))
         if message.bool("no_local") == true { options.insert(.noLocal) }
+        var weight: UInt16?
+        if message.has("weight") {
+            guard let number = message.integer("weight").flatMap({ MemberWeight.parse($0) }) else {
+                throw Problem(400, "weight is a whole number from 0 to 1000.")
+            }
+            guard filter.group != nil else {
+                throw Problem(400, "weight is for members of a shared group, which group names.")
+            }
+            weight = number
+        }
         let outcome = try port(on: lane).subscribe(
-            filter, options, name: message.id, wantsRetained: message.bool("retained") ?? true, on: lane)
+            filter, options, weight: weight, name: message.id, wantsRetained: message.bool("retained") ?? true,
+            on: lane)
         switch outcome {
         case .granted: answer(message.id) { _ in }
         case .notAuthorized: throw .forbidden("Subscribing to this filter is not allowed.", try known(), context)
@@ -358,6 +369,7 @@ struct JSONMessage {
 
     private func value(_ name: String) -> JSONScanner.Value? { members.first { $0.name == name }?.value }
 
+    func has(_ name: String) -> Bool { value(name) != nil }
     func text(_ name: String) -> String? { value(name).flatMap { JSONScanner.string($0, in: bytes) } }
     func bytes(_ name: String) -> [UInt8]? { value(name).flatMap { JSONScanner.bytes($0, in: bytes) } }
     func integer(_ name: String) -> Int? { value(name).flatMap { JSONScanner.integer($0, in: bytes) } }

@@ -24,12 +24,14 @@ final class JSONInbox: Inbox {
 
     /// Subscribes, and begins with the retained events if the client wants them.
     func subscribe(
-        _ filter: TopicFilter, _ options: DeliveryOptions, name: [UInt8]?, wantsRetained: Bool, on lane: Lane
+        _ filter: TopicFilter, _ options: DeliveryOptions, weight: UInt16?, name: [UInt8]?, wantsRetained: Bool,
+        on lane: Lane
     ) -> Router.SubscribeOutcome {
         let identifier = nextIdentifier
         let replaced = principal.router.identifier(of: self, filter)
         let outcome = principal.router.subscribe(
-            self, Subscription(filter: filter, options: options, identifier: identifier), as: principal, on: lane)
+            self, Subscription(filter: filter, options: options, identifier: identifier, weight: weight),
+            as: principal, on: lane)
         guard case .granted = outcome else { return outcome }
         nextIdentifier = nextIdentifier == 268_435_455 ? 1 : nextIdentifier + 1
         if let replaced {

@@ -1,5 +1,4 @@
-/// CloudEvents 1.0. An event that is one has its attributes as user properties of the same names, which is how MQTT 5
-/// carries them, and `datacontenttype` as its content type; so every protocol's binary mode becomes every other's.
+/// CloudEvents 1.0 in requests and bodies. What makes an event one is said in ``CloudEvent``.
 import Core
 
 enum CloudEvents {
@@ -20,48 +19,23 @@ enum CloudEvents {
         }
     }
 
-    /// Whether a name may be that of an attribute: lower-case letters and digits. `data` is not one, and the content
-    /// type is elsewhere.
-    static func isAttribute(_ name: UnsafeRawBufferPointer) -> Bool {
-        guard !name.isEmpty, !name.isSame(as: "data"), !name.isSame(as: "datacontenttype") else { return false }
-        return name.allSatisfy {
-            (UInt8(ascii: "a")...UInt8(ascii: "z")).contains($0) || (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0)
-        }
-    }
-
-    /// Whether properties are those of a CloudEvent: version 1.0, and what every event must have. The first of each
-    /// name counts.
-    static func isOne(_ properties: UnsafeRawBufferPointer) -> Bool {
-        var required = Required()
-        for property in EventProperties(properties) where property.identifier == .userProperty {
-            required.note(property.bytes, property.value)
-        }
-        return required.isComplete
-    }
-
     /// What every CloudEvent must have, and which attributes there were.
     struct Required {
         /// Whether there were any attributes.
         private(set) var isCloudEvent = false
         private var names: Set<[UInt8]> = []
-        private var version: [UInt8]?
-        private var id: Bool?
-        private var source: Bool?
-        private var type: Bool?
-
-        /// Whether they make an event.
-        var isComplete: Bool { version == Array("1.0".utf8) && id == true && source == true && type == true }
+        private var required = CloudEvent.Required()
 
         /// An attribute of a request: each once, with a proper name.
         mutating func take(
             _ name: [UInt8], _ value: [UInt8], into list: inout PropertyList, from field: String
         ) throws(Problem) {
             isCloudEvent = true
-            guard name.withUnsafeBytes({ CloudEvents.isAttribute($0) }) else {
+            guard name.withUnsafeBytes({ CloudEvent.isAttribute($0) }) else {
                 throw Problem(400, "\(field): an attribute's name is lower-case letters and digits.")
             }
             guard names.insert(name).inserted else { throw Problem(400, "\(field): it is given twice.") }
-            name.withUnsafeBytes { name in value.withUnsafeBytes { note(name, $0) } }
+            name.withUnsafeBytes { name in value.withUnsafeBytes { required.note(name, $0) } }
             if name.withUnsafeBytes({ $0.isPartitionKey }) {
                 try list.addPartitionKey(value, from: field)
             } else {
@@ -69,24 +43,11 @@ enum CloudEvents {
             }
         }
 
-        /// An attribute, wherever it is from.
-        mutating func note(_ name: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer) {
-            guard CloudEvents.isAttribute(name) else { return }
-            if name.isSame(as: "specversion") {
-                version = version ?? Array(value)
-            } else if name.isSame(as: "id") {
-                id = id ?? !value.isEmpty
-            } else if name.isSame(as: "source") {
-                source = source ?? !value.isEmpty
-            } else if name.isSame(as: "type") {
-                type = type ?? !value.isEmpty
-            }
-        }
-
         /// - Throws: ``Problem`` 400 when the attributes make no event.
         func check(prefix: String) throws(Problem) {
-            guard version == Array("1.0".utf8) else { throw Problem(400, "\(prefix)specversion: 1.0 is expected.") }
-            for (name, isThere) in [("id", id), ("source", source), ("type", type)] where isThere != true {
+            guard required.version == true else { throw Problem(400, "\(prefix)specversion: 1.0 is expected.") }
+            let others = [("id", required.id), ("source", required.source), ("type", required.type)]
+            for (name, isThere) in others where isThere != true {
                 throw Problem(400, "\(prefix)\(name): every CloudEvent has one, and it is not empty.")
             }
         }
@@ -184,14 +145,15 @@ enum CloudEvents {
     static func write(
         properties: UnsafeRawBufferPointer, payload: UnsafeRawBufferPointer, to writer: inout JSONWriter
     ) -> Bool {
-        guard isOne(properties) else { return false }
+        guard CloudEvent.isOne(properties) else { return false }
         var type: UnsafeRawBufferPointer?
         var names: Set<[UInt8]> = []
         writer.beginObject()
         for property in EventProperties(properties) {
             switch property.identifier {
             case .contentType: type = property.bytes
-            case .userProperty where isAttribute(property.bytes) && names.insert(Array(property.bytes)).inserted:
+            case .userProperty
+            where CloudEvent.isAttribute(property.bytes) && names.insert(Array(property.bytes)).inserted:
                 writer.key(text: property.bytes)
                 writer.string(property.value)
             default: break
@@ -212,8 +174,11 @@ enum CloudEvents {
     ) {
         // No type means JSON in this format; whether it is must be seen in either case.
         if type.map({ MediaType.isJSON($0) }) ?? true {
-            // One level for the event, one for a batch: what is written can be read.
-            if (try? JSONScanner.value(of: payload, maxDepth: JSONScanner.maxDepth - 2)) != nil {
+            // One level for the event, one for a batch: what is written can be read. White space around the value would
+            // not come back: it is the envelope's.
+            if let value = try? JSONScanner.value(of: payload, maxDepth: JSONScanner.maxDepth - 2),
+                value.range == 0..<payload.count
+            {
                 writer.key("data")
                 return writer.raw(payload)
             }

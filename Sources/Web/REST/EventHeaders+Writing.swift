@@ -12,7 +12,7 @@ extension EventHeaders {
         var headers = Headers()
         var hasType = false
         var isText = false
-        var writer = UserFields(isCloudEvent: CloudEvents.isOne(properties))
+        var writer = UserFields(isCloudEvent: CloudEvent.isOne(properties))
         for property in EventProperties(properties) {
             switch property.identifier {
             case .payloadFormat: isText = property.bytes.first == 1
@@ -32,18 +32,6 @@ extension EventHeaders {
         return headers
     }
 
-    /// The same as lines, for whoever puts a head together by hand.
-    static func appendLines(
-        of properties: UnsafeRawBufferPointer, expiresAt: UInt64 = 0, now: UInt64 = 0, to bytes: inout [UInt8]
-    ) {
-        for field in fields(of: properties, expiresAt: expiresAt, now: now).fields {
-            bytes += field.name.utf8
-            bytes += ": ".utf8
-            bytes += field.value.utf8
-            bytes += "\r\n".utf8
-        }
-    }
-
     /// Which field a user property goes to.
     private struct UserFields {
         let isCloudEvent: Bool
@@ -57,7 +45,7 @@ extension EventHeaders {
             let (name, value) = (property.bytes, property.value)
             if Self.isTrace(name) {
                 headers.add(name.text, FieldText.encode(value, .own))
-            } else if isCloudEvent, CloudEvents.isAttribute(name), attributes.insert(Array(name)).inserted {
+            } else if isCloudEvent, CloudEvent.isAttribute(name), attributes.insert(Array(name)).inserted {
                 headers.add("ce-\(name.text)", FieldText.encode(value, .attribute))
             } else if !isCloudEvent, !hasPartitionKey, name.isPartitionKey {
                 hasPartitionKey = true

@@ -76,23 +76,6 @@ struct EventHeaders {
         properties = list.writer
     }
 
-    /// The fast case: whether the head says nothing of the event but its content type, or not even that.
-    static func hasOnlyContentType(_ head: RequestHead) -> Bool {
-        for index in 0..<head.fieldCount {
-            let name = head.field(index).name
-            switch name.first.map({ $0 | 0x20 }) {
-            case UInt8(ascii: "a") where name.begins(with: "apus-"): return false
-            case UInt8(ascii: "s") where name.begins(with: "solace-"): return false
-            case UInt8(ascii: "c") where name.begins(with: "ce-"): return false
-            case UInt8(ascii: "i") where name.isSame(as: "idempotency-key"): return false
-            case UInt8(ascii: "t") where name.isSame(as: "traceparent") || name.isSame(as: "tracestate"): return false
-            case UInt8(ascii: "b") where name.isSame(as: "baggage"): return false
-            default: break
-            }
-        }
-        return true
-    }
-
     // MARK: Fields
 
     private mutating func takeApus(

@@ -92,6 +92,8 @@ final class PendingReply: HTTPWaiter {
     /// Until when somebody waits, in the lane's milliseconds.
     let until: UInt64
     let ticket: IdempotencyTicket?
+    /// Whether the request has been published; the first ones of a lane wait for that.
+    var isPublished = false
     private unowned let port: ReplyPort
     private var connection: HTTPConversation?
 
@@ -108,6 +110,14 @@ final class PendingReply: HTTPWaiter {
     /// Gives the answer to whoever waits. The port has forgotten it.
     func answer(_ response: HTTPResponse) {
         ticket?.settle(response)
+        let waiting = connection
+        connection = nil
+        waiting?.respond(response)
+    }
+
+    /// The request has come to nothing, and may be made again. The port has forgotten it.
+    func fail(_ response: HTTPResponse) {
+        ticket?.abandon()
         let waiting = connection
         connection = nil
         waiting?.respond(response)
@@ -133,6 +143,7 @@ final class PendingReply: HTTPWaiter {
 
     func drain(on lane: Lane) {
         port.forget(token)
+        guard isPublished else { return fail(Problem(503, "The node is stopping. Nothing was published.").response) }
         let detail = "The node is stopping. The request was published, but its reply will not arrive here."
         answer(Problem(503, detail).response)
     }

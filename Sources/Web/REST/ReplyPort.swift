@@ -10,11 +10,27 @@ final class ReplyPort: Port {
     private var waiting: [UInt64: PendingReply] = [:]
     /// Those whose client has gone, but may ask again. No connection's timer ends them.
     private var orphans: Set<UInt64> = []
+    /// Requests that came while other nodes of the mesh learn where replies go: whoever answers there may be faster.
+    private var early: [EarlyRequest] = []
+    /// When those are published, in the lane's milliseconds.
+    private let opensAt: UInt64
+
+    /// A request that has not been published yet.
+    private struct EarlyRequest {
+        let event: Event
+        let principal: Principal
+        let token: UInt64
+    }
+
+    /// For how long the first requests of a lane wait on a node of a mesh: as long as a subscription may take to spread
+    /// (`docs/decisions/0015`).
+    private static let spreadMilliseconds: UInt64 = 100
 
     private init(_ router: Router, _ state: WebLane, on lane: Lane) {
         self.router = router
         self.state = state
         prefix = Array("\(Replies.topicPrefix)/\(state.context.instance)/\(lane.number)/".utf8)
+        opensAt = router.meshAddress == .none ? lane.now : lane.now + Self.spreadMilliseconds
         super.init()
     }
 
@@ -33,6 +49,11 @@ final class ReplyPort: Port {
         }
         state.replyPorts.append(made)
         lane.chores.append { [unowned made] lane in made.forgetOrphans(on: lane) }
+        if made.opensAt > lane.now {
+            let opening = Alarm { [unowned made] lane in made.publishEarly(on: lane) }
+            opening.at = made.opensAt
+            lane.alarms.append(opening)
+        }
         return made
     }
 
@@ -58,16 +79,42 @@ final class ReplyPort: Port {
         waiting[token] = pending
         connection.waiter = pending
         connection.setAnswerTime(milliseconds: request.waitMilliseconds, on: lane)
-        let outcome = router.publish(event, as: principal, on: lane)
-        state.traffic.received(1, bytes: event.payloadLength, qos: event.qos)
+        // Whoever waits less than that is asked at once: better no reply than a request that is never published.
+        guard lane.now >= opensAt || pending.until <= opensAt else {
+            early.append(EarlyRequest(event: event, principal: principal, token: token))
+            return .later
+        }
         do throws(Problem) {
-            try check(outcome, request.topic, principal)
+            pending.isPublished = true
+            try publish(event, principal, on: lane)
         } catch {
             waiting[token] = nil
             pending.cancel()
             throw error
         }
         return .later
+    }
+
+    /// Publishes the requests that came early and that somebody still waits for.
+    private func publishEarly(on lane: Lane) {
+        let requests = early
+        early = []
+        for request in requests {
+            guard let pending = waiting[request.token] else { continue }
+            do throws(Problem) {
+                pending.isPublished = true
+                try publish(request.event, request.principal, on: lane)
+            } catch {
+                forget(request.token)
+                pending.fail(error.response)
+            }
+        }
+    }
+
+    private func publish(_ event: Event, _ principal: Principal, on lane: Lane) throws(Problem) {
+        let outcome = router.publish(event, as: principal, on: lane)
+        state.traffic.received(1, bytes: event.payloadLength, qos: event.qos)
+        try check(outcome, UnsafeRawBufferPointer(start: event.bytes, count: event.topicLength), principal)
     }
 
     private func check(

@@ -80,7 +80,12 @@ extension WebSite {
                 connection.respond(HTTPResponse(status: 204, headers: headers))
                 return .answered
             }
-            throw Problem(405, "\(request.method.rawValue) is not possible at this path.", headers: headers)
+            var detail = "\(request.method.rawValue) is not possible at this path."
+            if case .plainTopic = route {
+                detail = "\(request.path.prefix(200)) is a topic, which POST publishes to and GET /TOPIC/… reads. "
+                detail += "What the node says of itself, as /metrics and /healthz, is at admin.listen."
+            }
+            throw Problem(405, detail, headers: headers)
         }
         if case .socket(let socket) = route { return try open(socket, head, principal, connection, lane) }
         guard let principal else { throw Problem(500, "Nobody knows who asks.") }

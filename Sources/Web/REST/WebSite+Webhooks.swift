@@ -10,6 +10,8 @@ public struct WebhookDraft: Sendable {
     public var filters: [String] = []
     /// The shared group that it is a member of.
     public var group: String?
+    /// What it is to have of the group's events, 0…1000.
+    public var weight: Int?
     /// The key of the signature.
     public var secret: String?
     /// Requests at once.
@@ -165,6 +167,7 @@ extension WebhookDraft {
             switch name {
             case "url": url = try text()
             case "group": group = try text()
+            case "weight": weight = try number()
             case "secret": secret = try text()
             case "parallelism": parallelism = try number()
             case "retry_first": retryFirstSeconds = try number()
@@ -212,6 +215,10 @@ extension WebhookDocument {
         if let group = draft.group {
             json.key("group")
             json.string(group)
+        }
+        if let weight = draft.weight {
+            json.key("weight")
+            json.number(weight)
         }
         json.key("signed")
         json.bool(hasSecret)

@@ -25,6 +25,8 @@ final class EventChannel: Port {
     private(set) var window = EventWindow()
     /// When its readers last got an event, in the lane's milliseconds.
     private(set) var lastSent: UInt64 = 0
+    /// What it has said of its weight in its shared group; nil for nothing.
+    var weight: UInt16?
     /// Kept by the lane's list of channels that nobody reads.
     var idlePlace = -1
     var idleSince: UInt64 = 0
@@ -54,7 +56,6 @@ final class EventChannel: Port {
     /// The number of the last event.
     var last: UInt64 { window.next - 1 }
     /// Streams that are attached.
-    var streamCount: Int { live.reduce(behind.count) { $0 + $1.count } }
     private var isRead: Bool { !behind.isEmpty || !polls.isEmpty || live.contains { !$0.isEmpty } }
 
     // MARK: Delivery

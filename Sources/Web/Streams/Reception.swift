@@ -99,6 +99,8 @@ final class Reception: HTTPTraveller {
             let id = id(lane)
             let known = id.flatMap { lanes.channel($0.channel) }
             if let id, let known, known.key == key, id.number <= known.last {
+                // It may say another weight than before.
+                if known.weight != wanted.weight { try subscribe(known, on: lane) }
                 let isWhole = id.number + 1 >= known.window.first
                 let position = isWhole ? id.number : known.window.first - 1
                 return Place(channel: known, position: position, gap: isWhole ? nil : .window)
@@ -119,22 +121,26 @@ final class Reception: HTTPTraveller {
         // The channel may live longer than the connection that caused it.
         let owner = principal.again()
         let channel = try lanes.makeChannel(key, wanted.filters, owner, on: lane)
-        for filter in wanted.filters {
-            let subscription = Subscription(filter: filter, options: .qos(2))
-            switch owner.router.subscribe(channel, subscription, as: owner, on: lane) {
-            case .granted: continue
-            case .notAuthorized:
-                lanes.end(channel, on: lane)
-                throw forbidden(filter)
-            case .overQuota:
-                lanes.end(channel, on: lane)
-                throw .later(429, "This user has as many subscriptions as it may.", seconds: 5)
-            case .overLimit:
-                lanes.end(channel, on: lane)
-                throw Problem(403, "The node allows no more subscriptions for one stream.")
-            }
+        do throws(Problem) { try subscribe(channel, on: lane) } catch {
+            lanes.end(channel, on: lane)
+            throw error
         }
         return channel
+    }
+
+    /// Subscribes a channel to what is wanted, or again with another weight.
+    private func subscribe(_ channel: EventChannel, on lane: Lane) throws(Problem) {
+        let owner = channel.principal
+        for filter in wanted.filters {
+            let subscription = Subscription(filter: filter, options: .qos(2), weight: wanted.weight)
+            switch owner.router.subscribe(channel, subscription, as: owner, on: lane) {
+            case .granted: continue
+            case .notAuthorized: throw forbidden(filter)
+            case .overQuota: throw .later(429, "This user has as many subscriptions as it may.", seconds: 5)
+            case .overLimit: throw Problem(403, "The node allows no more subscriptions for one stream.")
+            }
+        }
+        channel.weight = wanted.weight
     }
 
     private func forbidden(_ filter: TopicFilter) -> Problem {

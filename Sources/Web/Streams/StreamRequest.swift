@@ -58,6 +58,8 @@ struct StreamRequest: Sendable {
     /// Sorted, without repetitions; with the group, if there is one.
     let filters: [TopicFilter]
     let group: String?
+    /// What a member of a group is to have of its events (``MemberWeight``); nil when it says nothing.
+    let weight: UInt16?
     /// The id of the last event that the reader has, as it says.
     let after: String?
 
@@ -66,7 +68,7 @@ struct StreamRequest: Sendable {
 
     /// Reads the parameters of `GET /events`.
     static func stream(_ request: HTTPRequest, _ limits: Limits) throws(Problem) -> StreamRequest {
-        try check(request, ["filter", "group", "format", "retained", "last_event_id"])
+        try check(request, ["filter", "group", "weight", "format", "retained", "last_event_id"])
         let format: StreamFormat
         switch request.query("format") {
         case nil, "auto": format = .auto
@@ -80,8 +82,13 @@ struct StreamRequest: Sendable {
         default: throw Problem(400, "retained is true or false.")
         }
         let after = request.headers["Last-Event-ID"] ?? request.query("last_event_id")
+        let group = request.query("group")
+        let weight = try number(request, "weight", 0...Int(MemberWeight.max)).flatMap { MemberWeight.parse($0) }
+        guard weight == nil || group != nil else {
+            throw Problem(400, "weight is for members of a shared group, which group= names.")
+        }
         return try StreamRequest(
-            .stream(format, wantsRetained: wantsRetained), request, after: after, group: request.query("group"), limits)
+            .stream(format, wantsRetained: wantsRetained), request, after: after, group: group, weight: weight, limits)
     }
 
     /// Reads the parameters of `GET /poll`.
@@ -95,10 +102,11 @@ struct StreamRequest: Sendable {
     }
 
     private init(
-        _ kind: Kind, _ request: HTTPRequest, after: String?, group: String?, _ limits: Limits
+        _ kind: Kind, _ request: HTTPRequest, after: String?, group: String?, weight: UInt16? = nil, _ limits: Limits
     ) throws(Problem) {
         self.kind = kind
         self.group = group
+        self.weight = weight
         self.after = after.flatMap { $0.isEmpty ? nil : $0 }
         let texts = Set(request.query.filter { $0.name == "filter" }.map(\.value))
         guard !texts.isEmpty else { throw Problem(400, "filter is needed: at least one topic filter.") }
@@ -140,18 +148,7 @@ struct StreamRequest: Sendable {
         do throws(TopicFilter.Failure) {
             return try TopicFilter(Array(text.utf8), grammar: .either, limits: limits)
         } catch {
-            throw Problem(400, "filter: \(Self.text(of: error)): \(text.prefix(200))")
-        }
-    }
-
-    private static func text(of failure: TopicFilter.Failure) -> String {
-        switch failure {
-        case .empty: "a filter has at least one character"
-        case .tooLong: "the filter is too long"
-        case .tooManyLevels: "the filter has too many levels"
-        case .notText: "the filter is no text"
-        case .misplacedWildcard: "a wildcard stands alone in its level, and # or > at the end"
-        case .malformedShare: "the shared group is malformed"
+            throw Problem(400, "filter: \(text.prefix(200)): \(error).")
         }
     }
 }

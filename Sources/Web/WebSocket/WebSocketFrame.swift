@@ -27,7 +27,6 @@ struct WebSocketCode: RawRepresentable, Equatable, Sendable {
     static let invalidData = WebSocketCode(rawValue: 1_007)
     static let policyViolation = WebSocketCode(rawValue: 1_008)
     static let messageTooBig = WebSocketCode(rawValue: 1_009)
-    static let internalError = WebSocketCode(rawValue: 1_011)
     static let tryAgainLater = WebSocketCode(rawValue: 1_013)
 
     /// Whether a peer may send it: not those that only stand for what never was on the wire, nor unassigned ones.

@@ -28,7 +28,7 @@ struct AdminAddress: CustomStringConvertible {
         }
         let address: ListenAddress
         do throws(ListenAddress.Malformed) { address = try ListenAddress(parsing: text) } catch {
-            throw Self.wrong(text, error.reason)
+            throw Self.wrong(text, "\(error.reason); another machine's is https://HOST:PORT")
         }
         if address.isAnyPort { throw Self.wrong(text, "with port 0 the node's ready record says the port") }
         // One that listens everywhere is reached on this machine.

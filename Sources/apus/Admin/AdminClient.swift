@@ -2,7 +2,7 @@
 import Admin
 import ArgumentParser
 import CCurl
-import Foundation
+import FoundationEssentials
 import Glibc
 import Node
 import Web

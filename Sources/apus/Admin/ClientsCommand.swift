@@ -1,7 +1,7 @@
 /// `apus clients`: the sessions of a running node.
 import Admin
 import ArgumentParser
-import Foundation
+import FoundationEssentials
 import Web
 
 /// `apus clients`.
@@ -111,6 +111,7 @@ struct ClientsShow: ParsableCommand {
             if subscription.noLocal { text += ", no local" }
             if subscription.retainAsPublished { text += ", retain as published" }
             if let identifier = subscription.identifier { text += ", identifier \(identifier)" }
+            if let weight = subscription.weight { text += ", weight \(weight)" }
             print(text)
         }
     }
@@ -138,7 +139,11 @@ struct ClientsKick: ParsableCommand {
     var session = false
 
     func run() throws {
-        _ = try options.client().send("DELETE", client.path, [("session", session ? "true" : nil)])
+        do { _ = try options.client().send("DELETE", client.path, [("session", session ? "true" : nil)]) } catch let
+            failure as CommandFailure where !session && failure.description.hasPrefix("Conflict: ")
+        {
+            throw CommandFailure("\(printable(client.id)) is not connected; --session ends its session")
+        }
         if !options.json { print("ended \(printable(client.id))") }
     }
 }

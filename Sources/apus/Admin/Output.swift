@@ -1,5 +1,5 @@
 /// How the commands that manage a node print: tables for people, JSON for programs.
-import Foundation
+import FoundationEssentials
 
 /// Prints a document as JSON.
 func printJSON(_ document: some Encodable) throws {

@@ -19,8 +19,9 @@ struct TopologyCommand: ParsableCommand {
     var dot = false
 
     func run() throws {
-        let mesh: TopologyDocument = try options.client().document("/v1/mesh/topology")
-        if options.json { return try printJSON(mesh) }
+        let told: TopologyDocument = try options.client().document("/v1/mesh/topology")
+        if options.json { return try printJSON(told) }
+        let mesh = told.sorted
         if dot { return print(Self.graph(mesh)) }
         print("\(printable(mesh.node)) has \(mesh.state) the mesh '\(printable(mesh.mesh))'")
         printTable(
@@ -103,6 +104,11 @@ struct ExplainCommand: ParsableCommand {
             print("node \(printable(node.node)): " + printable(node.problem ?? "by way of \(node.via ?? "-")"))
         }
         for group in found.groups {
+            if let shares = group.shares {
+                print("shared \(printable(group.filter)): one member, by weight")
+                for line in shares { print("  \(printable(line))") }
+                continue
+            }
             let choice =
                 group.localMembers > 0
                 ? "one of \(group.localMembers) member(s) here"

@@ -112,7 +112,7 @@ private func names(_ list: PropertyList) -> [[UInt8]] {
 private func cloudEvent(_ bytes: UnsafeRawBufferPointer) {
     guard let new = try? CloudEvents.read(bytes, fallback: [UInt8(ascii: "t")]) else { return }
     let event = owned(new)
-    precondition(CloudEvents.isOne(event.properties))
+    precondition(CloudEvent.isOne(event.properties))
     var writer = JSONWriter()
     precondition(CloudEvents.write(properties: event.properties, payload: event.payload, to: &writer))
     writer.bytes.withUnsafeBytes { written in
@@ -150,7 +150,7 @@ private func headers(_ bytes: UnsafeRawBufferPointer) {
         properties.withUnsafeBytes { properties in
             request(EventHeaders.fields(of: properties)) { again in
                 precondition(names(again.list) == names(headers.list))
-                precondition(again.isCloudEvent == CloudEvents.isOne(properties))
+                precondition(again.isCloudEvent == CloudEvent.isOne(properties))
             }
         }
     }
@@ -173,8 +173,8 @@ private func fields(_ bytes: UnsafeRawBufferPointer) {
         if kind < kinds.count { writer.add(kinds[kind], take()) } else { writer.addUser(take(), take()) }
     }
     writer.finish().bytes.withUnsafeBytes { properties in
-        var lines: [UInt8] = []
-        EventHeaders.appendLines(of: properties, expiresAt: 1, to: &lines)
+        let fields = EventHeaders.fields(of: properties, expiresAt: 1).fields
+        let lines = fields.flatMap { Array("\($0.name): \($0.value)\r\n".utf8) }
         let count = EventProperties(properties).count { _ in true } + 1
         precondition(lines.count { $0 == 10 } == count && lines.count { $0 == 13 } == count)
         precondition(lines.allSatisfy { $0 == 10 || $0 == 13 || (0x20..<0x7F).contains($0) })

@@ -95,6 +95,9 @@ private func advertisement(_ bytes: UnsafeRawBufferPointer) {
         let again = try? Advertisement(UnsafeRawBufferPointer(rebasing: $0[FrameHeader.size...]))
         precondition(again?.saysTheSame(as: advertisement) == true && again?.extensions == advertisement.extensions)
     }
+    if let weights = AdvertisedWeights.read(advertisement.extensions) {
+        precondition(AdvertisedWeights.read(AdvertisedWeights.extensionBytes(weights)) == weights)
+    }
 }
 
 private func interest(_ bytes: UnsafeRawBufferPointer) {

@@ -1,4 +1,5 @@
 import Core
+import TestSupport
 
 /// Whole conversations on two lanes, with the unit tests' harness instead of sockets: whatever clients send, in pieces
 /// or at once, cut at any time, the node neither traps nor says what is no MQTT, and nothing is left behind.
