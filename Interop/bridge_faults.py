@@ -131,6 +131,46 @@ def expiry(seconds=3600):
     return found
 
 
+def stale(broker, client_id):
+    """Lets the broker have as many events of QoS 2 under way in a session as it takes at once, none of which will ever
+    be released: what a mosquitto that was killed may be left with."""
+    connect = text("MQTT") + b"\x05\x00\x00\x3c\x05\x11\x00\x00\x0e\x10" + text(client_id)
+    with socket.create_connection(("127.0.0.1", broker.port), 5) as connection:
+        connection.sendall(packet(0x10, connect))
+        for number in range(20):
+            connection.sendall(packet(0x34, text("stale") + (1000 + number).to_bytes(2, "big") + b"\x00"))
+        buffer, answers = bytearray(), []
+        while len(answers) < 21:
+            data = connection.recv(4096)
+            check(data, f"mosquitto ended the connection after {len(answers)} answers")
+            buffer += data
+            answers += [first for first, _ in take_packets(buffer)]
+    is_("answers", [0x20] + 20 * [0x50], answers)
+
+
+def deadlocked():
+    """A broker that takes no more events in the session that it has kept: the bridge begins another one, loses nothing
+    of what goes out, and subscribes anew."""
+    topics = [topic("in/#", "in"), topic("out/#", "out")]
+    with Mosquitto() as broker:
+        stale(broker, "plant-bridge")
+        with Node(extra=section(bridge(broker, topics, client_id="plant-bridge"))) as node:
+            watcher = subscriber(broker, "out/#", qos=0)
+            client = publisher(node)
+            connected(node)
+            for number in range(50):
+                client.publish("out/a", str(number), 2)
+            start = time.monotonic()
+            until(lambda: seen(node)["eventsOut"] == 50, lambda: f"still waiting: {brief(node)}", 60)
+            taken = time.monotonic() - start
+            is_("out", [str(number).encode() for number in range(50)], [payload for _, payload in got(watcher, 50)])
+            is_("sessions given up", 1, seen(node)["sessionsGivenUp"])
+            inside = subscriber(node, "in/#")
+            publisher(broker).publish_settled("in/a", b"back", 1)
+            is_("in", [("in/a", b"back")], got(inside, 1))
+    return f"another session after {taken:.0f} s"
+
+
 def node_killed():
     """The node is killed three times while guaranteed events come in: none is lost with QoS 1, and with QoS 2 only what
     was between two of its packets."""
@@ -324,7 +364,8 @@ def full():
 
 
 PARTS = {
-    "session": (session,), "broker killed": (broker_killed,), "node killed": (node_killed,),
+    "session": (session,), "deadlocked": (deadlocked,), "broker killed": (broker_killed,),
+    "node killed": (node_killed,),
     "acknowledged": (acknowledged,), "hostile": (hostile,), "silent": (silent,), "full": (full,),
 }
 

@@ -44,6 +44,8 @@ public struct BridgeDocument: Codable, Sendable, Equatable {
     public var failures: UInt64 = 0
     /// Connections given up because the node could not settle what had come in.
     public var holdsGivenUp: UInt64 = 0
+    /// Sessions that the broker was made to forget because it took nothing in them.
+    public var sessionsGivenUp: UInt64 = 0
 
     /// Makes one that has counted nothing yet.
     public init(

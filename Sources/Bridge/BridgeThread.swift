@@ -53,6 +53,11 @@ final class BridgeThread {
     private var client: RemoteClient
     /// Whether the next connection needs a client that has no events yet.
     private var isClientSpent = false
+    /// Whether the broker had a session when it was connected to last.
+    private var hasSession = false
+    private var doubt = SessionDoubt()
+    /// Whether the next connection is there only to make the broker forget the session.
+    private var isForgetting = false
     private var traffic: BridgeTraffic
     private var phase = Phase.waiting(until: 0)
     private var failures = 0
@@ -197,9 +202,11 @@ final class BridgeThread {
         }
         do throws(RemoteClient.Failure) {
             if isClientSpent {
-                client = try RemoteClient(task.definition, clientID: task.clientID)
+                var definition = task.definition
+                if isForgetting { definition.isSessionKept = false }
+                client = try RemoteClient(definition, clientID: task.clientID)
                 listen()
-                isClientSpent = false
+                isClientSpent = isForgetting
             }
             try client.connect(maxPacketBytes: task.limits.maxPacketBytes)
             phase = .connecting(since: BridgeWire.now)
@@ -306,8 +313,17 @@ final class BridgeThread {
     // MARK: Connection
 
     private func becomeConnected(_ hasSession: Bool) {
-        guard guaranteed.values.allSatisfy({ $0.qos <= client.maxQoS }) else { return startOver() }
+        guard guaranteed.values.allSatisfy({ $0.qos <= client.maxQoS }) else {
+            return startOver("the broker takes a lower quality of service than before")
+        }
+        if isForgetting {
+            isForgetting = false
+            failures = 0
+            failure = "the broker has forgotten the session; another one begins"
+            return
+        }
         let now = BridgeWire.now
+        self.hasSession = hasSession
         phase = .connected(since: now)
         failure = nil
         wire.note {
@@ -328,13 +344,23 @@ final class BridgeThread {
         do throws(RemoteClient.Failure) { try subscribe() } catch { failure = error.text }
     }
 
-    /// The broker takes a lower quality of service than it did. libmosquitto would send what it has with the one that
-    /// it was given with, and lose the connection for that again and again: another client is given all of it anew.
-    private func startOver() {
+    /// The broker does not take what libmosquitto has as it has it: only with a lower quality of service than before, or
+    /// not in this session. libmosquitto would send all of it again with each connection, and lose it for that: another
+    /// client is given all of it anew.
+    private func startOver(_ reason: String) {
         for sent in guaranteed.values { departures.putBack(sent.departure) }
         guaranteed = [:]
         isClientSpent = true
-        failure = "the broker takes a lower quality of service than before"
+        failure = reason
+    }
+
+    /// The broker takes nothing, and may not before it has another session.
+    private func doubtSession() {
+        guard hasSession, doubt.failed(BridgeWire.now) else { return }
+        isForgetting = true
+        window = .max
+        wire.note { $0.counts.sessionsGivenUp += 1 }
+        startOver("the broker takes no event in the session that it has kept")
     }
 
     private func subscribe() throws(RemoteClient.Failure) {
@@ -361,6 +387,8 @@ final class BridgeThread {
     private func lose(_ reason: String) {
         if case .connected(let since) = phase, BridgeWire.now - since >= Self.goodMilliseconds { failures = 0 }
         let wasConnected = if case .connected = phase { true } else { false }
+        if wasConnected, !guaranteed.isEmpty { doubtSession() }
+        let reason = failure ?? reason
         failures += 1
         failure = nil
         client.abandon()
@@ -424,6 +452,7 @@ final class BridgeThread {
         if let sequence = direct.removeValue(forKey: identifier) { return settlements.append((sequence, .done)) }
         guard let (departure, _) = guaranteed.removeValue(forKey: identifier) else { return }
         guard code == Self.quotaExceeded else {
+            doubt.acknowledged()
             return settlements.append((departure.sequence, code >= 128 ? .dropped(.refused) : .done))
         }
         // It has no room now: a mosquitto that was killed counts events of before as under way for ever.
@@ -433,5 +462,6 @@ final class BridgeThread {
         // since nothing more is handed over before all are answered. Those after it that were under way with it and
         // that the broker took have overtaken it: at most max_in_flight - 1.
         departures.putBack(departure)
+        if guaranteed.isEmpty { doubtSession() }
     }
 }

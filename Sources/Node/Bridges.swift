@@ -45,5 +45,6 @@ extension BridgeDocument {
         connects = counts.connects
         failures = counts.failures
         holdsGivenUp = counts.holdsGivenUp
+        sessionsGivenUp = counts.sessionsGivenUp
     }
 }
