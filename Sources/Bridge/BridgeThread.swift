@@ -344,9 +344,9 @@ final class BridgeThread {
         do throws(RemoteClient.Failure) { try subscribe() } catch { failure = error.text }
     }
 
-    /// The broker does not take what libmosquitto has as it has it: only with a lower quality of service than before, or
-    /// not in this session. libmosquitto would send all of it again with each connection, and lose it for that: another
-    /// client is given all of it anew.
+    /// The broker does not take what libmosquitto has: with a lower quality of service only, or not in this session.
+    /// libmosquitto would send all of it again with each connection, and lose it for that: another client is given all
+    /// of it anew.
     private func startOver(_ reason: String) {
         for sent in guaranteed.values { departures.putBack(sent.departure) }
         guaranteed = [:]
