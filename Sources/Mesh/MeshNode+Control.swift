@@ -268,4 +268,13 @@ extension MeshNode: StreamForwarding {
     func noMember(_ sealed: UnsafeRawBufferPointer, at node: NodeIndex, expiresAt: UInt64) {
         departures.chooseAgain(sealed, expiresAt: expiresAt)
     }
+
+    func givenUp(_ sealed: UnsafeRawBufferPointer, expiresAt: UInt64, wasSent: Bool) -> Bool {
+        // What may be with a member already is nobody else's, if it is to come once (MQTT 5 §4.8.2).
+        guard let content = EventContent(sealed), !content.shares.isEmpty, !wasSent || content.qos < 2 else {
+            return false
+        }
+        departures.chooseAgain(sealed, expiresAt: expiresAt)
+        return true
+    }
 }

@@ -123,6 +123,8 @@ final class StreamNode: ControlPlane, StreamForwarding {
         published[global(node)].append(note)
     }
 
+    func givenUp(_ sealed: UnsafeRawBufferPointer, expiresAt: UInt64, wasSent: Bool) -> Bool { false }
+
     // MARK: What arrives
 
     private func control(_ frame: [UInt8], from: Int) {

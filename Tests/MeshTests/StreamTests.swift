@@ -63,6 +63,7 @@ import Testing
             homeless.append((Array(sealed), node))
             if let alternative { publish(to: [alternative], Array(sealed)) }
         }
+        func givenUp(_ sealed: UnsafeRawBufferPointer, expiresAt: UInt64, wasSent: Bool) -> Bool { false }
 
         @discardableResult
         func publish(

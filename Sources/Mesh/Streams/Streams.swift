@@ -31,6 +31,13 @@ protocol StreamForwarding: AnyObject {
     /// not busy: it may publish.
     /// - Parameter sealed: valid during the call; how long it is wanted for may be out of date.
     func noMember(_ sealed: UnsafeRawBufferPointer, at node: NodeIndex, expiresAt: UInt64)
+    /// A node has not been reachable for too long, and what is sealed is no longer kept for it. If it was a share,
+    /// another member may be chosen; it must not be published before this has returned.
+    /// - Parameters:
+    ///   - sealed: valid during the call; how long it is wanted for may be out of date.
+    ///   - wasSent: whether the node may have had it.
+    /// - Returns: whether it goes to others; else it is counted as dropped.
+    func givenUp(_ sealed: UnsafeRawBufferPointer, expiresAt: UInt64, wasSent: Bool) -> Bool
 }
 
 final class Streams {
@@ -359,15 +366,20 @@ final class Streams {
     /// Gives up all that waits for a node.
     private func giveUp(_ stream: OutgoingStream) {
         for index in 0..<stream.window.count where !stream.window[index].isVoid {
-            let entry = stream.void(index)
-            counters.droppedUnreachable += entry.events
-            spool.trim(entry.position, for: stream.node)
+            giveUp(stream.void(index), of: stream, wasSent: true)
         }
-        while let entry = stream.dropWaiting() {
-            counters.droppedUnreachable += entry.events
-            spool.trim(entry.position, for: stream.node)
-        }
+        while let entry = stream.dropWaiting() { giveUp(entry, of: stream, wasSent: entry.isPossibleDuplicate) }
         release(stream, all: true)
+    }
+
+    private func giveUp(_ entry: OutgoingStream.Entry, of stream: OutgoingStream, wasSent: Bool) {
+        var goesToOthers = false
+        spool.read(entry.position) { sealed in
+            goesToOthers = forwarding.givenUp(
+                UnsafeRawBufferPointer(sealed), expiresAt: entry.expiresAt, wasSent: wasSent)
+        }
+        if !goesToOthers { counters.droppedUnreachable += entry.events }
+        spool.trim(entry.position, for: stream.node)
     }
 
     /// A new epoch of this node is another identity: all streams begin anew.
