@@ -94,6 +94,9 @@ public final class Turn {
         return block
     }
 
+    /// Blocks that ``makeScratch(_:)`` has given out.
+    var scratchCount: Int { scratch.count }
+
     @inline(never)
     private func freeScratch() {
         for block in scratch { block.deallocate() }

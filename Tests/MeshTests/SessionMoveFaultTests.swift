@@ -314,6 +314,88 @@ struct SessionMoveFaultTests {
         #expect(stage.nodes[0].router.subscriptionCount == 4_002)
     }
 
+    /// While a session is on its way its members' shares of groups may have come to either side.
+    @Test func sharesOfASessionThatDoesNotMoveAreNotLost() {
+        let stage = Stage(2)
+        let old = StageClient(stage, at: 0, "c").connected()
+        old.subscribe("$share/g/s/#")
+        old.subscribe("t/#")
+        stage.advance(100)
+        old.disconnect()
+        let publisher = StageClient(stage, at: 0, "p", clean: true).connected()
+        let text = String(repeating: "x", count: 10_000)
+        for number in 0..<200 { publisher.publish("t/x", "\(number) \(text)", id: UInt16(number + 1)) }
+        stage.advance(50)
+        stage.nodes[0].moves.maxSessionBytes = 1_000_000
+        let other = StageClient(stage, at: 1, "q", clean: true).connected()
+        stage.advance(100)
+        let new = StageClient(stage, at: 1, "c", expiry: 0)
+        var count = 0
+        while new.isPresent == nil, count < 500 {
+            if stage.nodes[1].router.sharedSubscriptionCount > 0 {
+                count += 1
+                other.publish("s/x", "\(count)", id: UInt16(count))
+            }
+            stage.advance(1)
+        }
+        #expect(new.isPresent == false && stage.nodes[0].moves.counters.tooLarge == 1 && count > 20)
+        stage.advance(2_000)
+        new.disconnect()
+        stage.advance(100)
+        let back = StageClient(stage, at: 0, "c").connected()
+        for _ in 0..<300 {
+            stage.advance(10)
+            back.read()
+        }
+        let kept = back.texts.count { !$0.contains("xx") }
+        #expect(kept + stage.nodes[0].dropped(.noMember) + stage.nodes[1].dropped(.noMember) == count)
+    }
+
+    /// A share that a session gave to another member comes back to it when that one has gone.
+    @Test func aShareMayComeBackToASessionThatHasMoved() {
+        let stage = Stage(2)
+        let old = StageClient(stage, at: 0, "c").connected()
+        old.subscribe("$share/g/t/#")
+        stage.advance(100)
+        old.disconnect()
+        let first = StageClient(stage, at: 1, "c").connected()
+        first.acknowledges = false
+        #expect(first.isPresent == true)
+        let publisher = StageClient(stage, at: 1, "p", clean: true).connected()
+        publisher.publish("t/x", "work")
+        stage.advance(10)
+        first.read()
+        #expect(first.texts == ["work"])
+        let other = StageClient(stage, at: 1, "o", clean: true, expiry: 0).connected()
+        other.acknowledges = false
+        other.subscribe("$share/g/t/#")
+        first.disconnect()
+        stage.advance(10)
+        other.read()
+        #expect(other.texts == ["work"])
+        other.disconnect()
+        stage.advance(10)
+        let back = StageClient(stage, at: 1, "c").connected()
+        stage.advance(10)
+        back.read()
+        #expect(back.texts == ["work"])
+    }
+
+    /// Homes count on from what others say.
+    @Test(arguments: [SessionFrame.claim, .announce]) func countsAreBounded(kind: SessionFrame) {
+        let stage = Stage(2)
+        let id = stage.clientID(homeAt: 0)
+        StageClient(stage, at: 0, id).connected().disconnect()
+        var writer = WireWriter.session(kind)
+        if kind == .claim { writer.u64(1) }
+        writer.client(ClientHash(high: 1, low: 2))
+        writer.u64(.max)
+        if kind == .claim { writer.u32(0) }
+        stage.nodes[0].receive(writer.finish(), from: 1)
+        #expect(stage.nodes[0].complaints == ["a frame of sessions is malformed"])
+        stage.advance(100)
+    }
+
     @Test func limitsLetClaimsWait() {
         let stage = Stage(2)
         let ids = (0..<8).map { "client\($0)" }

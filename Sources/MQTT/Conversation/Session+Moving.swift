@@ -163,6 +163,8 @@ extension Session {
         context(on: lane)?.state(of: lane).absent.remove(self)
         principal.router.releaseSession(clientID, at: address)
         principal.router.unregister(self, on: lane)
+        // What came with the move is still where it came from; members' shares that were given to it here are not.
+        if move?.isGhost != true { shareOut(isEnding: true, on: lane) }
         move = nil
     }
 

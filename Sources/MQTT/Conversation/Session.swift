@@ -158,7 +158,8 @@ final class Session: Inbox {
         var refused = 0
         for index in 0..<run.pointee.count {
             let event = run.pointee.event(index)
-            if qos > 0, let move, !move.isFirst(event.identity) { continue }
+            // A member's share goes one way at a time; it may come back.
+            if qos > 0, lane.group == 0, let move, !move.isFirst(event.identity) { continue }
             let entry = EventQueue.Entry(
                 event: event, qos: qos, isRetained: isRetained, group: lane.group,
                 identifiers: identifiers)

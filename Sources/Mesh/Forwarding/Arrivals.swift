@@ -188,7 +188,7 @@ final class Arrivals {
                     turn.runs[turn.runCount - 1].isFromMesh = false
                 }
             #endif
-            share(content, delivery)
+            share(content, delivery, wasCut: topic != nil)
         }
     }
 
@@ -254,22 +254,26 @@ final class Arrivals {
     }
 
     private func routeTurn() {
-        guard !turn.isEmpty else { return }
+        guard !turn.isEmpty else { return turn.removeAll() }
         node.router.route(turn, on: node.lane)
         routed(turn)
         turn.removeAll()
     }
 
     /// One member of each shared group that is named here has it.
-    private func share(_ content: EventContent, _ delivery: Streams.Delivery?) {
+    /// - Parameter wasCut: whether it came in parts; then whoever sent it has no more than those.
+    private func share(_ content: EventContent, _ delivery: Streams.Delivery?, wasCut: Bool) {
         let own = node.nodes.shortID(of: NodeTable.own)
         var run = run(content, turn.events + turn.eventCount)
-        var hasMember = true
+        // One that names this node by another number than it has now is to be sealed anew.
+        var hasMember = content.shares.contains { $0.shortID == own }
+        if !hasMember { node.counters.noMember &+= 1 }
         for share in content.shares where share.shortID == own {
             let outcome = node.router.deliverShare(&run, key: share.key, on: node.lane)
             if outcome.matched == 0 {
-                hasMember = false
                 node.counters.noMember &+= 1
+                hasMember = wasCut && delivery != nil
+                if hasMember { node.departures.chooseAgain(content, share.key, expiresAt: run.expiresAt) }
             } else if outcome.pending > 0, let delivery {
                 awaited[outcome.token] = Unsettled(delivery: delivery, run: 0, pending: outcome.pending)
                 return

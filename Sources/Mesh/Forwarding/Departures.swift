@@ -229,6 +229,14 @@ final class Departures {
     /// The node that was chosen for a share has no member any more: another member is chosen, here or elsewhere.
     func chooseAgain(_ sealed: UnsafeRawBufferPointer, expiresAt: UInt64) {
         guard let content = EventContent(sealed) else { return }
+        for share in content.shares { chooseAgain(content, share.key, expiresAt: expiresAt) }
+    }
+
+    /// Another member of a group is chosen for events, here or elsewhere.
+    func chooseAgain(_ content: EventContent, _ key: UInt64, expiresAt: UInt64) {
+        guard let group = node.router.groupNumber(key) else {
+            return node.lane.counters.drop(.noMember, content.eventCount)
+        }
         var offset = 0
         for index in 0..<content.eventCount {
             let length = Int(
@@ -239,13 +247,7 @@ final class Departures {
                 topic: content.topic, properties: content.properties, payload: payload, qos: content.qos,
                 isRetained: false, expiresAt: expiresAt, extensionLength: content.extensionLength,
                 identity: content.identity == 0 ? 0 : content.identity &+ UInt64(index))
-            for share in content.shares {
-                guard let group = node.router.groupNumber(share.key) else {
-                    node.counters.noMember &+= 1
-                    continue
-                }
-                node.lane.redistributeLater(event, group: group, in: node.router)
-            }
+            node.lane.redistributeLater(event, group: group, in: node.router)
         }
     }
 

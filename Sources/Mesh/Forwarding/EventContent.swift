@@ -94,6 +94,8 @@ struct EventContent {
     init?(_ sealed: UnsafeRawBufferPointer) {
         var reader = WireReader(sealed)
         flags = reader.u8()
+        // What a part holds means something only when all of them are together.
+        guard flags & Self.partFlag == 0 else { return nil }
         let shareCount = Int(reader.u8())
         let topicLength = Int(reader.u16())
         extensionLength = reader.u16()

@@ -239,6 +239,12 @@ final class Interest {
     func nodeLeft(_ node: NodeIndex) {
         weights[node] = nil
         guard node < sets.count, let set = sets[node] else { return }
+        // Routes will say so, but what is given out again now must not go there.
+        if set.unreachableSince == 0 {
+            set.unreachableSince = max(plane.now, 1)
+            router.setReachable(set.remote, false)
+            digestChanged()
+        }
         leave(set)
         plane.wake(at: plane.now)
     }

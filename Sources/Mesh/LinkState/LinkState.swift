@@ -123,6 +123,8 @@ final class LinkState {
     /// Who is named as a neighbour by nodes that can be reached, and by which; nil when it must be looked for anew.
     /// Never iterated.
     var named: [NodeID: NodeIndex]?
+    /// Whether others have been told since the last computation that a node has left.
+    private var hasLost = false
     /// Nodes that were never met and have left, and when they may be forgotten; in the order of time.
     private var forgettable: [(node: NodeIndex, at: UInt64)] = []
     /// For how long the last version of such a node is remembered, so that no neighbour brings it back.
@@ -202,6 +204,7 @@ final class LinkState {
     func left(_ node: NodeIndex, _ now: UInt64) {
         plane.nodes.setShortID(node, 0)
         named = nil
+        hasLost = true
         settleSoon(now)
         events.nodeLeft(node)
         forgetLater(node, now)
@@ -258,8 +261,10 @@ final class LinkState {
         guard let own = present.firstIndex(of: NodeTable.own) else { return }
         var new = paths.routes(graph, own: own, nodes: present, count: nodes.count)
         lastWork = graph.work(neighbours: ShortestPaths.neighbours(graph, of: own).count)
+        // To others a node that has left cannot be reached any more: if it is here again they must be told.
         let hasChanged =
-            new.links != routes.links || new.distances != routes.distances || new.children != routes.children
+            hasLost || new.links != routes.links || new.distances != routes.distances || new.children != routes.children
+        hasLost = false
         new.version = routes.version + (hasChanged ? 1 : 0)
         routes = new
         named = nil

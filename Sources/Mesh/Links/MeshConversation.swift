@@ -157,6 +157,8 @@ public final class MeshConversation: Conversation {
                 return refuse(reason, text, consumed)
             }
         }
+        // Shares of groups have been delivered at once, and nothing refers to what was copied for them.
+        if turn.isEmpty { turn.removeAll() }
         return Progress(consumed: consumed, verdict: turn.isEmpty ? .waiting : .routeFirst)
     }
 

@@ -148,7 +148,7 @@ extension SessionMoves {
 
     func receiveGrant(_ reader: inout WireReader, from node: NodeIndex) {
         let request = reader.u64()
-        let count = reader.u64()
+        let count = reader.claimCount()
         let previous = reader.optionalNode()
         guard reader.isWhole, let arrival = arrivalsByRequest[request], arrival.phase == .asking else { return }
         counters.claims &+= 1

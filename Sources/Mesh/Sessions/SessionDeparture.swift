@@ -59,7 +59,7 @@ final class SessionDeparture {
 extension SessionMoves {
     func receiveTake(_ reader: inout WireReader, from node: NodeIndex) {
         let request = reader.u64()
-        let count = reader.u64()
+        let count = reader.claimCount()
         let mode = SurrenderMode(rawValue: reader.u8())
         let user = reader.optionalText(max: 1 << 16)
         let clientID = reader.text(max: 1 << 16)

@@ -80,6 +80,13 @@ extension WireReader {
         return ClientHash(high: high, low: u64())
     }
 
+    /// The count of a claim: milliseconds since 1970, or a few more. Others count on from it.
+    mutating func claimCount() -> UInt64 {
+        let count = u64()
+        if count > 1 << 62 { refuse() }
+        return count
+    }
+
     mutating func optionalNode() -> NodeID? {
         let isThere = u8()
         if isThere > 1 { refuse() }

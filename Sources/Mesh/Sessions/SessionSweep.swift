@@ -34,7 +34,7 @@ extension SessionMoves {
     func receiveClaim(_ reader: inout WireReader, from node: NodeIndex) {
         let request = reader.u64()
         let client = reader.client()
-        let known = reader.u64()
+        let known = reader.claimCount()
         let age = UInt64(reader.u32())
         guard reader.isWhole else { return }
         let asked = DeferredClaim(
@@ -83,7 +83,7 @@ extension SessionMoves {
         let clock = plane.wallClock()
         while reader.count > 0, !reader.isBroken {
             let client = reader.client()
-            let count = reader.u64()
+            let count = reader.claimCount()
             guard !reader.isBroken else { return }
             // A count is the moment at which its client came, unless clocks differ: then nothing is known of that.
             let age = clock >= count ? clock - count : .max
@@ -112,7 +112,7 @@ extension SessionMoves {
     func receiveReleases(_ reader: inout WireReader, from node: NodeIndex) {
         while reader.count > 0, !reader.isBroken {
             let client = reader.client()
-            let count = reader.u64()
+            let count = reader.claimCount()
             if !reader.isBroken { home.release(client, count: count, by: node) }
         }
     }
@@ -124,7 +124,7 @@ extension SessionMoves {
     func receiveSuperseded(_ reader: inout WireReader) {
         while reader.count > 0, !reader.isBroken {
             let client = reader.client()
-            let count = reader.u64()
+            let count = reader.claimCount()
             let later = reader.nodeID()
             guard !reader.isBroken, let holding = held[client],
                 (holding.count, plane.nodes[NodeTable.own].id) < (count, later)

@@ -345,7 +345,13 @@ final class Streams {
     /// the same life of it that comes back.
     func nodeLeft(_ node: NodeIndex) {
         checkEpoch()
-        if node < outgoing.count, let stream = outgoing[node] { giveUp(stream) }
+        if node < outgoing.count, let stream = outgoing[node] {
+            // Routes will say so, but nothing may be sent there any more.
+            stream.link = 0
+            stream.unreachableSince = plane.now - min(plane.now, settings.patience)
+            stream.stopTimer()
+            giveUp(stream)
+        }
         if node < incoming.count, let stream = incoming[node] { forget(stream) }
     }
 
