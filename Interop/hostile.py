@@ -10,6 +10,7 @@ import time
 
 from node import (
     PATIENCE, Node, check, connect_packet, main, packet, publish_packet, subscribe_packet, take_packets, text,
+    until,
 )
 from paho_client import Client
 
@@ -236,8 +237,7 @@ def test():
         count = pair.finish()
         for client in (pair.receiver, pair.sender):
             client.disconnect()
-        time.sleep(0.3)
-        check(node.counters()["connections"] == 0, "connections are left")
+        until(lambda: node.counters()["connections"] == 0, "connections are left")
     return f"hostile: 8 kinds of attack, a pair exchanged {count} events undisturbed"
 
 
