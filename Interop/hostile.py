@@ -9,8 +9,7 @@ import threading
 import time
 
 from node import (
-    PATIENCE, Node, check, connect_packet, main, packet, publish_packet, subscribe_packet, take_packets, text,
-    until,
+    PATIENCE, Node, check, connect_packet, main, packet, publish_packet, subscribe_packet, take_packets, text, until,
 )
 from paho_client import Client
 

@@ -135,7 +135,8 @@ def archive(release):
     check(sources, "apt knows no mirror of Debian: apt-get update")
     part = file.with_suffix(".part")
     run("mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--format=tar",
-        "--dpkgopt=path-exclude=/usr/share/locale/*", "--aptopt=Acquire::Retries \"5\"", release, str(part), "\n".join(sources))
+        "--dpkgopt=path-exclude=/usr/share/locale/*", '--aptopt=Acquire::Retries "5"', release, str(part),
+        "\n".join(sources))
     part.rename(file)
     return file
 
