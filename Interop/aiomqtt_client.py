@@ -31,7 +31,7 @@ def client(node, name, version, keep=False, will=None):
     else:
         options = {"clean_session": not keep}
     return aiomqtt.Client(
-        "127.0.0.1", node.port, identifier=name, protocol=version, will=will, timeout=10, **options
+        "127.0.0.1", node.port, identifier=name, protocol=version, will=will, timeout=60, **options
     )
 
 
@@ -39,7 +39,7 @@ async def take(receiver, count):
     """That many events, in the order in which they come."""
     taken = []
     try:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while len(taken) < count:
                 taken.append(await anext(receiver.messages))
     except TimeoutError:

@@ -15,7 +15,7 @@ from node import Node, check, is_, main, run_parts
 from proton_client import Client, data
 from web import MEBIBYTE, publish
 
-PATIENCE = 10
+PATIENCE = 60
 
 
 def service(node, web):

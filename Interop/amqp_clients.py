@@ -570,7 +570,7 @@ def sections_alike(what, sent, got):
     if b"x-opt-mine" in sent:
         is_(f"{what}: annotation", "kept", (head.get(0x72) or {}).get("x-opt-mine"))
         is_(f"{what}: priority", 9, (head.get(0x70) or [None, None])[1])
-        check((head[0x70] + [None] * 3)[2] and 90_000 < head[0x70][2] <= 100_000, f"{what}: ttl {head.get(0x70)}")
+        check((head[0x70] + [None] * 3)[2] and 50_000 < head[0x70][2] <= 100_000, f"{what}: ttl {head.get(0x70)}")
     check(b"x-hop" not in got, f"{what}: the delivery annotations of another hop")
 
 
@@ -616,7 +616,7 @@ def values(node):
         is_(f"{body!r}", body, got.body)
         is_("properties", {"one": 1, "flag": True, "none": None}, got.message.properties)
         is_("priority", 7, got.message.priority)
-        check(58 < got.message.ttl <= 60, f"ttl {got.message.ttl}")
+        check(50 < got.message.ttl <= 60, f"ttl {got.message.ttl}")
     client.close()
 
 
@@ -641,7 +641,7 @@ def both(*only):
     """This interpreter's binding, then Debian's."""
     said = [test(only)]
     print(said[0], flush=True)
-    done = subprocess.run([DEBIAN_PYTHON, __file__, "--here", *only], stdout=subprocess.PIPE, text=True, timeout=120)
+    done = subprocess.run([DEBIAN_PYTHON, __file__, "--here", *only], stdout=subprocess.PIPE, text=True, timeout=900)
     print(done.stdout, end="")
     check(done.returncode == 0, f"Debian's binding: status {done.returncode}")
     return "; ".join(said + [done.stdout.splitlines()[-1]])

@@ -198,7 +198,7 @@ def frames_of(data_):
 def test(*only):
     with Node(http=True, amqp=True) as node:
         said = run_parts((handshakes, ends, between, exchanges), only, node)
-        until(lambda: node.metrics()['apus_connections{protocol="amqp"}'] == 0, "connections are left", 5)
+        until(lambda: node.metrics()['apus_connections{protocol="amqp"}'] == 0, "connections are left", 60)
     return f"AMQP over WebSocket: {len(said)} parts passed, {said.get('exchanges')} WebSocket frames sent"
 
 

@@ -260,9 +260,9 @@ class Raw:
     """A raw connection. What has come and nobody has asked for yet is in `frames`."""
 
     def __init__(self, node, say_hello=True, container="raw", **more):
-        self.socket = socket.create_connection(("127.0.0.1", node.amqp_port), 10)
+        self.socket = socket.create_connection(("127.0.0.1", node.amqp_port), 60)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket.settimeout(10)
+        self.socket.settimeout(60)
         self.buffer = bytearray()
         self.frames = []
         self.headers = []
@@ -275,7 +275,7 @@ class Raw:
     def send(self, data):
         self.socket.sendall(data)
 
-    def read(self, seconds=10):
+    def read(self, seconds=60):
         """Reads once; whether something came."""
         self.socket.settimeout(max(seconds, 0.001))
         try:
@@ -301,7 +301,7 @@ class Raw:
             del self.buffer[:size]
         return True
 
-    def next(self, *codes, seconds=10):
+    def next(self, *codes, seconds=60):
         """The next frame of one of these codes; empty ones and others are forgotten. None if none comes."""
         end = time.monotonic() + seconds
         while True:
@@ -313,13 +313,13 @@ class Raw:
                 return None
             self.read(end - time.monotonic())
 
-    def wait(self, *codes, seconds=10):
+    def wait(self, *codes, seconds=60):
         arrived = self.next(*codes, seconds=seconds)
         state = "the connection ended" if self.is_closed else "nothing came"
         check(arrived, f"waited for {[NAMES.get(code, code) for code in codes]}: {state}")
         return arrived
 
-    def wait_closed(self, seconds=10):
+    def wait_closed(self, seconds=60):
         """Reads until the end of the connection; whether it came in time."""
         end = time.monotonic() + seconds
         while not self.is_closed and time.monotonic() < end:

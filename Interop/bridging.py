@@ -56,7 +56,7 @@ def brief(node, name="plant"):
             and value and (not isinstance(value, dict) or any(value.values()))}
 
 
-def connected(node, *names, seconds=20):
+def connected(node, *names, seconds=60):
     for name in names or ["plant"]:
         until(lambda: (seen(node, name) or {}).get("state") == "connected",
               lambda: f"bridge {name}: {brief(node, name)}", seconds)
@@ -85,7 +85,7 @@ def publisher(broker, version=mqtt.MQTTv5, name=None):
     return Client(broker, name or f"publisher-{time.monotonic_ns()}", version=version)
 
 
-def got(client, count, seconds=20):
+def got(client, count, seconds=60):
     return [(message.topic, message.payload) for message in client.wait(count, seconds)]
 
 

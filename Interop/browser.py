@@ -12,13 +12,14 @@ import sys
 import urllib.request
 
 from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from node import Failure, Node, check, main
 
-PATIENCE = 20
+PATIENCE = 90
 WIDE = (1280, 860)
 PHONE = (360, 740)
 
@@ -32,7 +33,13 @@ def open_browser():
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars", "--lang=en"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    return webdriver.Chrome(options=options, service=webdriver.ChromeService(programs["chromedriver"]))
+    for attempt in range(3):
+        try:
+            return webdriver.Chrome(options=options, service=webdriver.ChromeService(programs["chromedriver"]))
+        except WebDriverException:
+            # On a busy machine Chromium may not come up in the driver's own time.
+            if attempt == 2:
+                raise
 
 
 class Page:

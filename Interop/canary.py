@@ -75,7 +75,7 @@ class MQTT:
         self.client.on_connect = lambda *arguments: self.connected.set()
         self.client.connect("127.0.0.1", node.port)
         self.client.loop_start()
-        check(self.connected.wait(10), f"{name} was not connected")
+        check(self.connected.wait(60), f"{name} was not connected")
         self.subscribe(weight)
 
     def _subscribed(self, client, data, identifier, codes, properties):
@@ -87,7 +87,7 @@ class MQTT:
         options = paho.SubscribeOptions(qos=1)
         properties = None if weight is None else weight_property(PacketTypes.SUBSCRIBE, weight)
         self.client.subscribe(SHARED, options=options, properties=properties)
-        check(self.granted.wait(10), "no SUBACK")
+        check(self.granted.wait(60), "no SUBACK")
         code = self.codes[0].value
         check(code == (0x83 if refused else 1), f"weight {weight} was answered with {code:#x}")
 
@@ -174,7 +174,7 @@ class JSON:
         self.socket.close()
 
 
-def wait(condition, what, seconds=30):
+def wait(condition, what, seconds=60):
     until(condition, what, seconds)
 
 
@@ -260,17 +260,17 @@ def canaries(nodes):
     """5 % to each protocol in turn, and members that say another weight meanwhile."""
     a, b, c = nodes
     members = {"MQTT": MQTT(a, "stable", 95), "AMQP": AMQP(b, 95), "SSE": SSE(c, 95), "JSON": JSON(c, 15)}
-    rest(1)
+    rest(3)
     first = EVENTS
     shares(members, "JSON", 0, EVENTS, 5, nodes)
     # By subscribing again MQTT becomes the canary, and JSON one of the others.
     members["MQTT"].subscribe(15)
     members["JSON"].ask(op="subscribe", filter=FILTER, group="canary", qos=1, weight=95)
-    rest(1)
+    rest(3)
     shares(members, "MQTT", first, 6_000, 5, nodes)
     # Weight 0: as long as there are others nothing at all.
     members["MQTT"].subscribe(0)
-    rest(1)
+    rest(3)
     got = shares(members, "MQTT", first + 6_000, 3_000, 0, nodes)
     check(not got["MQTT"], f"weight 0 got {len(got['MQTT'])} events")
     # A canary that speaks AMQP, at the node in the middle.
@@ -278,7 +278,7 @@ def canaries(nodes):
     members["MQTT"].subscribe(95)
     members["AMQP"].receiver = members["AMQP"].attach(15).opened()
     members["AMQP"].receiver.received = []
-    rest(1)
+    rest(3)
     shares(members, "AMQP", first + 9_000, 6_000, 5, nodes)
     for member in members.values():
         member.close()
@@ -314,7 +314,7 @@ def killed(nodes):
         new.update({name: [int(one) for one in member.got[before[name]:]] for name, member in members.items()})
         return set().union(*new.values(), map(int, lines)) >= set(range(count))
 
-    until(everything, lambda: f"{count - len(set().union(*new.values(), map(int, lines)))} of {count} are missing", 30)
+    until(everything, lambda: f"{count - len(set().union(*new.values(), map(int, lines)))} of {count} are missing", 60)
     check(40 <= len(lines) < count // 10, f"the canary had {len(lines)} of {count} events before it was killed")
     print(f"killed after {len(lines)} of {count} events: " + ", ".join(f"{name} {len(x)}" for name, x in new.items()),
           flush=True)

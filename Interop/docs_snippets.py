@@ -71,8 +71,8 @@ class Running:
 
     @staticmethod
     def read(file):
-        file.seek(0)
-        return file.read().decode(errors="replace")
+        # Not seek and read: its process writes at the same offset.
+        return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode(errors="replace")
 
     def text(self):
         return self.read(self.output)

@@ -65,7 +65,7 @@ class Client:
         self.cut()
 
 
-async def within(awaited, what, seconds=15):
+async def within(awaited, what, seconds=60):
     try:
         async with asyncio.timeout(seconds):
             return await awaited

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Proves that hostile clients of MQTT 3.1.1 and 5 get the answer that their version has for them, and that nobody else
-notices: each attack on a raw socket, with the expected reason code, closed where it must be, at most 200 ms of the
+notices: each attack on a raw socket, with the expected reason code, closed where it must be, at most 1 s of the
 node's CPU for any single packet, while a pair of others measures its round trips.
 
     hostile5.py [attack…]
@@ -18,9 +18,9 @@ from hostile5_packets import combined_filters, long_packets, malformed_connects,
 from node import Failure, Node, check, main, packet, text
 from wire import Wire, acknowledgement
 
-# Milliseconds of the node's CPU that a single packet may cost: twice what the dearest one does. Others that use the
-# same caches make it dearer, but not by a factor.
-MOST_CPU = 200
+# Milliseconds of the node's CPU that a single packet may cost. What this looks for is quadratic and takes seconds; the
+# dearest one that is not takes 100, and a few times as long where others use the same caches.
+MOST_CPU = 1_000
 # Seconds of a round trip of the undisturbed pair and until what breaks the rules is closed, by the node's clock.
 MOST_DELAY = 1
 # Seconds after which something that must happen, however busy the machine, does not happen.
@@ -330,13 +330,14 @@ def costly_filters(attack):
 
 
 def half_a_connect(attack):
-    connections = []
+    # The first one's time begins before the last one is connected.
+    start, connections = time.monotonic(), []
     whole = wire.connect(attack.version, "half")
     for size in (0, 1, len(whole) // 2, len(whole) - 1):
         connection = Wire(attack.node, attack.version)
         connection.send(whole[:size])
         connections.append(connection)
-    start, fair = time.monotonic(), attack.node.clock()
+    fair = attack.node.clock()
     for connection in connections:
         connection.drain(PATIENCE)
         seconds, most = time.monotonic() - start, attack.node.clock() - fair
@@ -349,7 +350,7 @@ def silence(attack):
     connection = attack.connect("silent", keep_alive=2)
     connection.drain(PATIENCE)
     seconds, most = time.monotonic() - start, attack.node.clock() - fair
-    attack.expect(connection.closed and seconds >= 2.9 and most <= 4.1,
+    attack.expect(connection.closed and seconds >= 2.9 and most <= 4.5,
                   f"silence: closed {connection.closed} after {seconds:.1f} s, {most:.1f} s of the node's, not 3 to 4")
     if attack.version == 5:
         attack.expect(connection.disconnect_reason() == 0x8D, f"silence: {connection.disconnect_reason()}")

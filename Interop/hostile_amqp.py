@@ -435,7 +435,7 @@ def run_cases(node):
         before = refusals(node)
         raw = state(node)
         try:
-            size = len(words) if number % 2 == 0 or len(words) > 20_000 else 5
+            size = len(words) if number % 2 == 0 or len(words) > 20_000 else max(5, len(words) // 200)
             for start in range(0, len(words), max(size, 1)):
                 raw.send(words[start : start + size])
         except OSError:

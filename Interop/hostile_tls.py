@@ -144,16 +144,16 @@ class Counted:
         if kind is not None:
             return
         until(lambda: self.count() >= self.before + self.times,
-              lambda: f"{self.what}: {self.names} grew by {self.count() - self.before}, not {self.times}", 5, 0.05)
+              lambda: f"{self.what}: {self.names} grew by {self.count() - self.before}, not {self.times}", 30, 0.05)
         if self.audit is not None:
             until(lambda: self.heard() > self.records,
-                  lambda: f"{self.what}: no audit record {self.audit}; the last ones: {self.node.audits()[-2:]}", 5)
+                  lambda: f"{self.what}: no audit record {self.audit}; the last ones: {self.node.audits()[-2:]}", 30)
 
 
 HANDSHAKE = {"kind": "connection"}
 
 
-def refused_hello(node, what, words, alerts, listener="mqtts", seconds=TIMEOUT + 2):
+def refused_hello(node, what, words, alerts, listener="mqtts", seconds=TIMEOUT + 30):
     """Bytes instead of a handshake; the alert that they deserve."""
     with Counted(node, what, "closed_handshakeFailed", audit=HANDSHAKE):
         connection = node.dial(listener)
@@ -192,10 +192,10 @@ def versions(world, node):
     openssl = ["openssl", "s_client", "-connect", f"127.0.0.1:{node.ports['mqtts']}"]
     for words in ("-tls1", "-tls1_1"):
         command = [*openssl, words, "-cipher", "ALL:@SECLEVEL=0"]
-        done = subprocess.run(command, input=b"", capture_output=True, timeout=10)
+        done = subprocess.run(command, input=b"", capture_output=True, timeout=60)
         check(b"alert protocol version" in done.stderr, f"openssl s_client {words}: {done.stderr[-300:]}")
     for words in (("-tls1_2",), ("-tls1_3",)):
-        done = subprocess.run([*openssl, *words], input=b"", capture_output=True, timeout=10)
+        done = subprocess.run([*openssl, *words], input=b"", capture_output=True, timeout=60)
         check(b"BEGIN CERTIFICATE" in done.stdout, f"openssl s_client {words}: {done.stderr[-300:]}")
 
 
@@ -369,19 +369,19 @@ def slow_but_good(world, node):
     inner.close()
 
 
-def openssl_flood(world, node, letter, count, version):
+def openssl_flood(world, node, letter, count, version, pause=0.3):
     """`openssl s_client` that is told to renegotiate, or to change its keys, again and again."""
     process = subprocess.Popen(
         ["openssl", "s_client", "-connect", f"127.0.0.1:{node.ports['mqtts']}", version, "-CAfile",
          str(world.authority.path)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    time.sleep(0.3)
+    time.sleep(pause)
     try:
         for _ in range(count):
             process.stdin.write(letter.encode() + b"\n")
             process.stdin.flush()
             time.sleep(0.002)
-        time.sleep(0.3)
+        time.sleep(pause)
         process.stdin.close()
     except OSError:
         pass
@@ -397,7 +397,7 @@ def openssl_flood(world, node, letter, count, version):
 def renegotiation(world, node):
     """Renegotiations are refused, a flood of them and of new keys costs little."""
     spent = node.processor_seconds()
-    said = openssl_flood(world, node, "R", 1, "-tls1_2")
+    said = openssl_flood(world, node, "R", 1, "-tls1_2", 3)
     check(b"RENEGOTIATING" in said, f"s_client did not try: {said[-200:]}")
     check(b"no renegotiation" in said or b"handshake failure" in said or b"unexpected" in said,
           f"a renegotiation is not refused: {said[-300:]}")
@@ -427,7 +427,7 @@ def lies(world, node):
                 connection.sendall(words)
             except OSError:
                 pass
-            said, ended = raw.until_closed(connection, TIMEOUT + 2)
+            said, ended = raw.until_closed(connection, TIMEOUT + 30)
             check(ended, f"{what}: the connection stays")
             kinds = [kind for kind, _ in raw.records(said)]
             check(24 not in kinds and len(said) < 200, f"{what}: answered with {len(said)} bytes of {kinds}")
@@ -763,7 +763,7 @@ PARTS = (
 
 
 def test(*only):
-    limit = 0.5 if IS_DEBUG else 0.1
+    limit = 0.5
     with tempfile.TemporaryDirectory() as directory:
         world = World(directory)
         report = Report("hostile")

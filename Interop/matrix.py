@@ -22,7 +22,7 @@ from proton_client import rest, until
 from web import BINARY, MEBIBYTE
 
 # How much of an event's time may be used up on its way, in milliseconds.
-SLOWEST = 30_000
+SLOWEST = 55_000
 # What is to expire does so after this.
 SHORT = 1_000
 SHOWN = 40
@@ -233,11 +233,11 @@ class Matrix:
             while time.monotonic() < end:
                 for key, receiver in receivers.items():
                     got.setdefault(key, set()).update(event["topic"] for event in receiver.take())
-                if all(topic in got[key] for key in receivers):
+                if all(got.get(key) for key in receivers):
                     return
                 rest(0.01)
             number += 1
-            check(number < 60, f"not subscribed: {[key[0].name for key in receivers if not got[key]]}")
+            check(number < 400, f"not subscribed: {[key[0].name for key in receivers if not got[key]]}")
 
     def judge_all(self, receivers, got, cases, until_when=None, is_kept=False, may_miss=()):
         """Compares all that was said under these topics with what came: at once, or not before it had waited so long.
@@ -309,7 +309,7 @@ class Matrix:
         until(lambda: time.monotonic() > ended, "", 10)
         for hops, node in self.nodes.items():
             for topic in brief:
-                check(clients.get(node, topic) is None, f"{topic} has not run out {hops} hops away")
+                until(lambda: clients.get(node, topic) is None, f"{topic} has not run out {hops} hops away")
         self.late("late", kept)
         for sender in self.senders:
             # A structured CloudEvent without bytes is empty, too.
@@ -355,7 +355,7 @@ class Matrix:
                     self.send(sender, f"w/{sender.name}/{case}", event)
             if sender.protocol not in ("mqtt3", "structured"):
                 self.send(sender, f"w/{sender.name}/short", new_event(expiry=SHORT))
-        ended = time.monotonic() + SHORT / 1000 + 1
+        ended = time.monotonic() + SHORT / 1000 + 3
         until(lambda: time.monotonic() > ended, "", 10)
         start = time.monotonic()
         back, got = self.receivers("waiting", ["w/#"], kinds, waits=True), {}

@@ -86,12 +86,12 @@ class Process:
 
 def event_arrives(first, last):
     listener = subprocess.Popen(
-        last.client("sub", "-q", "1", "-C", "1", "-W", "20", "-t", "configs/+"), stdout=subprocess.PIPE, text=True)
+        last.client("sub", "-q", "1", "-C", "1", "-W", "60", "-t", "configs/+"), stdout=subprocess.PIPE, text=True)
     name = last.ask("topology")["node"]
     until(lambda: any(node["node"] == name for node in (first.ask("explain", "configs/1") or {}).get("nodes", [])),
          f"{first.name} does not learn that {name} wants an event")
     subprocess.run(first.client("pub", "-q", "1", "-t", "configs/1", "-m", "arrived"), check=True)
-    heard = listener.communicate(timeout=30)[0]
+    heard = listener.communicate(timeout=90)[0]
     check(heard == "arrived\n", f"from {first.name} to {last.name}: {heard!r}")
 
 
@@ -110,7 +110,7 @@ def play(name, files):
         finally:
             for node in nodes:
                 node.process.terminate()
-            endings = [(node, node.process.wait(20)) for node in nodes]
+            endings = [(node, node.process.wait(60)) for node in nodes]
         for node, status in endings:
             check(status == 0, f"{node.name} ended with {status}")
     print(f"{name}: {len(nodes)} nodes, all reach all after {joined:.1f} s")

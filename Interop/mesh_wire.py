@@ -116,7 +116,7 @@ class Connection:
         link = 0 if purpose else own.link
         ours = frame(INITIATE, b"apus" + bytes([1, 1]) + struct.pack("<Q", 0) + block(b"apus") + own.id
                      + struct.pack("<QQ", own.epoch, own.instance) + block(b"paper") + bytes([purpose]) + block(b"")
-                     + struct.pack("<QQBHQIBI", *nonces, 1, link, token, 100, 4, 25) + b"of a later version")
+                     + struct.pack("<QQBHQIBI", *nonces, 1, link, token, 100, 100, 25) + b"of a later version")
         self.socket.sendall(ours)
         theirs = self.wait(INITIATE)
         reader = Reader(theirs[8:])
@@ -156,7 +156,7 @@ class Connection:
                 self.routed.append(self.frames[-1][20:])
             del self.buffer[:length]
 
-    def wait(self, kind, fits=lambda _: True, seconds=5):
+    def wait(self, kind, fits=lambda _: True, seconds=30):
         """The next frame of a kind; those before it are let go."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -375,7 +375,7 @@ def is_session(body):
 
 def events_come(paper, publisher):
     paper.want(b"wire/\0+")
-    end = time.monotonic() + 5
+    end = time.monotonic() + 30
     while not paper.data.frames:
         check(time.monotonic() < end, "no event comes")
         publisher.sendall(publish_packet("wire/1", b"direct"))
@@ -431,7 +431,7 @@ def events_go(paper, subscriber):
     check(said.take(2) == b"\0\0", "no ranges, no refusals")
     said.end("acknowledgement of a stream")
 
-    end = time.monotonic() + 5
+    end = time.monotonic() + 30
     while True:
         reader = Reader(paper.control.last.get(LINK_ACK, bytes(11))[8:])
         found = [reader.varint() for _ in range(3)]

@@ -48,7 +48,7 @@ class Mosquitto:
         config.write_text("\n".join(lines) + "\n" + self.extra.replace("DIRECTORY", str(self.base)) + "\n")
         self.process = subprocess.Popen([PROGRAM, "-c", str(config)], stdout=subprocess.DEVNULL,
                                         stderr=(self.base / "errors").open("ab"))
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
                 socket.create_connection(("127.0.0.1", self.port), 1).close()

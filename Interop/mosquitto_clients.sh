@@ -42,10 +42,10 @@ done
 # Retained: there for who comes later, marked; replaced; deleted.
 pub -t r/1 -q 1 -m old -r
 pub -t r/1 -q 1 -m new -r
-pub -t r/2 -m two -r
+pub -t r/2 -q 1 -m two -r
 is "retained" "r/1 new 1
 r/2 two 1" "$(sub -t 'r/#' -C 2 -F '%t %p %r' | sort)"
-pub -t r/1 -n -r
+pub -t r/1 -q 1 -n -r
 is "retained, one deleted" "r/2 two 1" "$(sub -t 'r/#' -C 1 -F '%t %p %r')"
 
 # A will, when a client is killed, and none when it says goodbye.

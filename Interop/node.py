@@ -124,7 +124,7 @@ class Node:
             sys.stderr.write("".join(self.log.read_text().splitlines(True)[-5:]))
         self.process.terminate()
         try:
-            status = self.process.wait(15)
+            status = self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             status = "a kill: it did not end"
@@ -151,7 +151,7 @@ class Node:
         """Everything the node has counted, as numbers."""
         before = len(self.records("counters"))
         self.process.send_signal(signal.SIGUSR1)
-        for _ in range(400):
+        for _ in range(1200):
             records = self.records("counters")
             if len(records) > before:
                 return {key: int(value) for key, value in records[-1].items() if str(value).isdigit()}
@@ -250,7 +250,7 @@ def take_packets(buffer):
     return packets
 
 
-def read_until(connection, buffer, condition, seconds=10):
+def read_until(connection, buffer, condition, seconds=60):
     """Reads packets from a raw connection until `condition` holds for all of them together; those packets."""
     packets = []
     connection.settimeout(seconds)

@@ -155,7 +155,7 @@ def receive_maximum(node):
     witness.wait(20)
     for number in range(20):
         with narrow.changed:
-            check(narrow.changed.wait_for(lambda: len(narrow.received) > number, 10), f"not event {number}")
+            check(narrow.changed.wait_for(lambda: len(narrow.received) > number, 60), f"not event {number}")
         # What the node would send too early would be there before the SUBACK.
         narrow.subscribe(f"barrier/{number}", 0)
         check(len(narrow.received) == number + 1, f"{len(narrow.received) - number} unacknowledged, receive maximum 1")
@@ -341,7 +341,7 @@ def sessions(node):
     sender.disconnect()
 
 
-def settled(members, mortal, total, seconds=20):
+def settled(members, mortal, total, seconds=60):
     """Waits until the living members of a group have got everything together; else says what is missing."""
     deadline = time.monotonic() + seconds
     while sum(len(member.received) for member in members) < total:
@@ -365,7 +365,7 @@ def shared_group(node, expiry=0):
 
     def kill():
         with mortal.changed:
-            if mortal.changed.wait_for(lambda: len(mortal.received) >= 200, 20):
+            if mortal.changed.wait_for(lambda: len(mortal.received) >= 200, 60):
                 held.set()
         mortal.kill()
 
@@ -375,7 +375,7 @@ def shared_group(node, expiry=0):
     killer.join()
     check(held.is_set(), "the member that is killed got too little")
     for information in last:
-        information.wait_for_publish(20)
+        information.wait_for_publish(60)
     settled(members, mortal, total)
     got = sorted(int(message.payload) for member in members for message in member.wait(0))
     check(got == list(range(total)), f"{len(got)} events, {len(set(got))} of {total} different ones")

@@ -47,7 +47,7 @@ class Client:
         client.connect("127.0.0.1", node.http_port if web else node.port, keepalive=keep_alive, **options)
         client.loop_start()
         self.paho = client
-        check(self.connected.wait(10), f"{name} was not connected")
+        check(self.connected.wait(60), f"{name} was not connected")
 
     def _on_connect(self, client, data, flags, code, properties):
         self.session_present = flags.session_present
@@ -81,7 +81,7 @@ class Client:
 
     def _answer(self, answers, identifier, what):
         with self.changed:
-            check(self.changed.wait_for(lambda: identifier in answers, 20), f"no {what}")
+            check(self.changed.wait_for(lambda: identifier in answers, 60), f"no {what}")
             return answers[identifier]
 
     def subscribe(self, topic, qos=0, options=None, properties=None):
@@ -102,7 +102,7 @@ class Client:
         information = self.publish(topic, payload, qos, retain, properties)
         return self._answer(self.acknowledged, information.mid, "acknowledgement")
 
-    def wait(self, count, seconds=20):
+    def wait(self, count, seconds=60):
         """Waits for a number of events and for a moment that no more come."""
         with self.changed:
             self.changed.wait_for(lambda: len(self.received) >= count, seconds)
@@ -133,7 +133,7 @@ def qualities(node):
             last = None
             for payload in wanted:
                 last = sender.publish(topic, payload, published)
-            last.wait_for_publish(20)
+            last.wait_for_publish(60)
             check(last.is_published(), f"QoS {published} was not acknowledged")
             check(receiver.payloads(1_000) == wanted, f"QoS {published} to {granted}: not 1,000 in order")
             check({m.qos for m in receiver.received} == {min(published, granted)}, "not the lower QoS")
@@ -162,7 +162,7 @@ def persistent_session(node):
         check(numbers == list(range(qos - 1, 100, 2)), f"QoS {qos}: not what had waited, in order: {numbers}")
     # Taken over: the old connection ends, the session goes on.
     third = Client(node, "keeper", clean=False)
-    check(second.ended.wait(5), "the old connection was not ended")
+    check(second.ended.wait(60), "the old connection was not ended")
     check(third.session_present, "no session present at a takeover")
     sender.publish("p/x", "after", 1)
     check(third.payloads(1) == ["after"], "nothing after the takeover")

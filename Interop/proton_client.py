@@ -31,7 +31,10 @@ def until(condition, what, seconds=PATIENCE):
 
 
 def rest(seconds=0.2):
-    """Lets all clients live for a while."""
+    """Lets all clients live for a while, and more than once however long a turn takes."""
+    for _ in range(3):
+        WORLD.timeout = 0.005
+        WORLD.process()
     end = time.monotonic() + seconds
     until(lambda: time.monotonic() >= end, "", seconds + 1)
 

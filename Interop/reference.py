@@ -20,7 +20,7 @@ MESH = "mesh: { listen: 127.0.0.1:0, links: [LINKS] }\n"
 # Metrics of bridges are there with the first one, whether it reaches its broker or not.
 BRIDGE = 'bridges: [{ name: nowhere, to: "127.0.0.1:1", topics: [{ filter: "x", direction: out }] }]\n'
 # Metrics of a link are there once the node has one.
-DEADLINE = 20
+DEADLINE = 60
 
 
 def commands():

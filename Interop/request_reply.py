@@ -40,7 +40,7 @@ class Responder(Client):
 class Asking(threading.Thread):
     """curl in the background, with a request that waits."""
 
-    def __init__(self, node, path, body, *headers, wait=10_000):
+    def __init__(self, node, path, body, *headers, wait=60_000):
         super().__init__(daemon=True)
         self.arguments = (node, path, body, [f"Apus-Reply-Wait: {wait}", *headers])
         self.result = None
@@ -117,7 +117,7 @@ def failures(node, responder):
     answer = Asking(node, "/ask/x", b"too slow", wait=300).answer()
     took = time.monotonic() - before
     is_("no reply in time", (504, "application/problem+json"), (answer.status, answer.headers["content-type"]))
-    check(0.3 <= took < 5, f"504 after {took:.1f} s")
+    check(0.3 <= took < 30, f"504 after {took:.1f} s")
     request = responder.wait(1)[0]
     responder.reply(request, "late", 1)
     until(lambda: node.counters().get("dropped_lateReply", 0) == late + 1, "a late reply is not counted")

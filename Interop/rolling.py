@@ -301,7 +301,7 @@ def replace(mesh, load, name, sums):
     stopped = time.monotonic()
     node.program, node.listeners, node.extra = NEW, NEW_LISTENERS, NEW_EXTRA
     node.start(wait=False)
-    meshnet.Mesh.until(lambda: ready(node), 20, f"{name} is not ready", pause=0.01)
+    meshnet.Mesh.until(lambda: ready(node), 60, f"{name} is not ready", pause=0.01)
     load.over(fault)
     fault.ready_after = time.monotonic() - stopped
     return fault
@@ -371,7 +371,7 @@ def absent(mesh):
             client.close()
             node.terminate()
             node.start()
-            meshnet.Mesh.until(lambda: ready(node), 20, "west-1 is not ready")
+            meshnet.Mesh.until(lambda: ready(node), 60, "west-1 is not ready")
         else:
             client.close()
 
@@ -395,7 +395,7 @@ def roll(mesh, names):
     time.sleep(1)
     rest.finish()
     amqp.finish()
-    recorded = load.finish(quiet=1.5)
+    recorded = load.finish(quiet=4)
     sse.is_over.set()
     for node in mesh.nodes.values():
         add(sums, counted(node))

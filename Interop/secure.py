@@ -94,7 +94,7 @@ class SecureNode(Node):
         return [record for record in self.log_records("audit")
                 if all(str(value) in str(record.get(key, "")) for key, value in wanted.items())]
 
-    def wait_audit(self, what="", seconds=5, **wanted):
+    def wait_audit(self, what="", seconds=30, **wanted):
         until(lambda: self.audits(**wanted), lambda: f"{what or 'something'} was not audited: no record with {wanted} "
               f"among {[compact(x) for x in self.audits()[-4:]]}", seconds)
         return self.audits(**wanted)[-1]
@@ -398,7 +398,7 @@ class MQTT(wire.Wire):
         except ssl.SSLError as error:
             self.error = why(error)
 
-    def publish(self, topic, payload, qos=1, identifier=9, retain=False, seconds=5):
+    def publish(self, topic, payload, qos=1, identifier=9, retain=False, seconds=30):
         """The reason code of the acknowledgement, 0 where it has none and where nobody has subscribed; None when the
         connection ended."""
         frame = bytearray(wire.publish(self.version, topic, payload, qos, identifier))
@@ -409,7 +409,7 @@ class MQTT(wire.Wire):
         body = self.take(wire.PUBACK if qos == 1 else wire.PUBREC, seconds)
         return None if body is None else body[2] if len(body) > 2 and body[2] != 0x10 else 0
 
-    def event(self, seconds=5):
+    def event(self, seconds=30):
         body = None
         end = time.monotonic() + seconds
         while body is None and not self.closed and time.monotonic() < end:

@@ -66,7 +66,7 @@ class Client(threading.Thread):
             while not self.is_subscribed:
                 self.read()
             # An event before somebody's subscription would rightly be missing there.
-            self.load.all_subscribed.wait(20)
+            self.load.all_subscribed.wait(60)
             while self.load.take_one():
                 self.move()
                 self.listen(self.random.choice([0, 0, 0.001, 0.003]))
@@ -81,7 +81,7 @@ class Client(threading.Thread):
         if old and self.random.random() < 0.25:
             old.close()
         fresh = self.load.node.connect()
-        fresh.settimeout(20)
+        fresh.settimeout(60)
         frames = connect_packet(self.name, clean=False)
         if self.is_subscribed:
             # Behind CONNECT, in the same segment: it moves to the session's lane along with the connection.
@@ -112,7 +112,7 @@ class Client(threading.Thread):
                 return
 
     def catch_up(self):
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         if not self.is_acknowledged:
             self.socket.sendall(publish_packet(f"t/{self.name}", str(self.number).encode(), 1, 7, dup=True))
         while time.monotonic() < end:
@@ -162,7 +162,7 @@ def publish(load):
     """The publisher: numbered events, at most 200 unacknowledged, not too far ahead."""
     connection = load.node.connect()
     connection.sendall(connect_packet("publisher"))
-    connection.settimeout(20)
+    connection.settimeout(60)
     buffer = bytearray()
     sent, acknowledged = 0, 0
     connected = False
@@ -195,7 +195,7 @@ def test(takeovers):
         load = Load(node, takeovers)
         for client in load.clients:
             client.start()
-        load.all_subscribed.wait(20)
+        load.all_subscribed.wait(60)
         publisher = threading.Thread(target=publish, args=(load,), daemon=True)
         publisher.start()
         while load.left > 0 and not load.problems:

@@ -138,9 +138,11 @@ def pub(world, node, leaf, topic, *options, payload=b"x", **more):
 
 
 def sub(world, node, leaf, topic, count=1, *options, **more):
+    before = None
+    while before != (before := node.counters()["subscriptions"]):
+        pass  # Until two readings are the same: the subscription before this one may be just leaving.
     process = mosquitto(world, node, "mosquitto_sub", leaf, "-t", topic, "-C", str(count), "-W", str(PATIENCE),
                         "-F", "%t %x", *options, **more)
-    before = node.counters()["subscriptions"]
     until(lambda: node.counters()["subscriptions"] > before or process.poll() is not None, "no subscription",
           pause=0.05)
     return process

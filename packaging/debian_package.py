@@ -37,9 +37,11 @@ LIBRARIES = {
 RESIDENT, ANONYMOUS = 40 << 10, 12 << 10
 # In tenths, as systemd-analyze counts; less is better.
 EXPOSURE = 15
-# From the package to the first event, in seconds.
+# From the installed package to the first event, in seconds. What apt takes is also the mirror's.
 FIRST_EVENT = 60
 CACHE_SECONDS = 7 * 86400
+# A mirror may not answer once.
+RETRIES = ("-o", "Acquire::Retries=5")
 # What installing anything changes.
 NOISE = re.compile(
     r"^/(var/log|var/cache|var/lib/apt|var/lib/dpkg|tmp|run|proc|dev|sys)(/|$)"
@@ -133,7 +135,8 @@ def archive(release):
     check(sources, "apt knows no mirror of Debian: apt-get update")
     part = file.with_suffix(".part")
     run("mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--format=tar",
-        "--dpkgopt=path-exclude=/usr/share/locale/*", release, str(part), "\n".join(sources))
+        "--dpkgopt=path-exclude=/usr/share/locale/*", '--aptopt=Acquire::Retries "5"', release, str(part),
+        "\n".join(sources))
     part.rename(file)
     return file
 
@@ -187,7 +190,7 @@ class Notifications:
         self.socket.bind(str(path))
         path.chmod(0o777)
 
-    def wait(self, state, seconds=10):
+    def wait(self, state, seconds=60):
         self.socket.settimeout(seconds)
         while True:
             try:
@@ -221,13 +224,13 @@ def memory(pid):
 def first_event(system):
     """From one of the package's clients to another one."""
     with subprocess.Popen(
-            system.command("apus", "sub", "-q", "1", "-C", "1", "-W", "20", "-t", "packages/+", "-v", user="nobody"),
+            system.command("apus", "sub", "-q", "1", "-C", "1", "-W", "60", "-t", "packages/+", "-v", user="nobody"),
             stdout=subprocess.PIPE, text=True) as listener:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while "1 subscription(s)" not in system.run("apus", "status", user="nobody"):
             check(time.monotonic() < deadline, "nobody has subscribed")
         system.run("apus", "pub", "-q", "1", "-t", "packages/1", "-m", "arrived", user="nobody")
-        heard = listener.communicate(timeout=30)[0]
+        heard = listener.communicate(timeout=90)[0]
     check(heard == "packages/1 arrived\n", f"heard {heard!r}")
 
 
@@ -270,7 +273,7 @@ def users(system):
 
 
 def apt(system, *arguments):
-    return system.run("apt-get", "-q", "-y", "--no-install-recommends", *arguments)
+    return system.run("apt-get", *RETRIES, "-q", "-y", "--no-install-recommends", *arguments)
 
 
 def play(package, directory, tar):
@@ -294,7 +297,7 @@ def play(package, directory, tar):
         sys.stderr.write((system.path / "tmp/log").read_text()[-3000:])
         node.kill()
         raise
-    check(seconds < FIRST_EVENT, f"from the package to the first event it took {seconds:.1f} s")
+    check(seconds - installed < FIRST_EVENT, f"after apt, the first event took {seconds - installed:.1f} s")
     completes(system)
     users(system)
     enabled = system.path / "etc/systemd/system/multi-user.target.wants/apus.service"
@@ -373,13 +376,13 @@ def boot(package, tar):
             "[Install]\nWantedBy=multi-user.target\n")
         chroot = ["chroot", directory, "env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
                   "DEBIAN_FRONTEND=noninteractive"]
-        run(*chroot, "apt-get", "-q", "update")
-        run(*chroot, "apt-get", "-q", "-y", "--no-install-recommends", "install", "systemd", "systemd-sysv",
-            "/root/apus.deb")
+        run(*chroot, "apt-get", *RETRIES, "-q", "update")
+        run(*chroot, "apt-get", *RETRIES, "-q", "-y", "--no-install-recommends", "install", "systemd",
+            "systemd-sysv", "/root/apus.deb")
         run(*chroot, "systemctl", "enable", "probe.service")
         # It boots, the probe runs, and it goes down by itself.
         said = subprocess.run(
-            ["timeout", "180", "systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--private-network",
+            ["timeout", "600", "systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--private-network",
              "--machine=fresh", "--directory", directory, "--console=pipe", "--boot"],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False)
         file = path / "root/facts"

@@ -73,7 +73,7 @@ class Pod:
         run("ip", "netns", "del", self.namespace)
 
 
-def wait(condition, what, seconds=30):
+def wait(condition, what, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
         check(time.monotonic() < deadline, what())
@@ -139,12 +139,12 @@ def play(name, environments, probe, directory):
                  lambda pod=pod: f"{pod.name} reaches {pod.reaches()} nodes")
         joined = time.monotonic() - began
         listener = subprocess.Popen(
-            client(pods, pods[2], "sub", "-q", "1", "-C", "1", "-W", "20", "-t", "deployed/#"), stdout=subprocess.PIPE,
+            client(pods, pods[2], "sub", "-q", "1", "-C", "1", "-W", "60", "-t", "deployed/#"), stdout=subprocess.PIPE,
             text=True)
         wait(lambda: "node " + pods[2].name in pods[0].probe(["apus", "explain", "deployed/1"]).stdout,
              lambda: "the first node does not learn of the subscription")
         run(*client(pods, pods[0], "pub", "-q", "1", "-t", "deployed/1", "-m", "arrived"))
-        heard = listener.communicate(timeout=30)[0]
+        heard = listener.communicate(timeout=90)[0]
         check(heard == "arrived\n", f"{name}: heard {heard!r}")
         stranger = client(pods, pods[0], "pub", "-q", "1", "-t", "deployed/1", "-m", "x")
         stranger[stranger.index("-P") + 1] = "wrong"

@@ -81,7 +81,7 @@ class Relay:
         prefix = ["ip", "netns", "exec", namespace] if namespace else []
         self.process = subprocess.Popen([*prefix, self.compiled(), self.path])
         self.socket = socket.socket(socket.AF_UNIX)
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while True:
             try:
                 self.socket.connect(self.path)
@@ -220,7 +220,7 @@ class MeshNode:
         if wait:
             self.wait_ready()
 
-    def wait_ready(self, seconds=20):
+    def wait_ready(self, seconds=60):
         end = time.monotonic() + seconds
         while not self.records("ready"):
             check(self.process.poll() is None, f"{self.name} did not start: {self.log.read_text()[-2000:]}")
@@ -271,7 +271,7 @@ class MeshNode:
         self.process.send_signal(signal.SIGCONT)
         self.process.terminate()
         try:
-            return self.process.wait(15)
+            return self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -458,7 +458,7 @@ class Mesh:
         node.start(wait)
         return node
 
-    def wait(self, seconds=15, names=None, without=(), links=True):
+    def wait(self, seconds=60, names=None, without=(), links=True):
         """Waits until each of the nodes reaches exactly all of them; the seconds that took."""
         wanted = set(names or self.names) - set(without)
         expected = {
