@@ -763,7 +763,7 @@ PARTS = (
 
 
 def test(*only):
-    limit = 0.5
+    limit = 1
     with tempfile.TemporaryDirectory() as directory:
         world = World(directory)
         report = Report("hostile")
