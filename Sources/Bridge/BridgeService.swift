@@ -15,6 +15,8 @@ public struct BridgeSettings: Sendable {
     public var logger: Logger
     /// Chance. Called on bridges' threads.
     public var random: @Sendable () -> UInt64
+    /// For how long a broker has to take nothing before the session is given up, in milliseconds.
+    var sessionPatience = SessionDoubt.minMilliseconds
 
     /// Makes settings.
     public init(nodeName: String, place: String, logger: Logger, random: @escaping @Sendable () -> UInt64) {

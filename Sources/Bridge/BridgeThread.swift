@@ -43,6 +43,8 @@ final class BridgeThread {
     private static let pollMilliseconds: UInt64 = 1_000
     /// MQTT 5 §3.4.2.1.
     private static let quotaExceeded: Int32 = 0x97
+    /// MQTT 5 §3.14.2.1.
+    private static let receiveMaximumExceeded: Int32 = 0x93
     private static let pauseMilliseconds: UInt64 = 500
     /// For DISCONNECT to go out.
     private static let goodbyeMilliseconds: UInt64 = 500
@@ -55,7 +57,7 @@ final class BridgeThread {
     private var isClientSpent = false
     /// Whether the broker had a session when it was connected to last.
     private var hasSession = false
-    private var doubt = SessionDoubt()
+    private var doubt: SessionDoubt
     /// Whether the next connection is there only to make the broker forget the session.
     private var isForgetting = false
     private var traffic: BridgeTraffic
@@ -130,6 +132,7 @@ final class BridgeThread {
         self.task = task
         wire = task.wire
         logger = task.settings.logger
+        doubt = SessionDoubt(patience: task.settings.sessionPatience)
         client = try RemoteClient(task.definition, clientID: task.clientID)
         traffic = BridgeTraffic(
             task.definition, map: task.map, limits: task.limits, place: task.settings.place,
@@ -275,6 +278,8 @@ final class BridgeThread {
             case .subscribed(let identifier, let granted): subscribed(identifier, granted)
             case .ended(let code):
                 let isNew = if case .connecting = phase { true } else { false }
+                // Reasons of MQTT 5; those of libmosquitto itself are smaller.
+                if code == Self.quotaExceeded || code == Self.receiveMaximumExceeded { doubt.refused() }
                 if failure == nil { failure = "connection lost: \(client.ending(code, isNew: isNew))" }
             }
         }
@@ -387,7 +392,8 @@ final class BridgeThread {
     private func lose(_ reason: String) {
         if case .connected(let since) = phase, BridgeWire.now - since >= Self.goodMilliseconds { failures = 0 }
         let wasConnected = if case .connected = phase { true } else { false }
-        if wasConnected, !guaranteed.isEmpty { doubtSession() }
+        // While the node holds a batch nothing is read: the broker may have answered.
+        if wasConnected, !isHolding, !guaranteed.isEmpty { doubtSession() }
         let reason = failure ?? reason
         failures += 1
         failure = nil
@@ -455,6 +461,7 @@ final class BridgeThread {
             doubt.acknowledged()
             return settlements.append((departure.sequence, code >= 128 ? .dropped(.refused) : .done))
         }
+        doubt.refused()
         // It has no room now: a mosquitto that was killed counts events of before as under way for ever.
         window = max(1, min(window, guaranteed.count + 1) / 2)
         pausedUntil = BridgeWire.now + Self.pauseMilliseconds
