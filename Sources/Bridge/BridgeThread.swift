@@ -207,7 +207,9 @@ final class BridgeThread {
             if isClientSpent {
                 var definition = task.definition
                 if isForgetting { definition.isSessionKept = false }
+                let former = client
                 client = try RemoteClient(definition, clientID: task.clientID)
+                client.inherit(from: former)
                 listen()
                 isClientSpent = isForgetting
             }
@@ -327,9 +329,10 @@ final class BridgeThread {
             failure = "the broker has forgotten the session; another one begins"
             return
         }
-        let now = BridgeWire.now
         self.hasSession = hasSession
-        phase = .connected(since: now)
+        if let reason = unfitness() { return startOver(reason) }
+        client.noteConnected()
+        phase = .connected(since: BridgeWire.now)
         failure = nil
         wire.note {
             $0.state = .connected
@@ -347,6 +350,27 @@ final class BridgeThread {
         if !hasSession { window = .max }
         // Also when the broker has the session: one that was killed may have forgotten the subscriptions in it.
         do throws(RemoteClient.Failure) { try subscribe() } catch { failure = error.text }
+    }
+
+    private var takesQoS2: Bool { task.map.entries.contains { $0.isIn && $0.qos == 2 } }
+
+    /// Whether another client would do as well for the next connection.
+    private var isClientWorthless: Bool {
+        // The next connection has another session in any case, see `unfitness`.
+        if takesQoS2 { return !task.definition.isSessionKept }
+        // Its memory keeps no event from arriving twice. And if the broker takes smaller packets then, libmosquitto
+        // throws the larger ones away without a word, or ends the process for want of somebody to tell (2.0.11 with
+        // its assertions: `log__printf` without a client).
+        return !guaranteed.isEmpty && guaranteed.values.allSatisfy { $0.qos < 2 }
+    }
+
+    /// Why this client is not the one for the session that the broker has.
+    private func unfitness() -> String? {
+        // libmosquitto would put an event that comes with a number of before behind the one that it remembers, and
+        // hand that one out when the broker releases the new one.
+        if client.wasConnected, !hasSession, takesQoS2 { return "the broker has another session" }
+        if client.takesSmallerPackets, !guaranteed.isEmpty { return "the broker takes smaller packets than before" }
+        return nil
     }
 
     /// The broker does not take what libmosquitto has: with a lower quality of service only, or not in this session.
@@ -395,6 +419,7 @@ final class BridgeThread {
         // While the node holds a batch nothing is read: the broker may have answered.
         if wasConnected, !isHolding, !guaranteed.isEmpty { doubtSession() }
         let reason = failure ?? reason
+        if wasConnected, isClientWorthless { startOver(reason) }
         failures += 1
         failure = nil
         client.abandon()

@@ -153,7 +153,7 @@ private let noises: [String: [UInt8]] = [
         }
         let stage = try BridgeStage()
         defer { broker.stop() }
-        stage.service.update([stage.bridge(broker, [.init(filter: "#", qos: 2)])])
+        stage.service.update([stage.bridge(broker, [.init(filter: "#", direction: .outgoing, qos: 2)])])
         for connection in 1...5 {
             #expect(stage.eventually { $0.state == .connected && $0.counts.connects == UInt64(connection) })
             for number in 0..<50 { stage.publish("a", "\(connection)-\(number)", qos: 2) }
