@@ -104,30 +104,6 @@ final class BridgeThread {
         }
     }
 
-    /// Tells that there is no connection.
-    /// - Parameter what: for the log; nil for nothing.
-    /// - Returns: when the next attempt is made.
-    private static func noteFailure(
-        _ reason: String, _ failures: Int, of task: Task, what: Logger.Message?
-    ) -> UInt64 {
-        let wait = task.definition.backoff.delay(after: failures, random: task.settings.random())
-        let next = BridgeWire.now + wait
-        task.wire.note {
-            $0.state = .waiting
-            $0.lastError = reason
-            $0.nextAttemptAt = next
-            $0.counts.failures += 1
-        }
-        guard let what else { return next }
-        task.settings.logger.warning(
-            what,
-            metadata: [
-                "bridge": "\(task.definition.name)", "broker": "\(task.definition.host):\(task.definition.port)",
-                "reason": "\(reason)", "next_try_ms": "\(wait)",
-            ])
-        return next
-    }
-
     private init(_ task: Task) throws(RemoteClient.Failure) {
         self.task = task
         wire = task.wire
@@ -320,6 +296,8 @@ final class BridgeThread {
     // MARK: Connection
 
     private func becomeConnected(_ hasSession: Bool) {
+        self.hasSession = hasSession && !isForgetting
+        if !self.hasSession { wire.hasForeignSession = false }
         guard guaranteed.values.allSatisfy({ $0.qos <= client.maxQoS }) else {
             return startOver("the broker takes a lower quality of service than before")
         }
@@ -329,9 +307,12 @@ final class BridgeThread {
             failure = "the broker has forgotten the session; another one begins"
             return
         }
-        self.hasSession = hasSession
         if let reason = unfitness() { return startOver(reason) }
-        client.noteConnected()
+        if wire.hasForeignSession, isSessionWorthless {
+            isForgetting = true
+            return startOver("the broker's session is that of a client that is gone; another one begins")
+        }
+        client.noteConnected(isSessionForeign: wire.hasForeignSession)
         phase = .connected(since: BridgeWire.now)
         failure = nil
         wire.note {
@@ -353,6 +334,12 @@ final class BridgeThread {
     }
 
     private var takesQoS2: Bool { task.map.entries.contains { $0.isIn && $0.qos == 2 } }
+
+    /// Whether it is good for nothing but events of QoS 2 on their way out, which a new one would keep as well.
+    private var isSessionWorthless: Bool {
+        let entries = task.map.entries
+        return !entries.contains(where: \.isIn) && entries.contains { $0.qos == 2 }
+    }
 
     /// Whether another client would do as well for the next connection.
     private var isClientWorthless: Bool {
@@ -377,6 +364,7 @@ final class BridgeThread {
     /// libmosquitto would send all of it again with each connection, and lose it for that: another client is given all
     /// of it anew.
     private func startOver(_ reason: String) {
+        if hasSession, guaranteed.values.contains(where: { $0.qos == 2 }) { wire.hasForeignSession = true }
         for sent in guaranteed.values { departures.putBack(sent.departure) }
         guaranteed = [:]
         isClientSpent = true

@@ -49,7 +49,9 @@ final class RemoteClient {
     private var firstError: String?
     /// What the broker says it takes (MQTT 5 §3.2.2.3.4, §3.2.2.3.5). libmosquitto keeps to what a broker has said last
     /// when a later connection says nothing of it, and refuses events beyond.
-    private(set) var maxQoS: UInt8 = 2
+    private var brokerQoS: UInt8 = 2
+    private var isSessionForeign = false
+    var maxQoS: UInt8 { isSessionForeign ? min(brokerQoS, 1) : brokerQoS }
     private(set) var keepsRetained = true
     /// Guaranteed events that the broker takes before it has acknowledged the first (MQTT 5 §3.2.2.3.3). Here
     /// libmosquitto does the same, and keeps back events beyond: direct ones would overtake them.
@@ -167,7 +169,7 @@ final class RemoteClient {
             mosquitto_property_read_int32(properties, size, &maximumPacketSize, false)
             var value: UInt8 = 0
             if mosquitto_property_read_byte(properties, Int32(MQTT_PROP_MAXIMUM_QOS.rawValue), &value, false) != nil {
-                maxQoS = value
+                brokerQoS = value
             }
             if mosquitto_property_read_byte(properties, Int32(MQTT_PROP_RETAIN_AVAILABLE.rawValue), &value, false)
                 != nil
@@ -180,13 +182,15 @@ final class RemoteClient {
 
     /// Takes over what the broker has said last, see ``maxQoS``.
     func inherit(from former: RemoteClient) {
-        maxQoS = former.maxQoS
+        brokerQoS = former.brokerQoS
         receiveMaximum = former.receiveMaximum
         maximumPacketSize = former.maximumPacketSize
     }
 
     /// The connection serves.
-    func noteConnected() {
+    /// - Parameter isSessionForeign: see ``BridgeWire/hasForeignSession``; nothing goes out with QoS 2 then.
+    func noteConnected(isSessionForeign: Bool) {
+        self.isSessionForeign = isSessionForeign
         wasConnected = true
         formerPacketSize = maximumPacketSize
     }
