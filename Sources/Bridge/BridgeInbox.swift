@@ -15,6 +15,9 @@ final class BridgeInbox: Inbox {
     private var isConnected = false
     /// Whether the thread ends, and another one is started then.
     private var isExchanging = false
+    /// What the next thread has to think of the session, see ``BridgeWire/hasForeignSession``: nothing is known of what
+    /// was before this process.
+    private(set) var hasForeignSession = true
     /// Starts a thread, and tells the inbox its wire by ``begin(_:)``.
     private let startThread: (BridgeInbox) -> Void
     private var nextSequence: UInt64 = 1
@@ -203,6 +206,7 @@ final class BridgeInbox: Inbox {
     private func takeAnotherThread(on lane: Lane) {
         isExchanging = false
         becomeAbsent(on: lane)
+        hasForeignSession = wire?.hasForeignSession ?? true || sent.values.contains { $0.qos == 2 }
         // What the broker may have goes out again, ahead of what waits.
         var queue = EventQueue()
         for (_, entry) in sent.sorted(by: { $0.key < $1.key }) { queue.append(entry) }

@@ -15,6 +15,8 @@ public struct BridgeSettings: Sendable {
     public var logger: Logger
     /// Chance. Called on bridges' threads.
     public var random: @Sendable () -> UInt64
+    /// For how long a broker has to take nothing before the session is given up, in milliseconds.
+    var sessionPatience = SessionDoubt.minMilliseconds
 
     /// Makes settings.
     public init(nodeName: String, place: String, logger: Logger, random: @escaping @Sendable () -> UInt64) {
@@ -183,8 +185,15 @@ public final class BridgeService: Sendable {
         guard stopAt.load(ordering: .acquiring) == 0 else { return }
         let definition = inbox.definition
         var description = describe(definition)
-        if let counts = inbox.wire?.description.counts { description.counts = counts }
-        let wire = BridgeWire(lanes: lanes, address: inbox.address, description: description)
+        var hasForeignSession = inbox.hasForeignSession
+        if let former = inbox.wire?.description {
+            description.counts = former.counts
+            if (former.address, former.clientID) != (description.address, description.clientID) {
+                hasForeignSession = true
+            }
+        }
+        let wire = BridgeWire(
+            lanes: lanes, address: inbox.address, description: description, hasForeignSession: hasForeignSession)
         inbox.begin(wire)
         let task = BridgeThread.Task(
             wire: wire, definition: definition, map: inbox.map, limits: router.limits, settings: settings,

@@ -43,6 +43,8 @@ final class BridgeThread {
     private static let pollMilliseconds: UInt64 = 1_000
     /// MQTT 5 §3.4.2.1.
     private static let quotaExceeded: Int32 = 0x97
+    /// MQTT 5 §3.14.2.1.
+    private static let receiveMaximumExceeded: Int32 = 0x93
     private static let pauseMilliseconds: UInt64 = 500
     /// For DISCONNECT to go out.
     private static let goodbyeMilliseconds: UInt64 = 500
@@ -55,7 +57,7 @@ final class BridgeThread {
     private var isClientSpent = false
     /// Whether the broker had a session when it was connected to last.
     private var hasSession = false
-    private var doubt = SessionDoubt()
+    private var doubt: SessionDoubt
     /// Whether the next connection is there only to make the broker forget the session.
     private var isForgetting = false
     private var traffic: BridgeTraffic
@@ -102,34 +104,11 @@ final class BridgeThread {
         }
     }
 
-    /// Tells that there is no connection.
-    /// - Parameter what: for the log; nil for nothing.
-    /// - Returns: when the next attempt is made.
-    private static func noteFailure(
-        _ reason: String, _ failures: Int, of task: Task, what: Logger.Message?
-    ) -> UInt64 {
-        let wait = task.definition.backoff.delay(after: failures, random: task.settings.random())
-        let next = BridgeWire.now + wait
-        task.wire.note {
-            $0.state = .waiting
-            $0.lastError = reason
-            $0.nextAttemptAt = next
-            $0.counts.failures += 1
-        }
-        guard let what else { return next }
-        task.settings.logger.warning(
-            what,
-            metadata: [
-                "bridge": "\(task.definition.name)", "broker": "\(task.definition.host):\(task.definition.port)",
-                "reason": "\(reason)", "next_try_ms": "\(wait)",
-            ])
-        return next
-    }
-
     private init(_ task: Task) throws(RemoteClient.Failure) {
         self.task = task
         wire = task.wire
         logger = task.settings.logger
+        doubt = SessionDoubt(patience: task.settings.sessionPatience)
         client = try RemoteClient(task.definition, clientID: task.clientID)
         traffic = BridgeTraffic(
             task.definition, map: task.map, limits: task.limits, place: task.settings.place,
@@ -204,7 +183,9 @@ final class BridgeThread {
             if isClientSpent {
                 var definition = task.definition
                 if isForgetting { definition.isSessionKept = false }
+                let former = client
                 client = try RemoteClient(definition, clientID: task.clientID)
+                client.inherit(from: former)
                 listen()
                 isClientSpent = isForgetting
             }
@@ -275,6 +256,8 @@ final class BridgeThread {
             case .subscribed(let identifier, let granted): subscribed(identifier, granted)
             case .ended(let code):
                 let isNew = if case .connecting = phase { true } else { false }
+                // Reasons of MQTT 5; those of libmosquitto itself are smaller.
+                if code == Self.quotaExceeded || code == Self.receiveMaximumExceeded { doubt.refused() }
                 if failure == nil { failure = "connection lost: \(client.ending(code, isNew: isNew))" }
             }
         }
@@ -313,6 +296,8 @@ final class BridgeThread {
     // MARK: Connection
 
     private func becomeConnected(_ hasSession: Bool) {
+        self.hasSession = hasSession && !isForgetting
+        if !self.hasSession { wire.hasForeignSession = false }
         guard guaranteed.values.allSatisfy({ $0.qos <= client.maxQoS }) else {
             return startOver("the broker takes a lower quality of service than before")
         }
@@ -322,9 +307,13 @@ final class BridgeThread {
             failure = "the broker has forgotten the session; another one begins"
             return
         }
-        let now = BridgeWire.now
-        self.hasSession = hasSession
-        phase = .connected(since: now)
+        if let reason = unfitness() { return startOver(reason) }
+        if wire.hasForeignSession, isSessionWorthless {
+            isForgetting = true
+            return startOver("the broker's session is that of a client that is gone; another one begins")
+        }
+        client.noteConnected(isSessionForeign: wire.hasForeignSession)
+        phase = .connected(since: BridgeWire.now)
         failure = nil
         wire.note {
             $0.state = .connected
@@ -344,10 +333,38 @@ final class BridgeThread {
         do throws(RemoteClient.Failure) { try subscribe() } catch { failure = error.text }
     }
 
+    private var takesQoS2: Bool { task.map.entries.contains { $0.isIn && $0.qos == 2 } }
+
+    /// Whether it is good for nothing but events of QoS 2 on their way out, which a new one would keep as well.
+    private var isSessionWorthless: Bool {
+        let entries = task.map.entries
+        return !entries.contains(where: \.isIn) && entries.contains { $0.qos == 2 }
+    }
+
+    /// Whether another client would do as well for the next connection.
+    private var isClientWorthless: Bool {
+        // The next connection has another session in any case, see `unfitness`.
+        if takesQoS2 { return !task.definition.isSessionKept }
+        // Its memory keeps no event from arriving twice. And if the broker takes smaller packets then, libmosquitto
+        // throws the larger ones away without a word, or ends the process for want of somebody to tell (2.0.11 with
+        // its assertions: `log__printf` without a client).
+        return !guaranteed.isEmpty && guaranteed.values.allSatisfy { $0.qos < 2 }
+    }
+
+    /// Why this client is not the one for the session that the broker has.
+    private func unfitness() -> String? {
+        // libmosquitto would put an event that comes with a number of before behind the one that it remembers, and
+        // hand that one out when the broker releases the new one.
+        if client.wasConnected, !hasSession, takesQoS2 { return "the broker has another session" }
+        if client.takesSmallerPackets, !guaranteed.isEmpty { return "the broker takes smaller packets than before" }
+        return nil
+    }
+
     /// The broker does not take what libmosquitto has: with a lower quality of service only, or not in this session.
     /// libmosquitto would send all of it again with each connection, and lose it for that: another client is given all
     /// of it anew.
     private func startOver(_ reason: String) {
+        if hasSession, guaranteed.values.contains(where: { $0.qos == 2 }) { wire.hasForeignSession = true }
         for sent in guaranteed.values { departures.putBack(sent.departure) }
         guaranteed = [:]
         isClientSpent = true
@@ -387,8 +404,10 @@ final class BridgeThread {
     private func lose(_ reason: String) {
         if case .connected(let since) = phase, BridgeWire.now - since >= Self.goodMilliseconds { failures = 0 }
         let wasConnected = if case .connected = phase { true } else { false }
-        if wasConnected, !guaranteed.isEmpty { doubtSession() }
+        // While the node holds a batch nothing is read: the broker may have answered.
+        if wasConnected, !isHolding, !guaranteed.isEmpty { doubtSession() }
         let reason = failure ?? reason
+        if wasConnected, isClientWorthless { startOver(reason) }
         failures += 1
         failure = nil
         client.abandon()
@@ -455,6 +474,7 @@ final class BridgeThread {
             doubt.acknowledged()
             return settlements.append((departure.sequence, code >= 128 ? .dropped(.refused) : .done))
         }
+        doubt.refused()
         // It has no room now: a mosquitto that was killed counts events of before as under way for ever.
         window = max(1, min(window, guaranteed.count + 1) / 2)
         pausedUntil = BridgeWire.now + Self.pauseMilliseconds

@@ -131,10 +131,12 @@ struct BridgeTraffic {
             }
             guard !properties.hasFailed else { return .failure(Drop(reason: .badProperty)) }
             outcome = client.publish(
-                topic: topic, payload: event.payload, qos: qos, isRetained: departure.isRetained, properties.list)
+                topic: topic, payload: event.payload, qos: qos, isRetained: departure.isRetained, properties.list,
+                propertyBytes: properties.bytes)
         } else {
             outcome = client.publish(
-                topic: topic, payload: event.payload, qos: qos, isRetained: departure.isRetained, nil)
+                topic: topic, payload: event.payload, qos: qos, isRetained: departure.isRetained, nil,
+                propertyBytes: 0)
         }
         switch outcome {
         case .success(let identifier):

@@ -56,6 +56,7 @@ final class BridgeWire: Sendable {
         var orders = Orders()
         var isSignalled = false
         var hasEnded = false
+        var hasForeignSession: Bool
     }
 
     let lanes: Lanes
@@ -63,10 +64,11 @@ final class BridgeWire: Sendable {
     let address: PortAddress
     /// Becomes readable when there are orders.
     let descriptor: Int32
-    private let state = Mutex(State())
+    private let state: Mutex<State>
     private let status: Mutex<BridgeDescription>
 
-    init(lanes: Lanes, address: PortAddress, description: BridgeDescription) {
+    init(lanes: Lanes, address: PortAddress, description: BridgeDescription, hasForeignSession: Bool) {
+        state = Mutex(State(hasForeignSession: hasForeignSession))
         self.lanes = lanes
         self.address = address
         status = Mutex(description)
@@ -85,6 +87,14 @@ final class BridgeWire: Sendable {
 
     /// Changes what is told.
     func note(_ change: (inout BridgeDescription) -> Void) { status.withLock { change(&$0) } }
+
+    /// Whether the session that the broker may have knows numbers of events of QoS 2 from a client that is gone. A new
+    /// client begins with the same numbers, and a broker takes an event with a number that it knows for one that it
+    /// has (MQTT 5 §4.3.3): it would say yes and do nothing.
+    var hasForeignSession: Bool {
+        get { state.withLock { $0.hasForeignSession } }
+        set { state.withLock { $0.hasForeignSession = newValue } }
+    }
 
     // MARK: The lane's side
 

@@ -49,11 +49,21 @@ final class RemoteClient {
     private var firstError: String?
     /// What the broker says it takes (MQTT 5 §3.2.2.3.4, §3.2.2.3.5). libmosquitto keeps to what a broker has said last
     /// when a later connection says nothing of it, and refuses events beyond.
-    private(set) var maxQoS: UInt8 = 2
+    private var brokerQoS: UInt8 = 2
+    private var isSessionForeign = false
+    var maxQoS: UInt8 { isSessionForeign ? min(brokerQoS, 1) : brokerQoS }
     private(set) var keepsRetained = true
     /// Guaranteed events that the broker takes before it has acknowledged the first (MQTT 5 §3.2.2.3.3). Here
     /// libmosquitto does the same, and keeps back events beyond: direct ones would overtake them.
     private(set) var receiveMaximum = 65_535
+    /// The largest packet that the broker takes (MQTT 5 §3.2.2.3.6), and with the connection before.
+    /// libmosquitto throws away what it has and is too large, and says nothing.
+    private var maximumPacketSize = UInt32.max
+    private var formerPacketSize = UInt32.max
+    var takesSmallerPackets: Bool { maximumPacketSize < formerPacketSize }
+    /// Whether a broker has said yes. From then on libmosquitto keeps events of QoS 2 that have come in and were not
+    /// released, whatever becomes of the session at the broker.
+    private(set) var wasConnected = false
 
     private var isV5: Bool { definition.version == .v5 }
 
@@ -155,9 +165,11 @@ final class RemoteClient {
             if mosquitto_property_read_int16(properties, identifier, &count, false) != nil {
                 receiveMaximum = max(Int(count), 1)
             }
+            let size = Int32(MQTT_PROP_MAXIMUM_PACKET_SIZE.rawValue)
+            mosquitto_property_read_int32(properties, size, &maximumPacketSize, false)
             var value: UInt8 = 0
             if mosquitto_property_read_byte(properties, Int32(MQTT_PROP_MAXIMUM_QOS.rawValue), &value, false) != nil {
-                maxQoS = value
+                brokerQoS = value
             }
             if mosquitto_property_read_byte(properties, Int32(MQTT_PROP_RETAIN_AVAILABLE.rawValue), &value, false)
                 != nil
@@ -166,6 +178,21 @@ final class RemoteClient {
             }
         }
         notices.append(.answered(code: code, hasSession: flags & 1 != 0))
+    }
+
+    /// Takes over what the broker has said last, see ``maxQoS``.
+    func inherit(from former: RemoteClient) {
+        brokerQoS = former.brokerQoS
+        receiveMaximum = former.receiveMaximum
+        maximumPacketSize = former.maximumPacketSize
+    }
+
+    /// The connection serves.
+    /// - Parameter isSessionForeign: see ``BridgeWire/hasForeignSession``; nothing goes out with QoS 2 then.
+    func noteConnected(isSessionForeign: Bool) {
+        self.isSessionForeign = isSessionForeign
+        wasConnected = true
+        formerPacketSize = maximumPacketSize
     }
 
     /// What has happened since the last call.
@@ -251,11 +278,17 @@ final class RemoteClient {
     }
 
     /// Hands an event over; it is written by ``write()``.
-    /// - Parameter topic: ends with a zero.
+    /// - Parameters:
+    ///   - topic: ends with a zero.
+    ///   - propertyBytes: of the properties in a packet, without their length.
     /// - Returns: the number of the answer, or why the event can never be sent.
     func publish(
-        topic: [CChar], payload: UnsafeRawBufferPointer, qos: UInt8, isRetained: Bool, _ properties: OpaquePointer?
+        topic: [CChar], payload: UnsafeRawBufferPointer, qos: UInt8, isRetained: Bool, _ properties: OpaquePointer?,
+        propertyBytes: Int
     ) -> Result<Int32, Unsendable> {
+        let size = Self.packetSize(
+            topic: topic.count - 1, payload.count, isGuaranteed: min(qos, maxQoS) > 0, propertyBytes)
+        guard size <= maximumPacketSize else { return .failure(.tooLarge) }
         var identifier: Int32 = 0
         let result = mosquitto_publish_v5(
             client, &identifier, topic, Int32(clamping: payload.count), payload.baseAddress, Int32(min(qos, maxQoS)),
@@ -271,6 +304,14 @@ final class RemoteClient {
             // nevertheless.
             return qos > 0 && identifier != 0 ? .success(identifier) : .failure(.lost)
         }
+    }
+
+    /// Bytes of PUBLISH of MQTT 5. libmosquitto counts too few of them when it is given an event, and so would keep one
+    /// that it cannot send.
+    private static func packetSize(topic: Int, _ payload: Int, isGuaranteed: Bool, _ properties: Int) -> Int {
+        func lengthBytes(_ count: Int) -> Int { count < 128 ? 1 : count < 16_384 ? 2 : count < 2_097_152 ? 3 : 4 }
+        let body = 2 + topic + (isGuaranteed ? 2 : 0) + lengthBytes(properties) + properties + payload
+        return 1 + lengthBytes(body) + body
     }
 
     /// Why an event was not taken over.

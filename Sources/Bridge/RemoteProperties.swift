@@ -81,6 +81,8 @@ struct DepartingProperties: ~Copyable {
     private(set) var list: OpaquePointer?
     /// Whether one of them cannot be said.
     private(set) var hasFailed = false
+    /// What they take in a packet, without their length.
+    private(set) var bytes = 0
     private var userProperties = 0
     /// Those of one event. libmosquitto looks at all of them for each that is added.
     static let maxUserProperties = 1_000
@@ -103,7 +105,7 @@ struct DepartingProperties: ~Copyable {
             case .payloadFormat:
                 note(
                     mosquitto_property_add_byte(
-                        &list, Int32(MQTT_PROP_PAYLOAD_FORMAT_INDICATOR.rawValue), property.bytes.first ?? 0))
+                        &list, Int32(MQTT_PROP_PAYLOAD_FORMAT_INDICATOR.rawValue), property.bytes.first ?? 0), 2)
             case .contentType: add(MQTT_PROP_CONTENT_TYPE, property.bytes)
             case .responseTopic:
                 responseTopic(property.bytes).withUnsafeBytes { add(MQTT_PROP_RESPONSE_TOPIC, $0) }
@@ -111,7 +113,7 @@ struct DepartingProperties: ~Copyable {
                 note(
                     mosquitto_property_add_binary(
                         &list, Int32(MQTT_PROP_CORRELATION_DATA.rawValue), property.bytes.baseAddress,
-                        UInt16(clamping: property.bytes.count)))
+                        UInt16(clamping: property.bytes.count)), 3 + property.bytes.count)
             case .userProperty:
                 if !BridgeTrail.isTrail(property.bytes) { addUser(property.bytes, property.value) }
             // MQTT has no words for them.
@@ -121,18 +123,19 @@ struct DepartingProperties: ~Copyable {
         if let expirySeconds {
             note(
                 mosquitto_property_add_int32(
-                    &list, Int32(MQTT_PROP_MESSAGE_EXPIRY_INTERVAL.rawValue), expirySeconds))
+                    &list, Int32(MQTT_PROP_MESSAGE_EXPIRY_INTERVAL.rawValue), expirySeconds), 5)
         }
         trail.value.withUnsafeBytes { addUser(BridgeTrail.nameBytes, $0) }
     }
 
-    private mutating func note(_ result: Int32) {
+    private mutating func note(_ result: Int32, _ size: Int) {
+        bytes += size
         if result != MOSQ_ERR_SUCCESS.rawValue { hasFailed = true }
     }
 
     private mutating func add(_ identifier: mqtt5_property, _ text: UnsafeRawBufferPointer) {
         guard let text = Self.terminated(text) else { return hasFailed = true }
-        note(mosquitto_property_add_string(&list, Int32(identifier.rawValue), text))
+        note(mosquitto_property_add_string(&list, Int32(identifier.rawValue), text), 2 + text.count)
     }
 
     private mutating func addUser(_ name: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer) {
@@ -140,7 +143,9 @@ struct DepartingProperties: ~Copyable {
         guard userProperties <= Self.maxUserProperties, let name = Self.terminated(name),
             let value = Self.terminated(value)
         else { return hasFailed = true }
-        note(mosquitto_property_add_string_pair(&list, Int32(MQTT_PROP_USER_PROPERTY.rawValue), name, value))
+        note(
+            mosquitto_property_add_string_pair(&list, Int32(MQTT_PROP_USER_PROPERTY.rawValue), name, value),
+            3 + name.count + value.count)
     }
 
     /// A string of C; nil when there is a zero within.

@@ -65,12 +65,17 @@ public final class RetainedDelivery {
         _ budget: inout Int, as principal: Principal, on lane: Lane, send: (Event, Start) -> Bool
     ) -> Progress {
         let router = principal.router
+        // What an earlier call has left may be older by now than what the client has been sent meanwhile, or deleted.
+        var mayBeOld = true
         while first < starts.count {
             let start = starts[first]
             while sent < found.count {
-                if !principal.mayRead(found[sent].topic) {
+                let event = found[sent]
+                if !principal.mayRead(event.topic) {
                     lane.counters.drop(.notReadable)
-                } else if !send(found[sent], start) {
+                } else if let event = mayBeOld ? router.retained(event.topic, now: lane.now) : event,
+                    !send(event, start)
+                {
                     return .blocked
                 }
                 sent += 1
@@ -86,7 +91,7 @@ public final class RetainedDelivery {
             self.cursor = cursor
             router.advance(cursor, nodes: min(budget, RetainedCursor.nodesPerStep), now: lane.now)
             budget -= cursor.visitedNodes
-            (found, sent) = (cursor.events, 0)
+            (found, sent, mayBeOld) = (cursor.events, 0, false)
         }
         return .done
     }

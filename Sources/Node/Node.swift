@@ -1,7 +1,6 @@
 import Admin
 import Bridge
 import Core
-import Dispatch
 import Glibc
 import Logging
 import Mesh
@@ -251,18 +250,18 @@ public struct Node {
         logger.notice("stopped")
     }
 
-    /// Webhooks and bridges end. What they could not send in the time, and others of their groups can take, is on its
+    /// Bridges and webhooks end, in this order: a bridge goes on taking in events until its end, and says that the node
+    /// has them, which a webhook must be there for. What they could not send in the time, and others of their groups can take, is on its
     /// way to those afterwards.
     private func sendOut(within limit: UInt64) {
         // What the clients' last words were has to reach them first.
         reactor.settle()
-        DispatchQueue.concurrentPerform(iterations: 2) { [webhooks, bridges] part in
-            if part == 0 {
-                webhooks.service.stop(graceMilliseconds: limit)
-            } else {
-                bridges.stop(graceMilliseconds: limit)
-            }
-        }
+        let began = ContinuousClock.now
+        bridges.stop(graceMilliseconds: limit)
+        // What they have taken in last has to reach the webhooks.
+        reactor.settle()
+        let taken = UInt64(max(0, (ContinuousClock.now - began) / .milliseconds(1)))
+        webhooks.service.stop(graceMilliseconds: limit - min(taken, limit))
         reactor.settle()
     }
 

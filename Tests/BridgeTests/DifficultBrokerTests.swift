@@ -112,6 +112,36 @@ private let noises: [String: [UInt8]] = [
         #expect(clerk.wait(for: 60) == Self.numbers(2..<20) + Self.numbers(0..<2) + Self.numbers(20..<60))
     }
 
+    // MARK: Sessions
+
+    /// Whether CONNECT has Clean Start.
+    private static func isClean(_ connect: FakeBroker.Packet) -> Bool { connect.body[7] & 2 != 0 }
+
+    @Test("A session is given up for what the broker says, and not because connections end", arguments: [false, true])
+    func sessionGivenUp(saysWhy: Bool) throws {
+        // In the session that it has kept it takes nothing with its first twelve connections.
+        let isNew = Atomic(false)
+        let broker = FakeBroker { packet, connection in
+            switch packet.first & 0xF0 {
+            case 0x10:
+                if Self.isClean(packet) { isNew.store(true, ordering: .releasing) }
+                return [0x20, 3, isNew.load(ordering: .acquiring) ? 0 : 1, 0, 0]
+            case 0x30 where !isNew.load(ordering: .acquiring) && connection <= 12:
+                // A DISCONNECT: Receive Maximum exceeded, or an error that it does not name.
+                return [0xE0, 1, saysWhy ? 0x93 : 0x80]
+            default: return nil
+            }
+        }
+        let stage = try BridgeStage(sessionPatience: 0)
+        defer { broker.stop() }
+        stage.service.update([stage.bridge(broker)])
+        #expect(stage.eventually { $0.state == .connected })
+        for number in 0..<3 { stage.publish("a", "\(number)") }
+        #expect(stage.eventually { $0.counts.eventsOut == 3 && $0.queuedEvents == 0 })
+        #expect(stage.description?.counts.sessionsGivenUp == (saysWhy ? 1 : 0))
+        #expect(broker.packets(0x10).contains(where: Self.isClean) == saysWhy)
+    }
+
     // MARK: What a broker takes
 
     @Test("A broker that takes other qualities of service with later connections")
@@ -123,7 +153,7 @@ private let noises: [String: [UInt8]] = [
         }
         let stage = try BridgeStage()
         defer { broker.stop() }
-        stage.service.update([stage.bridge(broker, [.init(filter: "#", qos: 2)])])
+        stage.service.update([stage.bridge(broker, [.init(filter: "#", direction: .outgoing, qos: 2)])])
         for connection in 1...5 {
             #expect(stage.eventually { $0.state == .connected && $0.counts.connects == UInt64(connection) })
             for number in 0..<50 { stage.publish("a", "\(connection)-\(number)", qos: 2) }

@@ -179,6 +179,44 @@ import Testing
         #expect(Set(broker.wait(for: 0x30, count: 1_000).map(\.payload)).count == 1_000)
     }
 
+    @Test("Retained events that had to wait do not go out after newer ones of the same topics")
+    func retainedThatWait() throws {
+        struct State {
+            var isSilent = true
+            var answers: [UInt8] = []
+            var last: [[UInt8]: String] = [:]
+        }
+        let state = Mutex(State())
+        let topics = 600
+        let broker = FakeBroker { packet, _ in
+            guard packet.first & 0xF0 == 0x30 else { return nil }
+            return state.withLock { state in
+                state.last[Array(packet.body[..<(2 + Int(packet.body[1]))])] = packet.payload
+                guard state.isSilent else { return nil }
+                state.answers += [0x40, 2] + packet.identifier
+                return []
+            }
+        }
+        let stage = try BridgeStage()
+        defer { broker.stop() }
+        for number in 0..<topics { stage.publish("r/\(number)", "old", isRetained: true) }
+        stage.service.update([stage.bridge(broker)])
+        #expect(stage.eventually { $0.inFlight == 256 })
+        for number in 0..<topics { stage.publish("r/\(number)", number == 599 ? "" : "new", isRetained: true) }
+        #expect(stage.eventually { $0.queuedEvents == 256 + topics })
+        let answers = state.withLock { state in
+            state.isSilent = false
+            return state.answers
+        }
+        broker.send(answers)
+        #expect(stage.eventually { $0.queuedEvents == 0 })
+        stage.publish("r/last", "end")
+        #expect(stage.eventually { $0.queuedEvents == 0 && $0.counts.eventsOut > UInt64(topics) })
+        let last = state.withLock { $0.last }
+        #expect(last.values.filter { $0 == "new" }.count == topics - 1)
+        #expect(last.values.filter { $0 == "old" } == [])
+    }
+
     @Test("Retained events of a new topic, and of one that has moved, are sent; others are not sent again")
     func retainedOfNewTopics() throws {
         let (stage, broker) = (try BridgeStage(), FakeBroker())

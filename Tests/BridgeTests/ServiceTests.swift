@@ -13,13 +13,13 @@ final class BridgeStage {
     let router: Router
     let service: BridgeService
 
-    init(limits: Limits = Limits(), rules: AccessRules = .none, lanes: Int = 1) throws {
+    init(limits: Limits = Limits(), rules: AccessRules = .none, lanes: Int = 1, sessionPatience: UInt64? = nil) throws {
         let logger = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
         router = Router(limits: limits, accessRules: rules, hashKey: 42)
         reactor = try Reactor(lanes: lanes, limits: limits, logger: logger)
-        service = BridgeService(
-            BridgeSettings(nodeName: "n", place: "node/n", logger: logger, random: { 0 }), lanes: reactor.lanes,
-            router: router)
+        var settings = BridgeSettings(nodeName: "n", place: "node/n", logger: logger, random: { 0 })
+        if let sessionPatience { settings.sessionPatience = sessionPatience }
+        service = BridgeService(settings, lanes: reactor.lanes, router: router)
     }
 
     deinit {
