@@ -18,6 +18,8 @@ final class BridgeInbox: Inbox {
     /// What the next thread has to think of the session, see ``BridgeWire/hasForeignSession``: nothing is known of what
     /// was before this process.
     private(set) var hasForeignSession = true
+    /// What echoes are waited for; nil before the first thread, and when the broker is another one.
+    var echoes: Echoes?
     /// Starts a thread, and tells the inbox its wire by ``begin(_:)``.
     private let startThread: (BridgeInbox) -> Void
     private var nextSequence: UInt64 = 1
@@ -165,6 +167,7 @@ final class BridgeInbox: Inbox {
         if let refused = subscribe(to: filters, besides: former, on: lane) { return refused }
         for filter in former where !filters.contains(filter) { router.unsubscribe(self, filter) }
         let known = (self.definition, self.map)
+        if known.0.broker != definition.broker || known.0.version != definition.version { echoes = nil }
         (self.definition, self.map) = (definition, map)
         broker = Array(definition.broker.utf8)
         beginRetained(after: known)

@@ -195,9 +195,11 @@ public final class BridgeService: Sendable {
         let wire = BridgeWire(
             lanes: lanes, address: inbox.address, description: description, hasForeignSession: hasForeignSession)
         inbox.begin(wire)
+        let echoes = inbox.echoes ?? Echoes(key: settings.random())
+        inbox.echoes = echoes
         let task = BridgeThread.Task(
             wire: wire, definition: definition, map: inbox.map, limits: router.limits, settings: settings,
-            clientID: description.clientID)
+            clientID: description.clientID, echoes: echoes)
         if let reason = Self.start(task) {
             settings.logger.error(
                 "bridge not started", metadata: ["bridge": "\(definition.name)", "problem": "\(reason)"])

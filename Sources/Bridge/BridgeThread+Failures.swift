@@ -1,3 +1,4 @@
+/// How the failures of a bridge's thread are told.
 import Core
 import Logging
 

@@ -18,6 +18,7 @@ final class BridgeThread {
         let limits: Limits
         let settings: BridgeSettings
         let clientID: String
+        let echoes: Echoes
     }
 
     private enum Phase {
@@ -112,7 +113,7 @@ final class BridgeThread {
         client = try RemoteClient(task.definition, clientID: task.clientID)
         traffic = BridgeTraffic(
             task.definition, map: task.map, limits: task.limits, place: task.settings.place,
-            key: task.settings.random())
+            echoes: task.echoes)
         listen()
     }
 

@@ -3,6 +3,7 @@
 import CMosquitto
 import Core
 import Glibc
+import Synchronization
 
 /// Used on the bridge's thread only.
 struct BridgeTraffic {
@@ -19,13 +20,13 @@ struct BridgeTraffic {
     private let broker: [UInt8]
     private let place: [UInt8]
     /// Nil where the broker does not send back what it was sent.
-    private var echoes: EchoMemory?
+    private let echoes: Echoes?
     /// What has come in and was not taken yet.
     private(set) var events: [Event] = []
     private(set) var eventBytes = 0
     private var counts = BridgeCounts()
 
-    init(_ definition: BridgeDefinition, map: BridgeMap, limits: Limits, place: String, key: UInt64) {
+    init(_ definition: BridgeDefinition, map: BridgeMap, limits: Limits, place: String, echoes: Echoes) {
         self.map = map
         self.limits = limits
         isV5 = definition.version == .v5
@@ -33,7 +34,7 @@ struct BridgeTraffic {
         broker = Array(definition.broker.utf8)
         self.place = Array(place.utf8)
         let goesBothWays = map.entries.contains(where: \.isIn) && map.entries.contains(where: \.isOut)
-        if !isV5, goesBothWays { echoes = EchoMemory(key: key) }
+        self.echoes = !isV5 && goesBothWays ? echoes : nil
     }
 
     // MARK: In
@@ -54,7 +55,8 @@ struct BridgeTraffic {
         _ remote: UnsafeRawBufferPointer, _ payload: UnsafeRawBufferPointer, qos: UInt8, isRetained: Bool,
         _ properties: ArrivedProperties, now: UInt64
     ) {
-        if echoes?.take(remote, payload, now: now) == true { return counts.loopsIn += 1 }
+        let isEcho = echoes?.memory.withLock { $0.take(remote, payload, now: now) } ?? false
+        if isEcho { return counts.loopsIn += 1 }
         guard remote.count + payload.count <= limits.maxPacketBytes else { return counts.dropIn(.tooLarge) }
         guard let mapped = map.incoming(remote) else { return counts.dropIn(.unmatched) }
         let isTopic = mapped.topic.withUnsafeBytes { Topic.isValid($0, limits: limits) }
@@ -140,7 +142,10 @@ struct BridgeTraffic {
         }
         switch outcome {
         case .success(let identifier):
-            mapped.topic.withUnsafeBytes { if map.comesIn($0) { echoes?.remember($0, event.payload, now: now) } }
+            mapped.topic.withUnsafeBytes { topic in
+                guard let echoes, map.comesIn(topic) else { return }
+                echoes.memory.withLock { $0.remember(topic, event.payload, now: now) }
+            }
             return .success((identifier, qos))
         case .failure(let reason): return .failure(Drop(reason: Self.reason(reason)))
         }

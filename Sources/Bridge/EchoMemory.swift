@@ -1,5 +1,15 @@
 /// What was sent to a broker of MQTT 3.1.1 that sends it back: pure, without a clock.
 import Core
+import Synchronization
+
+/// The memory of a bridge, for the thread that it has and those that come after it: echoes may be on their way while
+/// one takes the place of another.
+final class Echoes: Sendable {
+    let memory: Mutex<EchoMemory>
+
+    /// - Parameter key: random.
+    init(key: UInt64) { memory = Mutex(EchoMemory(key: key)) }
+}
 
 /// A broker of MQTT 3.1.1 gives a client its own events if it has subscribed to them, and nothing in them says whose
 /// they are. So a bridge whose topics go both ways remembers what it has sent, as hashes of topic and payload, and

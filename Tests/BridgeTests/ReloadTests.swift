@@ -135,6 +135,31 @@ import Testing
         #expect(stage.description?.counts.droppedOut[BridgeCounts.place(.unmatched)] == 5)
     }
 
+    @Test("An echo that comes after a change is one still")
+    func echo() throws {
+        let broker = FakeBroker { packet, _ in
+            switch packet.first & 0xF0 {
+            case 0x10: [0x20, 2, 0, 0]
+            case 0x80: [0x90, 3] + packet.identifier + [1]
+            default: nil
+            }
+        }
+        let stage = try BridgeStage()
+        defer { broker.stop() }
+        var definition = stage.bridge(broker)
+        definition.version = .v311
+        stage.service.update([definition])
+        #expect(stage.eventually { $0.state == .connected })
+        stage.publish("a", "1")
+        #expect(stage.eventually { $0.counts.eventsOut == 1 && $0.queuedEvents == 0 })
+        definition.keepAliveSeconds = 30
+        stage.service.update([definition])
+        #expect(broker.wait(for: 0x80, count: 2).count == 2)
+        for _ in 0..<2 { broker.send([0x30, 4, 0, 1, 0x61, 0x31]) }
+        #expect(stage.eventually { $0.counts.eventsIn + $0.counts.loopsIn == 2 })
+        #expect(stage.description?.counts.loopsIn == 1)
+    }
+
     // MARK: Retained events
 
     @Test("A bridge that is corrected sends the retained events that it could not send")

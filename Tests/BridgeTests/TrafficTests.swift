@@ -13,7 +13,8 @@ import Testing
         limits.maxPacketBytes = 1_000
         limits.maxTopicLevels = 8
         return BridgeTraffic(
-            definition, map: try definition.map(limits: limits), limits: limits, place: "mesh/m", key: 1)
+            definition, map: try definition.map(limits: limits), limits: limits, place: "mesh/m", echoes: Echoes(key: 1)
+        )
     }
 
     private func take(
