@@ -178,7 +178,14 @@ final class RemoteClient {
             }
         }
         notices.append(.answered(code: code, hasSession: flags & 1 != 0))
+        if code == 0, wasConnected, takesSmallerPackets { hangUp() }
     }
+
+    /// Lets libmosquitto send nothing of what it has. It is about to, and ends the process when that is larger than the
+    /// broker takes now (2.0.11 with its assertions: `log__printf` without a client). Without a socket it sends
+    /// nothing; and it closes the one that it has for a connection, here one that cannot be: no TCP goes to a broadcast
+    /// address.
+    private func hangUp() { mosquitto_connect_bind_v5(client, "255.255.255.255", 1, 60, nil, nil) }
 
     /// Takes over what the broker has said last, see ``maxQoS``.
     func inherit(from former: RemoteClient) {

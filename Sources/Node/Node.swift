@@ -250,9 +250,9 @@ public struct Node {
         logger.notice("stopped")
     }
 
-    /// Bridges and webhooks end, in this order: a bridge goes on taking in events until its end, and says that the
-    /// node has them, which a webhook must be there for. What they could not send in the time, and others of their
-    /// groups can take, is on its way to those afterwards.
+    /// Bridges and webhooks end, in this order: a bridge goes on taking in events until its end, and says that the node
+    /// has them, which a webhook must be there for. What they could not send in the time, and others of their groups
+    /// can take, is on its way to those afterwards.
     private func sendOut(within limit: UInt64) {
         // What the clients' last words were has to reach them first.
         reactor.settle()

@@ -43,21 +43,23 @@ import Testing
         #expect(broker.connections == (isKept ? 3 : 2))
     }
 
-    @Test("Events that are too large for the next connection are dropped and counted, and others go on")
-    func smallerPackets() throws {
+    @Test(
+        "Events that are too large for the next connection are dropped and counted, and others go on",
+        arguments: [UInt8(1), 2], [BridgeDefinition.Direction.outgoing, .both])
+    func smallerPackets(qos: UInt8, direction: BridgeDefinition.Direction) throws {
         let broker = FakeBroker { packet, connection in
             switch packet.first & 0xF0 {
             // Maximum Packet Size 100.
-            case 0x10 where connection > 1: [0x20, 8, 0, 0, 5, 0x27, 0, 0, 0, 100]
+            case 0x10 where connection > 1: [0x20, 8, 1, 0, 5, 0x27, 0, 0, 0, 100]
             case 0x30 where connection == 1: []
             default: nil
             }
         }
         let stage = try BridgeStage()
         defer { broker.stop() }
-        stage.service.update([stage.bridge(broker)])
+        stage.service.update([stage.bridge(broker, [.init(filter: "#", direction: direction, qos: 2)])])
         #expect(stage.eventually { $0.state == .connected })
-        for _ in 0..<20 { stage.publish("a", String(repeating: "x", count: 200)) }
+        for _ in 0..<20 { stage.publish("a", String(repeating: "x", count: 200), qos: qos) }
         #expect(broker.wait(for: 0x30, count: 20).count == 20)
         broker.drop()
         stage.publish("a", "small")
