@@ -94,6 +94,9 @@ public final class Turn {
         return block
     }
 
+    /// Frees what was made for runs that have not become any; only while there is nothing to route.
+    public func forgetUnused() { if isEmpty, !scratch.isEmpty { freeScratch() } }
+
     /// Blocks that ``makeScratch(_:)`` has given out.
     var scratchCount: Int { scratch.count }
 

@@ -193,6 +193,8 @@ final class Connection: Link {
                 turn.principal?.router.route(turn, on: lane)
                 conversation.routed(turn, on: lane)
                 turn.removeAll()
+            } else {
+                turn.forgetUnused()
             }
             lane.routeDeferred()
             switch progress.verdict {

@@ -246,7 +246,10 @@ final class FieldLane: Lane {
         while !resumed.isEmpty || !closing.isEmpty {
             let again = resumed
             resumed = []
-            for connection in again where connection.closing == nil && !connection.isPaused { connection.consume() }
+            for connection in again where connection.closing == nil && !connection.isPaused {
+                // As the reactor: without bytes there is no call.
+                if !connection.carry.isEmpty { connection.consume() }
+            }
             let ended = closing
             closing = []
             for connection in ended { connection.end() }

@@ -53,6 +53,8 @@ extension Conversation {
                 turn.principal?.router.route(turn, on: lane)
                 routed(turn, on: lane)
                 turn.removeAll()
+            } else {
+                turn.forgetUnused()
             }
             lane.routeDeferred()
             switch progress.verdict {

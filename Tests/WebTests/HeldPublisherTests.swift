@@ -96,4 +96,27 @@ import Testing
             #expect(text.contains(#""op":"ok""#) && text.contains("\"id\":\(id)"), "\(text)")
         }
     }
+
+    /// What a client says that the node does not read cannot count as silence.
+    @Test func aClientThatIsNotReadIsNotSilent() throws {
+        let stand = try Stand(lane: 0)
+        let connection = stand.stage.open(.text) { link in
+            JSONConversation(
+                stand.context, link: link, principal: stand.principal, until: .max, on: stand.stage.lanes[0])
+        }
+        let limit = stand.stage.lanes[0].limits.maxUnsettled
+        for id in 0...limit {
+            let text = #"{"op":"publish","id":\#(id),"topic":"far/1","payload":"x","qos":1}"#
+            _ = connection.ask(ClientFrame.text(text))
+        }
+        #expect(stand.port.held.count == limit)
+        for _ in 0..<4 { stand.stage.advance(milliseconds: 31_000) }
+        #expect(connection.closing == nil && connection.finishing == nil)
+        for _ in 0...limit { stand.release() }
+        let frames = try #require(ServerFrame.all(connection.link.takeSent()))
+        #expect(frames.count { String(decoding: $0.payload, as: UTF8.self).contains(#""op":"ok""#) } == limit + 1)
+        // From then on it is asked again, and does not answer.
+        for _ in 0..<3 { stand.stage.advance(milliseconds: 31_000) }
+        #expect(connection.closing != nil || connection.finishing != nil)
+    }
 }

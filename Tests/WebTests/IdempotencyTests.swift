@@ -1,9 +1,9 @@
-import Core
 import Glibc
 import RawHTTP
 import Testing
 import TestSupport
 
+@testable import Core
 @testable import Web
 
 @Suite("Requests that may be repeated")
@@ -209,6 +209,17 @@ struct IdempotencyTests {
         #expect(try clients[0].answer().body == text)
         let unkept = try clients[1].get("POST", "/TOPIC/svc", large)
         #expect(unkept.status == 409 && unkept.body.contains("200"))
+    }
+
+    @Test("What requests need for their topics is freed with them, whatever becomes of their events")
+    func topics() throws {
+        let stage = try RequestStage(lanes: 1)
+        let client = try stage.client()
+        for _ in 0..<20 {
+            #expect(try client.get("POST", "/TOPIC/a%23", guaranteed).status != 202)
+            #expect(try client.get("POST", "/TOPIC/%61", guaranteed).status == 202)
+        }
+        #expect(stage.gather { _, lane in lane.turn.scratchCount } == [0])
     }
 
     @Test("Whoever lost the answer with the connection is given it on another")

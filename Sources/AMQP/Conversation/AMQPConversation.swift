@@ -75,6 +75,9 @@ final class AMQPConversation: Conversation {
     /// Links that give up their credit when the engine has sent everything.
     private var giving: [Engine.Link: OutgoingLink] = [:]
 
+    /// Bytes at the beginning of the next call that have been taken already.
+    private var heldBytes = 0
+
     /// Bytes of frames that the engine is given before its events are looked at.
     private static let batchBytes = 1 << 16
     /// Work that these frames may mean, as the lane measures it.
@@ -99,7 +102,9 @@ final class AMQPConversation: Conversation {
     // MARK: Bytes in
 
     override func receive(_ bytes: UnsafeRawBufferPointer, _ turn: Turn, on lane: Lane) -> Progress {
-        var offset = 0
+        let start = heldBytes
+        heldBytes = 0
+        var offset = start
         while true {
             let rest = UnsafeRawBufferPointer(rebasing: bytes[offset...])
             let step: Step
@@ -107,12 +112,20 @@ final class AMQPConversation: Conversation {
             case .awaitingHeader, .awaitingSecondHeader: step = takeHeader(rest, on: lane)
             case .awaitingInit, .awaitingResponse: step = takeSASL(rest, on: lane)
             case .authenticating, .moving: return Progress(consumed: offset, verdict: .paused)
-            case .awaitingOpen, .established: step = takeFrames(rest, turn, lane, mayYield: offset > 0)
+            case .awaitingOpen, .established: step = takeFrames(rest, turn, lane, mayYield: offset > start)
             case .ended: return Progress(consumed: bytes.count, verdict: .waiting)
             }
             offset += step.consumed
-            if let verdict = step.verdict { return Progress(consumed: offset, verdict: verdict) }
+            guard let verdict = step.verdict else { continue }
+            // Were all bytes taken, the connection would have none to come back with.
+            if offset > 0, offset == bytes.count, holdsSomething(verdict) { heldBytes = 1 }
+            return Progress(consumed: offset - heldBytes, verdict: verdict)
         }
+    }
+
+    /// Whether something that has been read waits for the next call.
+    private func holdsSomething(_ verdict: Verdict) -> Bool {
+        verdict == .routeFirst || verdict == .paused && (heldEvent != nil || judged != nil)
     }
 
     /// What became of some bytes; without a verdict the next ones are looked at.

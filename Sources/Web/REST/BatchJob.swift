@@ -151,7 +151,12 @@ final class BatchJob: HTTPWaiter, ReceiptWaiter {
 
     func gone(on lane: Lane) {
         connection = nil
-        if outcomes.count < batch.items.count { ticket?.abandon() }
+        guard let ticket, outcomes.count < batch.items.count else { return }
+        guard !outcomes.isEmpty else { return ticket.abandon() }
+        // What has been published must not be published again with the same key.
+        let problem = Problem.later(503, "The connection ended before this event was published.", seconds: 1)
+        while outcomes.count < batch.items.count { outcomes.append(.refused(problem)) }
+        if pending == 0 { finish() }
     }
 
     func timedOut(on lane: Lane) -> Bool {

@@ -127,6 +127,7 @@ final class WebSocketConversation: Conversation, Carrying {
         switch verdict {
         case .waiting: break
         case .routeFirst, .paused:
+            link.isUnread = verdict == .paused
             guard input.count > 0 || frames.isMessageComplete else { break }
             // Were all bytes taken the connection would have none to come back with.
             if offset == bytes.count, offset > 0 { held = 1 }
@@ -178,6 +179,8 @@ final class WebSocketConversation: Conversation, Carrying {
     /// Asks a peer that has been silent whether it is there.
     /// - Returns: whether it may still be.
     private func listen(on lane: Lane) -> Bool {
+        // Its answer would not be seen.
+        if link.isUnread { (lastReceived, isAsked) = (lane.now, false) }
         let due = lastReceived + silence
         if lane.now < due {
             link.ownDeadline = due

@@ -47,6 +47,8 @@ final class WebSocketLink: Link {
     /// The tick that the inside waits for, and that of the WebSocket conversation; `max` for none.
     var insideDeadline = UInt64.max
     var ownDeadline = UInt64.max
+    /// Whether the connection is not read, because the inside waits for somebody else.
+    var isUnread = false
 
     /// Kept free for the header: enough for ``maxPayload``.
     private static let headerRoom = 4
@@ -172,7 +174,10 @@ final class WebSocketLink: Link {
     /// The conversation ends every connection like this.
     override func finish(_ reason: CloseReason) { close(reason) }
 
-    override func resume() { carrier.resume() }
+    override func resume() {
+        isUnread = false
+        carrier.resume()
+    }
 
     override func callback<Answer: Sendable>(
         _ body: @escaping @Sendable (Conversation, Answer, Lane) -> Void
