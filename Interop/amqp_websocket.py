@@ -174,7 +174,8 @@ def ends(node):
         is_("open, begin, close", [wire.OPEN, wire.BEGIN, wire.CLOSE], codes)
         is_("closed with", 1000, code)
     # All that a client has to say, in one frame: more topics than the node routes in one go, and the end behind them.
-    watcher = Client(node).receiver("burst/*")
+    watching = Client(node)
+    watcher = watching.receiver("burst/*")
     with greeting() as web:
         links = range(40)
         web.send(wire.begin_frame() + b"".join(wire.attach_sender(f"l{link}", link, f"burst/{link}") for link in links))
@@ -188,6 +189,7 @@ def ends(node):
         frames = [wire.Frame(frame) for frame in frames_of(got)]
         is_("the end", (wire.CLOSE, None, 1000), (frames[-1].code, frames[-1].error, code))
     is_("the burst", [str(link).encode() for link in links], [one.body for one in watcher.wait(len(links))])
+    watching.close()
     with greeting() as web:
         web.send("a text")
         _, code = rest_of(web)
