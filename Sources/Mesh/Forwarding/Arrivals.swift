@@ -254,7 +254,8 @@ final class Arrivals {
     }
 
     private func routeTurn() {
-        guard !turn.isEmpty else { return turn.removeAll() }
+        // Shares of groups have been delivered at once, and nothing refers to what was copied for them.
+        guard !turn.isEmpty else { return turn.forgetUnused() }
         node.router.route(turn, on: node.lane)
         routed(turn)
         turn.removeAll()

@@ -243,7 +243,6 @@ final class Interest {
         if set.unreachableSince == 0 {
             set.unreachableSince = max(plane.now, 1)
             router.setReachable(set.remote, false)
-            digestChanged()
         }
         leave(set)
         plane.wake(at: plane.now)

@@ -157,8 +157,6 @@ public final class MeshConversation: Conversation {
                 return refuse(reason, text, consumed)
             }
         }
-        // Shares of groups have been delivered at once, and nothing refers to what was copied for them.
-        if turn.isEmpty { turn.removeAll() }
         return Progress(consumed: consumed, verdict: turn.isEmpty ? .waiting : .routeFirst)
     }
 
