@@ -342,15 +342,8 @@ final class BridgeThread {
         return !entries.contains(where: \.isIn) && entries.contains { $0.qos == 2 }
     }
 
-    /// Whether another client would do as well for the next connection.
-    private var isClientWorthless: Bool {
-        // The next connection has another session in any case, see `unfitness`.
-        if takesQoS2 { return !task.definition.isSessionKept }
-        // Its memory keeps no event from arriving twice. And if the broker takes smaller packets then, libmosquitto
-        // throws the larger ones away without a word, or ends the process for want of somebody to tell (2.0.11 with
-        // its assertions: `log__printf` without a client).
-        return !guaranteed.isEmpty && guaranteed.values.allSatisfy { $0.qos < 2 }
-    }
+    /// Whether the next connection needs another client: it has another session in any case, see `unfitness`.
+    private var isClientWorthless: Bool { takesQoS2 && !task.definition.isSessionKept }
 
     /// Why this client is not the one for the session that the broker has.
     private func unfitness() -> String? {

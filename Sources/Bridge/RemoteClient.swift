@@ -56,8 +56,7 @@ final class RemoteClient {
     /// Guaranteed events that the broker takes before it has acknowledged the first (MQTT 5 §3.2.2.3.3). Here
     /// libmosquitto does the same, and keeps back events beyond: direct ones would overtake them.
     private(set) var receiveMaximum = 65_535
-    /// The largest packet that the broker takes (MQTT 5 §3.2.2.3.6), and with the connection before.
-    /// libmosquitto throws away what it has and is too large, and says nothing.
+    /// The largest packet that the broker takes (MQTT 5 §3.2.2.3.6), and with the connection before; see ``hangUp()``.
     private var maximumPacketSize = UInt32.max
     private var formerPacketSize = UInt32.max
     var takesSmallerPackets: Bool { maximumPacketSize < formerPacketSize }
